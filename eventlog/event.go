@@ -1,0 +1,342 @@
+// Package eventlog owns the vocabulary of the product and the append-only log
+// that holds it: one Go type per event, Append, Read and Follow. The current
+// state of everything is a fold of this log; see DESIGN sections 4 and 5.
+package eventlog
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Type names an event in the past tense. The strings are stored and are part
+// of the contract with readers of the log: they never change.
+type Type string
+
+// The events of the log. See the Data type of the same name for what each records.
+const (
+	TypeReceived    Type = "received"
+	TypeRedelivered Type = "redelivered"
+	TypeForwarded   Type = "forwarded"
+	TypeVoided      Type = "voided"
+	TypeStarted     Type = "started"
+	TypeDeployed    Type = "deployed"
+	TypeFailed      Type = "failed"
+	TypeInterrupted Type = "interrupted"
+	TypeReplayed    Type = "replayed"
+)
+
+// Event is one committed transition, as stored.
+type Event struct {
+	// Position is gapless from 1, in commit order.
+	Position int64 `json:"position"`
+	// ID is a ULID, monotonic with Position.
+	ID         string `json:"id"`
+	Instance   string `json:"instance"`
+	DeliveryID string `json:"delivery_id"`
+	Type       Type   `json:"type"`
+	// Deployment is the slug, or nil where the event concerns the whole delivery.
+	Deployment *string `json:"deployment"`
+	// Attempt counts what may recur, from 1: runs of (delivery, deployment) for
+	// forwarded, started and the ends; redeliveries for redelivered; the new run
+	// for replayed.
+	Attempt    int       `json:"attempt"`
+	Actor      string    `json:"actor"`
+	RecordedAt time.Time `json:"recorded_at"`
+	// Data is the JSON of the type's Data, exactly as it was appended.
+	Data json.RawMessage `json:"data"`
+}
+
+// DeploymentSlug is the slug, or "" where the event concerns the whole delivery.
+func (e Event) DeploymentSlug() string {
+	if e.Deployment == nil {
+		return ""
+	}
+	return *e.Deployment
+}
+
+// Transition is an event that is about to be appended: the log adds position,
+// ID and time. (Instance, DeliveryID, type, Deployment, Attempt) is its identity.
+type Transition struct {
+	Instance   string
+	DeliveryID string
+	// Deployment is the slug, or "" where the event concerns the whole delivery.
+	Deployment string
+	Attempt    int
+	Actor      string
+	Data       Data
+}
+
+// Data is the content of one type of event.
+type Data interface{ EventType() Type }
+
+// Source says how a delivery came in.
+type Source string
+
+// The sources of a delivery.
+const (
+	SourceGitHub   Source = "github"
+	SourceCLI      Source = "cli"
+	SourceRecovery Source = "recovery"
+)
+
+// Reason names why a delivery, or its part for one deployment, was voided.
+type Reason string
+
+// The reasons of a void. Each void's detail names what would have had to be different.
+const (
+	ReasonPing               Reason = "ping"
+	ReasonEventNotHandled    Reason = "event_not_handled"
+	ReasonNotABranch         Reason = "not_a_branch"
+	ReasonBranchDeleted      Reason = "branch_deleted"
+	ReasonNoDeployment       Reason = "no_deployment"
+	ReasonDeploymentDisabled Reason = "deployment_disabled"
+	ReasonSuperseded         Reason = "superseded"
+	ReasonStale              Reason = "stale"
+	ReasonFrozen             Reason = "frozen"
+	ReasonMalformed          Reason = "malformed"
+)
+
+// Received is the first event of every delivery: exactly one per (instance, delivery).
+type Received struct {
+	V          int    `json:"v"`
+	Event      string `json:"event"`
+	Ref        string `json:"ref,omitempty"`
+	Repository string `json:"repository,omitempty"`
+	Commit     string `json:"commit,omitempty"`
+	HookID     string `json:"hook_id,omitempty"`
+	// ReceivedAt is the listener's clock when the last byte had come.
+	ReceivedAt time.Time `json:"received_at"`
+	// PayloadDigest is hex SHA-256 of the delivery's salt followed by the raw body.
+	PayloadDigest string `json:"payload_digest"`
+	PayloadSize   int64  `json:"payload_size"`
+	ContentType   string `json:"content_type,omitempty"`
+	Source        Source `json:"source"`
+	// Entry is the ULID of the main-queue entry: it tells a repeated reading of
+	// the same entry (after a crash) from a redelivery.
+	Entry string `json:"entry"`
+}
+
+// Assignment is the decision that one deployment shall run one commit. It is
+// what the materializer turns into a file of the deployment's queue.
+type Assignment struct {
+	Deployment string `json:"deployment"`
+	Attempt    int    `json:"attempt"`
+	Branch     string `json:"branch"`
+	Commit     string `json:"commit"`
+	// Rule is the configuration rule that matched, for people.
+	Rule string `json:"rule"`
+	// ConfigDigest identifies the deployment's configuration at the decision.
+	ConfigDigest string `json:"config_digest"`
+	// Forced says that a person named this commit (deploy --ref): it is exempt
+	// from the stale check, which guards against going backwards by accident.
+	Forced bool `json:"forced,omitempty"`
+}
+
+// What was done with a redelivery.
+const (
+	ActionIgnored = "ignored"
+	ActionRetried = "retried"
+)
+
+// Redelivered records that a known delivery ID came again.
+type Redelivered struct {
+	V int `json:"v"`
+	// Action is ActionIgnored or ActionRetried.
+	Action      string       `json:"action"`
+	Detail      string       `json:"detail"`
+	ReceivedAt  time.Time    `json:"received_at"`
+	Entry       string       `json:"entry"`
+	Deployments []Assignment `json:"deployments,omitempty"`
+}
+
+// Forwarded hands a delivery to one deployment. The event's own deployment and
+// attempt are those of the assignment.
+type Forwarded struct {
+	V            int    `json:"v"`
+	Branch       string `json:"branch"`
+	Commit       string `json:"commit"`
+	Rule         string `json:"rule"`
+	ConfigDigest string `json:"config_digest"`
+	Forced       bool   `json:"forced,omitempty"`
+}
+
+// Voided ends a delivery, or its part for one deployment, without a run.
+type Voided struct {
+	V      int    `json:"v"`
+	Reason Reason `json:"reason"`
+	// Detail says what would have had to be different.
+	Detail string `json:"detail"`
+	// SupersededBy is the delivery that took its place, for ReasonSuperseded.
+	SupersededBy string `json:"superseded_by,omitempty"`
+	Commit       string `json:"commit,omitempty"`
+}
+
+// Started is appended before the first step runs; its position is the fence
+// that a result must still hold.
+type Started struct {
+	V              int      `json:"v"`
+	Commit         string   `json:"commit"`
+	PreviousCommit string   `json:"previous_commit,omitempty"`
+	Host           string   `json:"host"`
+	PID            int      `json:"pid"`
+	Plan           []string `json:"plan"`
+	// RunLog is the path of the run log on Host.
+	RunLog string `json:"run_log"`
+}
+
+// Step is one finished step of a run.
+type Step struct {
+	Name       string `json:"name"`
+	DurationMS int64  `json:"duration_ms"`
+	// Result is "ok", "failed", "timeout" or "canceled".
+	Result string `json:"result"`
+}
+
+// Deployed ends a run that succeeded.
+type Deployed struct {
+	V              int    `json:"v"`
+	Commit         string `json:"commit"`
+	PreviousCommit string `json:"previous_commit,omitempty"`
+	Steps          []Step `json:"steps"`
+	DurationMS     int64  `json:"duration_ms"`
+	// RunLogDigest is hex SHA-256 of the run log.
+	RunLogDigest string `json:"run_log_digest,omitempty"`
+	RunLog       string `json:"run_log,omitempty"`
+}
+
+// Failed ends a run that did not succeed.
+type Failed struct {
+	V              int    `json:"v"`
+	Commit         string `json:"commit"`
+	PreviousCommit string `json:"previous_commit,omitempty"`
+	// Step is the name of the step that failed.
+	Step string `json:"step"`
+	// ExitCode is nil where the step did not exit by itself.
+	ExitCode *int `json:"exit_code,omitempty"`
+	// Signal is the name of the signal that ended the step, as in "SIGKILL".
+	Signal string `json:"signal,omitempty"`
+	Error  string `json:"error"`
+	// OutputTail is the end of the run's output, secrets masked.
+	OutputTail   string `json:"output_tail,omitempty"`
+	Steps        []Step `json:"steps"`
+	DurationMS   int64  `json:"duration_ms"`
+	RunLogDigest string `json:"run_log_digest,omitempty"`
+	RunLog       string `json:"run_log,omitempty"`
+}
+
+// Interrupted records that a run was found without an end, or was cut short by
+// a shutdown. Policy then retries it (a new attempt) or fails it.
+type Interrupted struct {
+	V      int    `json:"v"`
+	Detail string `json:"detail"`
+	// Then is "retry" or "fail".
+	Then string `json:"then"`
+	Step string `json:"step,omitempty"`
+}
+
+// Replayed makes new attempts of a past delivery on a person's word.
+type Replayed struct {
+	V           int          `json:"v"`
+	Reason      string       `json:"reason"`
+	Deployments []Assignment `json:"deployments"`
+}
+
+// EventType implements Data.
+func (Received) EventType() Type    { return TypeReceived }
+func (Redelivered) EventType() Type { return TypeRedelivered } // EventType implements Data.
+func (Forwarded) EventType() Type   { return TypeForwarded }   // EventType implements Data.
+func (Voided) EventType() Type      { return TypeVoided }      // EventType implements Data.
+func (Started) EventType() Type     { return TypeStarted }     // EventType implements Data.
+func (Deployed) EventType() Type    { return TypeDeployed }    // EventType implements Data.
+func (Failed) EventType() Type      { return TypeFailed }      // EventType implements Data.
+func (Interrupted) EventType() Type { return TypeInterrupted } // EventType implements Data.
+func (Replayed) EventType() Type    { return TypeReplayed }    // EventType implements Data.
+
+// Decode returns the event's data as its Go type (a value, not a pointer). An
+// unknown type or schema version is an *UnknownEventError: no reader may skip
+// what it does not understand.
+func (e Event) Decode() (Data, error) {
+	switch e.Type {
+	case TypeReceived:
+		return decode[Received](e)
+	case TypeRedelivered:
+		return decode[Redelivered](e)
+	case TypeForwarded:
+		return decode[Forwarded](e)
+	case TypeVoided:
+		return decode[Voided](e)
+	case TypeStarted:
+		return decode[Started](e)
+	case TypeDeployed:
+		return decode[Deployed](e)
+	case TypeFailed:
+		return decode[Failed](e)
+	case TypeInterrupted:
+		return decode[Interrupted](e)
+	case TypeReplayed:
+		return decode[Replayed](e)
+	}
+	return nil, &UnknownEventError{Position: e.Position, Type: e.Type}
+}
+
+// CurrentVersion is the schema version that this binary writes, for every type.
+const CurrentVersion = 1
+
+func decode[T Data](e Event) (Data, error) {
+	var version struct {
+		V int `json:"v"`
+	}
+	if err := json.Unmarshal(e.Data, &version); err != nil {
+		return nil, fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
+	}
+	if version.V != CurrentVersion {
+		return nil, &UnknownEventError{Position: e.Position, Type: e.Type, Version: version.V}
+	}
+	var data T
+	if err := json.Unmarshal(e.Data, &data); err != nil {
+		return nil, fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
+	}
+	return data, nil
+}
+
+// UnknownEventError says that this binary is older than the event.
+type UnknownEventError struct {
+	Position int64
+	Type     Type
+	// Version is 0 where the type itself is unknown.
+	Version int
+}
+
+func (e *UnknownEventError) Error() string {
+	what := fmt.Sprintf("type %q", e.Type)
+	if e.Version != 0 {
+		what = fmt.Sprintf("version %d of type %q", e.Version, e.Type)
+	}
+	return fmt.Sprintf("event at position %d has %s, which this binary does not know; run a newer durhack-deployer", e.Position, what)
+}
+
+// Assignments lists the runs that an event orders; nil for events that order none.
+func (e Event) Assignments() ([]Assignment, error) {
+	switch e.Type {
+	case TypeForwarded, TypeRedelivered, TypeReplayed:
+	default:
+		return nil, nil
+	}
+	data, err := e.Decode()
+	if err != nil {
+		return nil, err
+	}
+	switch d := data.(type) {
+	case Forwarded:
+		return []Assignment{{
+			Deployment: e.DeploymentSlug(), Attempt: e.Attempt, Branch: d.Branch,
+			Commit: d.Commit, Rule: d.Rule, ConfigDigest: d.ConfigDigest, Forced: d.Forced,
+		}}, nil
+	case Redelivered:
+		return d.Deployments, nil
+	case Replayed:
+		return d.Deployments, nil
+	}
+	return nil, nil
+}

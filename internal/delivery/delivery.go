@@ -1,0 +1,89 @@
+// Package delivery owns the form of a main-queue entry: what the listener (or
+// the command line) writes and the router reads. It carries the raw body byte
+// for byte.
+package delivery
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// MaxBody is GitHub's limit for a payload, and ours, in bytes.
+const MaxBody = 25 << 20
+
+// version is the schema version of an entry.
+const version = 1
+
+var idPattern = regexp.MustCompile(`\A[A-Za-z0-9-]{1,64}\z`)
+
+// ValidID says whether id may be a delivery ID: it becomes part of file names.
+func ValidID(id string) bool { return idPattern.MatchString(id) }
+
+// Delivery is one entry of the main queue.
+type Delivery struct {
+	V           int       `json:"v"`
+	ID          string    `json:"delivery_id"`
+	Event       string    `json:"event"`
+	HookID      string    `json:"hook_id,omitempty"`
+	ContentType string    `json:"content_type,omitempty"`
+	ReceivedAt  time.Time `json:"received_at"`
+	RemoteAddr  string    `json:"remote_addr,omitempty"`
+	// Source is "github" or "cli".
+	Source string `json:"source"`
+	// Actor and Deployment are set by the command line only; GitHub's actor is
+	// the sender in the body.
+	Actor      string `json:"actor,omitempty"`
+	Deployment string `json:"deployment,omitempty"`
+	// Forced says that a person named the commit itself: see eventlog.Assignment.
+	Forced bool `json:"forced,omitempty"`
+	// Salt keeps the digest of a redacted body from being guessed.
+	Salt []byte `json:"salt"`
+	// Body is the request's body, unchanged; base64 in the file.
+	Body []byte `json:"body"`
+}
+
+// NewSalt returns 16 random bytes.
+func NewSalt() []byte {
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // crypto/rand.Read never fails (Go 1.24)
+	return salt
+}
+
+// Digest is hex SHA-256 of the salt followed by the body.
+func (d Delivery) Digest() string {
+	h := sha256.New()
+	h.Write(d.Salt)
+	h.Write(d.Body)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Encode returns the entry's file content.
+func (d Delivery) Encode() ([]byte, error) {
+	d.V = version
+	b, err := json.Marshal(d)
+	if err != nil {
+		return nil, fmt.Errorf("encode delivery %s: %w", d.ID, err)
+	}
+	return b, nil
+}
+
+// Decode reads an entry's file content. An error means that the entry can never
+// be read and belongs in quarantine.
+func Decode(b []byte) (Delivery, error) {
+	var d Delivery
+	if err := json.Unmarshal(b, &d); err != nil {
+		return Delivery{}, fmt.Errorf("decode delivery: %w", err)
+	}
+	if d.V != version {
+		return Delivery{}, fmt.Errorf("decode delivery: version %d is not known to this binary (it knows %d)", d.V, version)
+	}
+	if !ValidID(d.ID) {
+		return Delivery{}, fmt.Errorf("decode delivery: %q is not a delivery ID", d.ID)
+	}
+	return d, nil
+}
