@@ -7,8 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"regexp"
 	"time"
 )
@@ -60,30 +58,4 @@ func (d Delivery) Digest() string {
 	h.Write(d.Salt)
 	h.Write(d.Body)
 	return hex.EncodeToString(h.Sum(nil))
-}
-
-// Encode returns the entry's file content.
-func (d Delivery) Encode() ([]byte, error) {
-	d.V = version
-	b, err := json.Marshal(d)
-	if err != nil {
-		return nil, fmt.Errorf("encode delivery %s: %w", d.ID, err)
-	}
-	return b, nil
-}
-
-// Decode reads an entry's file content. An error means that the entry can never
-// be read and belongs in quarantine.
-func Decode(b []byte) (Delivery, error) {
-	var d Delivery
-	if err := json.Unmarshal(b, &d); err != nil {
-		return Delivery{}, fmt.Errorf("decode delivery: %w", err)
-	}
-	if d.V != version {
-		return Delivery{}, fmt.Errorf("decode delivery: version %d is not known to this binary (it knows %d)", d.V, version)
-	}
-	if !ValidID(d.ID) {
-		return Delivery{}, fmt.Errorf("decode delivery: %q is not a delivery ID", d.ID)
-	}
-	return d, nil
 }
