@@ -1,0 +1,176 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+)
+
+// receive checks a webhook in this order: method, size, signature over the raw
+// bytes, and only then anything that the sender wrote. Nothing is parsed, kept or
+// logged by its own name for a sender that has not shown that it knows the secret.
+func (h *handler) receive(w http.ResponseWriter, r *http.Request) record {
+	if r.Method != http.MethodPost {
+		a := refuse(http.StatusMethodNotAllowed, "method_not_allowed", "GitHub posts here; only POST is answered")
+		a.allow, a.hangUp = http.MethodPost, r.ContentLength != 0
+		return record{answer: a}
+	}
+	if r.ContentLength > delivery.MaxBody {
+		return unread(tooLarge())
+	}
+	claimed, failure := claimedSignature(r.Header)
+	if failure != nil {
+		return unread(*failure)
+	}
+	lease, err := h.memory.reserve(r.Context(), r.ContentLength)
+	if err != nil {
+		return unread(busy())
+	}
+	defer lease.release()
+	var b body
+	defer b.release()
+
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(h.bodyTimeout)) // a recorder has no deadlines
+	check := newSigner(h.secrets)
+	if err := b.readFrom(r.Context(), r.Body, lease, check); err != nil {
+		rec := unread(readFailure(err))
+		rec.bytes, rec.err = b.size, err
+		return rec
+	}
+	// The time limit was for the sender. Were it left in place it would end
+	// the request's context in the middle of a slow write.
+	_ = rc.SetReadDeadline(time.Time{})
+	if !check.matches(claimed) {
+		a := refuse(http.StatusUnauthorized, "signature_mismatch",
+			"X-Hub-Signature-256 does not fit the body; the secret of this webhook on GitHub is not the one that the deployer has")
+		return record{answer: a, bytes: b.size}
+	}
+	return h.enqueue(r, &b)
+}
+
+// enqueue handles a body whose signature is good.
+func (h *handler) enqueue(r *http.Request, b *body) record {
+	rec := record{bytes: b.size}
+	d, failure := h.describe(r, b)
+	if failure != nil {
+		rec.answer = *failure
+		return rec
+	}
+	rec.delivery, rec.event = d.ID, d.Event
+	// What came in whole and signed is worth keeping, even when the sender did not
+	// wait for the answer.
+	entry, err := h.queue.Put(context.WithoutCancel(r.Context()), d.ID, func(w io.Writer) error {
+		return d.EncodeChunksTo(w, b.chunks)
+	})
+	if err != nil {
+		rec.answer = refuse(http.StatusServiceUnavailable, "queue_unavailable",
+			"the delivery could not be stored and was not accepted; redeliver it once the deployer's disk has been seen to (its log says more)")
+		rec.err, rec.level = err, slog.LevelError
+		return rec
+	}
+	rec.entry = entry.Name
+	// ValidID leaves nothing in the ID that JSON would escape.
+	rec.answer = answer{
+		status: http.StatusAccepted,
+		body:   fmt.Appendf(nil, `{"delivery_id":"%s","status":"queued"}`, d.ID),
+	}
+	return rec
+}
+
+var (
+	eventPattern  = regexp.MustCompile(`\A[!-~]{1,64}\z`)
+	hookIDPattern = regexp.MustCompile(`\A[A-Za-z0-9_-]{1,64}\z`)
+)
+
+// describe turns the headers into a delivery without its body.
+func (h *handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer) {
+	fail := func(status int, reason, message string) (delivery.Delivery, *answer) {
+		a := refuse(status, reason, message)
+		return delivery.Delivery{}, &a
+	}
+	id, ok := single(r.Header, "X-Github-Delivery")
+	if !ok || !delivery.ValidID(id) {
+		return fail(http.StatusBadRequest, "delivery_id_invalid",
+			"X-GitHub-Delivery must be there once, with 1 to 64 letters, digits and dashes")
+	}
+	event, ok := single(r.Header, "X-Github-Event")
+	if !ok || !eventPattern.MatchString(event) {
+		return fail(http.StatusBadRequest, "event_invalid",
+			"X-GitHub-Event must be there once, with 1 to 64 printable characters and no space")
+	}
+	contentType, ok := single(r.Header, "Content-Type")
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	// Parameters do not matter here, so neither does whether they are well-formed.
+	if !ok || (err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter)) {
+		mediaType = ""
+	}
+	switch mediaType {
+	case "application/json":
+	case "application/x-www-form-urlencoded":
+		if !hasPayloadField(b.chunks) {
+			return fail(http.StatusBadRequest, "payload_missing",
+				"a form body must have a field named payload; or set the webhook's content type on GitHub to application/json")
+		}
+	default:
+		return fail(http.StatusUnsupportedMediaType, "content_type_unsupported",
+			"set the webhook's content type on GitHub to application/json (application/x-www-form-urlencoded is read too)")
+	}
+	d := delivery.Delivery{
+		ID:          id,
+		Event:       event,
+		ContentType: printable(contentType, 128),
+		ReceivedAt:  h.now().UTC(),
+		RemoteAddr:  clientAddress(r, h.proxies.XFor),
+		Source:      "github",
+		Salt:        delivery.NewSalt(),
+	}
+	if hook, ok := single(r.Header, "X-Github-Hook-Id"); ok && hookIDPattern.MatchString(hook) {
+		d.HookID = hook
+	}
+	return d, nil
+}
+
+// single returns the value of a header that is there exactly once. key is canonical.
+func single(h http.Header, key string) (string, bool) {
+	if v := h[key]; len(v) == 1 {
+		return v[0], true
+	}
+	return "", false
+}
+
+// unread ends a request whose body has not been read to its end.
+func unread(a answer) record {
+	a.hangUp = true
+	return record{answer: a}
+}
+
+func tooLarge() answer {
+	return refuse(http.StatusRequestEntityTooLarge, "body_too_large", "a body may have at most 25 MiB")
+}
+
+func busy() answer {
+	return refuse(http.StatusServiceUnavailable, "busy",
+		"too many large bodies are coming in at once; the delivery was not accepted; redeliver it")
+}
+
+func readFailure(err error) answer {
+	switch {
+	case errors.Is(err, errTooLarge):
+		return tooLarge()
+	case errors.Is(err, errBusy):
+		return busy()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(http.StatusRequestTimeout, "body_too_slow", "the body took too long to come in")
+	}
+	return refuse(http.StatusBadRequest, "body_incomplete", "the body ended early or was not well-formed HTTP")
+}
