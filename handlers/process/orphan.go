@@ -1,0 +1,110 @@
+package process
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// record is the content of Command.File.
+type record struct {
+	// PID is also the number of the process group and of the session.
+	PID int `json:"pid"`
+	// Start is in clock ticks since boot.
+	Start uint64 `json:"start"`
+	Boot  string `json:"boot"`
+	Mark  string `json:"mark"`
+}
+
+// writeFile names the running program pid in file. It needs no fsync: no process
+// outlives the machine.
+func writeFile(file string, pid int, mark string) error {
+	s, ok := readStat(pid)
+	if !ok {
+		return fmt.Errorf("read /proc/%d/stat", pid)
+	}
+	b, err := json.Marshal(record{PID: pid, Start: s.start, Boot: bootID(), Mark: mark})
+	if err != nil {
+		return fmt.Errorf("encode process file: %w", err)
+	}
+	tmp := file + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("write process file: %w", err)
+	}
+	if err := os.Rename(tmp, file); err != nil {
+		return fmt.Errorf("write process file: %w", err)
+	}
+	return nil
+}
+
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
+// KillOrphan ends what is left of the program that file names, after whoever ran
+// it was killed: TERM to its session, after grace (zero is DefaultGrace) KILL.
+// It returns when nothing is left, and removes the file.
+//
+// Numbers are reused, so the session is ours only if its leader still has the
+// recorded start time, or, where the leader is gone, if a member carries the
+// mark that the program got in its environment. Otherwise nothing is touched.
+// The caller makes sure that nobody runs the program any more. A missing file
+// is no error.
+func KillOrphan(file string, grace time.Duration) (killed bool, err error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read process file: %w", err)
+	}
+	if grace <= 0 {
+		grace = DefaultGrace
+	}
+	var r record
+	// A file that is not ours to understand names nothing that we may kill.
+	if json.Unmarshal(b, &r) == nil && r.PID > 1 && r.Boot == bootID() && r.owns() {
+		killed = endSession(r.PID, time.Time{}, grace)
+		if left := sessionMembers(r.PID); len(left) > 0 {
+			return true, fmt.Errorf("end what is left of process %d: process %d is still alive after KILL", r.PID, left[0].pid)
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return killed, fmt.Errorf("remove process file: %w", err)
+	}
+	return killed, nil
+}
+
+// owns says whether the session with the recorded number is that of the program.
+// A session's number is not given to a new process while it has a member, so one
+// member that is surely ours makes all of them ours.
+func (r record) owns() bool {
+	for _, m := range sessionMembers(r.PID) {
+		if m.pid == r.PID && m.start == r.Start || r.Mark != "" && hasMark(m.pid, r.Mark) {
+			return true
+		}
+	}
+	return false
+}
+
+func hasMark(pid int, mark string) bool {
+	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+	if err != nil {
+		return false
+	}
+	want := []byte(markVar + "=" + mark)
+	for kv := range bytes.SplitSeq(env, []byte{0}) {
+		if bytes.Equal(kv, want) {
+			return true
+		}
+	}
+	return false
+}
