@@ -1,0 +1,137 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// flockPoll is how often a waiter tries again. A blocking flock(2) could not
+	// be given up when the context ends.
+	flockPoll = 100 * time.Millisecond
+	// flockWatch is how often a holder makes sure that its file is still there.
+	flockWatch = time.Second
+)
+
+// Flock locks with flock(2) on files of one directory. The kernel drops the lock
+// with the process, however it dies; steps do not inherit it. The files stay:
+// removing one while somebody waits for it would let two in.
+type Flock struct{ dir string }
+
+// NewFlock returns locks whose files are {dir}/{name}.lock. The directory must exist.
+func NewFlock(dir string) *Flock { return &Flock{dir: dir} }
+
+// Path is the file that locks name.
+func (l *Flock) Path(name string) string { return filepath.Join(l.dir, name+".lock") }
+
+// Acquire waits until this caller alone holds name, or until ctx ends. held is
+// derived from ctx and ends with cause ErrLost when the file was removed or
+// replaced, for then somebody else can get in. The lock is held until release,
+// also after ctx has ended; release may be called more than once.
+func (l *Flock) Acquire(ctx context.Context, name string) (held context.Context, release func() error, err error) {
+	if err := checkName(name); err != nil {
+		return nil, nil, err
+	}
+	for {
+		if ctx.Err() != nil {
+			return nil, nil, fmt.Errorf("wait for the lock of %s: %w", name, context.Cause(ctx))
+		}
+		f, err := l.try(name)
+		if err != nil {
+			return nil, nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		if f != nil {
+			held, release := l.hold(ctx, name, f)
+			return held, release, nil
+		}
+		sleep(ctx, flockPoll)
+	}
+}
+
+// try returns the locked file, or nil where somebody else holds it.
+func (l *Flock) try(name string) (*os.File, error) {
+	// Reading is enough for flock, so that a file made by root can be locked by
+	// the worker's user too. A FIFO or a link in its place must not be followed.
+	f, err := os.OpenFile(l.Path(name), os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil
+		}
+		return nil, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+	}
+	// Between open and flock the file may have been replaced; a lock on a file
+	// that has no name keeps nobody out.
+	if !l.inPlace(f) {
+		f.Close()
+		return nil, nil
+	}
+	return f, nil
+}
+
+// inPlace says whether f is still what its name leads to. When that cannot be
+// told it is taken to be so.
+func (l *Flock) inPlace(f *os.File) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	named, err := os.Lstat(f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	return err != nil || os.SameFile(mine, named)
+}
+
+func (l *Flock) hold(ctx context.Context, name string, f *os.File) (context.Context, func() error) {
+	held, cancel := context.WithCancelCause(ctx)
+	stop := make(chan struct{})
+	var lost bool
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		t := time.NewTicker(flockWatch)
+		defer t.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-t.C:
+			}
+			if !l.inPlace(f) {
+				lost = true
+				cancel(fmt.Errorf("%w: %s is not the file that was locked", ErrLost, f.Name()))
+				return
+			}
+		}
+	})
+	return held, sync.OnceValue(func() error {
+		close(stop)
+		watching.Wait()
+		cancel(context.Canceled)
+		err := f.Close() // and with it the lock: no other descriptor shares it
+		if lost {
+			return fmt.Errorf("release the lock of %s: %w", name, ErrLost)
+		}
+		if err != nil {
+			return fmt.Errorf("release the lock of %s: %w", name, err)
+		}
+		return nil
+	})
+}

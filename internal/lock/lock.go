@@ -1,0 +1,41 @@
+// Package lock owns the mutual exclusion of deploys: one holder of a name at a
+// time, across the processes of a host (Flock) or of several hosts (Redis).
+//
+// A lock is a way to wait, not a proof: a holder may lose it and not know it yet.
+// What makes results safe is the fence of the event log. So both kinds tell their
+// holder of a loss by cancelling a context.
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// ErrLost is the cause with which a held context is cancelled when the lock is no
+// longer this holder's, and what release returns then.
+var ErrLost = errors.New("the lock was lost")
+
+// A name becomes part of a file name and of a key.
+var namePattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\z`)
+
+func checkName(name string) error {
+	if !namePattern.MatchString(name) {
+		return fmt.Errorf("%q cannot name a lock: letters, digits, dots, dashes and underscores only", name)
+	}
+	return nil
+}
+
+// sleep waits for d and says false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,206 @@
+package lock
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+const (
+	keyPrefix = "durhack-deployer:lock:"
+	// minTTL leaves time for three refreshes that take a while each.
+	minTTL = 500 * time.Millisecond
+	// redisPoll is how often a waiter asks for a lock that somebody else holds.
+	redisPoll = 200 * time.Millisecond
+	// A server that does not answer is asked again after redisBackoff, doubled
+	// each time up to redisMaxBackoff, and complained about every redisComplain.
+	redisBackoff    = 100 * time.Millisecond
+	redisMaxBackoff = 5 * time.Second
+	redisComplain   = time.Minute
+	// redisAnswer is how long one answer may take, connecting included.
+	redisAnswer = 3 * time.Second
+)
+
+// Redis locks with keys of a Redis or Dragonfly server that expire unless they are
+// refreshed.
+type Redis struct {
+	client *redis.Client
+	locks  *redislock.Client
+	ttl    time.Duration
+	log    *slog.Logger
+}
+
+// NewRedis returns locks on the server of a redis://, rediss:// or unix:// URL.
+// It does not connect. A holder that dies is out of the way after ttl. The caller
+// closes it, after the locks have been released.
+func NewRedis(rawURL string, ttl time.Duration, log *slog.Logger) (*Redis, error) {
+	if ttl < minTTL {
+		return nil, fmt.Errorf("the time to live of a lock must be at least %v, not %v", minTTL, ttl)
+	}
+	o, err := parseRedisURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	// Acquire and the refresher have retries of their own, which know the context
+	// and the time that is left; the client's would only delay them.
+	o.MaxRetries = -1
+	o.DialerRetries = 1
+	o.ContextTimeoutEnabled = true
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = redisAnswer, redisAnswer, redisAnswer
+	// What Dragonfly and older servers do not know is not asked of them.
+	o.DisableIdentity = true
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	client := redis.NewClient(o)
+	return &Redis{client: client, locks: redislock.New(client), ttl: ttl, log: log}, nil
+}
+
+// parseRedisURL reads the URL. The errors of net/url and go-redis quote what they
+// could not read, which may be a piece of the password, so none is passed on.
+func parseRedisURL(raw string) (*redis.Options, error) {
+	const form = "redis://[user:password@]host[:port][/db] (or rediss://, or unix:///path); " +
+		"special characters in a password are percent-encoded"
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, errors.New("the URL of the lock server cannot be read; it is written " + form)
+	}
+	switch u.Scheme {
+	case "redis", "rediss", "unix":
+	default:
+		return nil, errors.New("the URL of the lock server must begin with redis://, rediss:// or unix://")
+	}
+	o, err := redis.ParseURL(raw)
+	if err != nil {
+		return nil, errors.New("the URL of the lock server has a path or an option that is not known; it is written " + form)
+	}
+	return o, nil
+}
+
+// Close closes the connections.
+func (l *Redis) Close() error {
+	if err := l.client.Close(); err != nil {
+		return fmt.Errorf("close the lock server's connections: %w", err)
+	}
+	return nil
+}
+
+// Acquire waits until this caller alone holds name, or until ctx ends; a server
+// that is away is waited for. held is derived from ctx and ends with cause ErrLost
+// when the key was lost or could not be refreshed for its time to live. The lock
+// is held, and refreshed, until release, also after ctx has ended; release may be
+// called more than once.
+func (l *Redis) Acquire(ctx context.Context, name string) (held context.Context, release func() error, err error) {
+	if err := checkName(name); err != nil {
+		return nil, nil, err
+	}
+	// One token for all attempts: when an answer is lost on the way, the next
+	// attempt finds the key to be its own instead of waiting for it to expire.
+	token := rand.Text()
+	backoff := redisBackoff
+	var complained time.Time
+	for {
+		asked := time.Now()
+		lock, err := l.obtain(ctx, name, token)
+		switch {
+		case err == nil:
+			held, release := l.hold(ctx, name, lock, asked.Add(l.ttl))
+			return held, release, nil
+		case ctx.Err() != nil:
+			l.forget(ctx, name, token)
+			return nil, nil, fmt.Errorf("wait for the lock of %s: %w", name, context.Cause(ctx))
+		case errors.Is(err, redislock.ErrNotObtained):
+			backoff = redisBackoff
+			sleep(ctx, redisPoll)
+		default:
+			if now := time.Now(); complained.IsZero() || now.Sub(complained) >= redisComplain {
+				complained = now
+				l.log.Warn("the lock server does not answer; the deploy waits for it", "lock", name, "error", err)
+			}
+			sleep(ctx, backoff)
+			backoff = min(2*backoff, redisMaxBackoff)
+		}
+	}
+}
+
+func (l *Redis) obtain(ctx context.Context, name, token string) (*redislock.Lock, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(redisAnswer, l.ttl))
+	defer cancel()
+	return l.locks.Obtain(ctx, keyPrefix+name, l.ttl, &redislock.Options{Token: token})
+}
+
+// forget takes back what a request that was given up may have obtained, so that
+// the next holder need not wait for it to expire. It is a courtesy.
+func (l *Redis) forget(ctx context.Context, name, token string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = l.client.Eval(ctx, `if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) else return 0 end`,
+		[]string{keyPrefix + name}, token).Err()
+}
+
+// hold refreshes the lock until it is released or lost. until is when the server
+// forgets it at the earliest, by this process's monotonic clock.
+func (l *Redis) hold(ctx context.Context, name string, lock *redislock.Lock, until time.Time) (context.Context, func() error) {
+	held, cancel := context.WithCancelCause(ctx)
+	// The refresher serves the holder to its release, whatever becomes of ctx: a
+	// step that is being ended still works on the deployment's files.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var lost error
+	var refreshing sync.WaitGroup
+	refreshing.Go(func() {
+		if lost = l.refresh(running, lock, until); lost != nil {
+			cancel(lost)
+		}
+	})
+	return held, sync.OnceValue(func() error {
+		stop()
+		refreshing.Wait()
+		cancel(context.Canceled)
+		if lost != nil {
+			return fmt.Errorf("release the lock of %s: %w", name, lost)
+		}
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), redisAnswer)
+		defer done()
+		switch err := lock.Release(ctx); {
+		case errors.Is(err, redislock.ErrLockNotHeld):
+			return fmt.Errorf("release the lock of %s: %w", name, ErrLost)
+		case err != nil:
+			return fmt.Errorf("release the lock of %s (it expires within %v): %w", name, l.ttl, err)
+		}
+		return nil
+	})
+}
+
+// refresh returns nil when running ends and an ErrLost when the lock is lost.
+func (l *Redis) refresh(running context.Context, lock *redislock.Lock, until time.Time) error {
+	wait := l.ttl / 3
+	for {
+		if !sleep(running, min(wait, time.Until(until))) {
+			return nil
+		}
+		asked := time.Now()
+		// An answer that comes after the key has expired is of no use.
+		ctx, cancel := context.WithDeadline(running, until)
+		err := lock.Refresh(ctx, l.ttl, nil)
+		cancel()
+		switch {
+		case running.Err() != nil:
+			return nil
+		case err == nil:
+			until, wait = asked.Add(l.ttl), l.ttl/3
+		case errors.Is(err, redislock.ErrNotObtained):
+			return fmt.Errorf("%w: the key expired or was taken", ErrLost)
+		case !time.Now().Before(until):
+			return fmt.Errorf("%w: it could not be refreshed for %v: %w", ErrLost, l.ttl, err)
+		default:
+			wait = l.ttl / 10
+		}
+	}
+}
