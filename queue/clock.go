@@ -1,0 +1,211 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
+)
+
+// clockName holds the last ULID that any process took for this queue. It is
+// locked (flock) for as long as the next is taken, a few microseconds. It is not
+// synced: after a power loss the names in the directory are a floor that is as
+// good, because whatever was removed from there needs no order any more.
+const clockName = ".clock"
+
+// clock gives out ULIDs that rise, whatever the wall clock does and however many
+// processes take them.
+type clock struct {
+	dir *durable.Dir
+	now func() time.Time
+
+	// turn is a lock that a context can give up on. It guards what follows.
+	turn chan struct{}
+	file *os.File
+	last ulid.ULID
+}
+
+func newClock(dir *durable.Dir, now func() time.Time, floor ulid.ULID) *clock {
+	return &clock{dir: dir, now: now, turn: make(chan struct{}, 1), last: floor}
+}
+
+// next returns an ID greater than all that were given out before.
+func (c *clock) next(ctx context.Context) (ulid.ULID, error) {
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ulid.ULID{}, context.Cause(ctx)
+	}
+	defer func() { <-c.turn }()
+
+	if err := c.lock(ctx); err != nil {
+		return ulid.ULID{}, fmt.Errorf("lock %s in %s: %w", clockName, c.dir.Path(), err)
+	}
+	defer c.unlock()
+
+	last, err := c.stored()
+	if err != nil {
+		return ulid.ULID{}, err
+	}
+	if last.Compare(c.last) < 0 {
+		last = c.last
+	}
+	id, err := after(last, c.now())
+	if err != nil {
+		return ulid.ULID{}, err
+	}
+	if _, err := c.file.WriteAt([]byte(id.String()+"\n"), 0); err != nil {
+		return ulid.ULID{}, fmt.Errorf("write %s in %s: %w", clockName, c.dir.Path(), err)
+	}
+	c.last = id
+	return id, nil
+}
+
+// stored is the ULID in the file. Where the file holds none (it is new, or was
+// damaged) the greatest name in the directory takes its place.
+func (c *clock) stored() (ulid.ULID, error) {
+	var text [ulid.EncodedSize]byte
+	n, err := c.file.ReadAt(text[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return ulid.ULID{}, fmt.Errorf("read %s in %s: %w", clockName, c.dir.Path(), err)
+	}
+	if id, err := ulid.ParseStrict(string(text[:n])); err == nil {
+		return id, nil
+	}
+	return greatest(c.dir)
+}
+
+// greatest is the greatest ULID of the directory's entries, zero if none.
+func greatest(dir *durable.Dir) (ulid.ULID, error) {
+	var most ulid.ULID
+	err := dir.Scan(func(name string, _ fs.FileMode) error {
+		if e, err := ParseName(name); err == nil && e.ID.Compare(most) > 0 {
+			most = e.ID
+		}
+		return nil
+	})
+	return most, err
+}
+
+// after is a ULID of that time, or where last is not before that time, the one
+// that follows last.
+func after(last ulid.ULID, now time.Time) (ulid.ULID, error) {
+	if ms := now.UnixMilli(); ms > 0 && uint64(ms) > last.Time() && uint64(ms) <= ulid.MaxTime() {
+		var id ulid.ULID
+		if err := id.SetTime(uint64(ms)); err != nil {
+			return ulid.ULID{}, fmt.Errorf("make a ULID: %w", err)
+		}
+		// Uniqueness comes from the order, so any entropy will do.
+		hi, lo := rand.Uint64(), rand.Uint64()
+		for i := range 8 {
+			id[6+i] = byte(hi >> (8 * i))
+		}
+		id[14], id[15] = byte(lo), byte(lo>>8)
+		if id != lastULID {
+			return id, nil
+		}
+	}
+	id := last
+	for i := len(id) - 1; i >= 0; i-- {
+		id[i]++ // a carry out of the entropy goes into the time, and the order holds
+		if id[i] != 0 {
+			break
+		}
+	}
+	if id == (ulid.ULID{}) || id == lastULID {
+		return ulid.ULID{}, errors.New("make a ULID: there is none after the last one")
+	}
+	return id, nil
+}
+
+// clockPoll is how often a lock that another process holds is tried for.
+const clockPoll = 200 * time.Microsecond
+
+// lock takes the lock of the file, which it opens or makes. A file that was
+// removed meanwhile would be locked by nobody else, so then it starts again.
+func (c *clock) lock(ctx context.Context) error {
+	for {
+		if c.file == nil {
+			if err := c.open(); err != nil {
+				return err
+			}
+		}
+		err := control(c.file, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(clockPoll):
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := control(c.file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
+			c.unlock()
+			return err
+		}
+		if st.Nlink > 0 {
+			return nil
+		}
+		c.close()
+	}
+}
+
+func (c *clock) open() error {
+	for {
+		f, err := c.dir.OpenFile(clockName, os.O_RDWR)
+		if err == nil {
+			c.file = f
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// Made like an entry, so that nobody sees it before its mode is right.
+		staged, err := c.dir.Stage(func(io.Writer) error { return nil })
+		if err != nil {
+			return err
+		}
+		err = staged.Publish(clockName)
+		staged.Discard()
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}
+
+func (c *clock) unlock() {
+	_ = control(c.file, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) }) // closing frees it otherwise
+}
+
+// close is called with the turn, or when nobody can have it.
+func (c *clock) close() {
+	if c.file != nil {
+		_ = c.file.Close() // nothing in it needs to last
+		c.file = nil
+	}
+}
+
+func control(f *os.File, fn func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}

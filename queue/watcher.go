@@ -1,0 +1,316 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Watcher follows a queue for its one consumer. It holds the names of the
+// entries and nothing of their content.
+type Watcher struct {
+	q     *Queue
+	hints *hints // nil: the directory is polled
+	stop  context.CancelFunc
+	done  chan struct{}
+
+	mu      sync.Mutex
+	pending pending
+	// forgotten collects what was forgotten while a scan is running, whose list
+	// may be older; nil while none is.
+	forgotten map[string]struct{}
+	grown     chan struct{} // closed when an entry is added, then replaced
+	closed    bool
+
+	refused map[string]struct{} // could not be quarantined, and were logged; the scanner's own
+}
+
+// Watch starts to follow the queue: what is there already is pending when it
+// returns. The caller closes the Watcher. Where the system has no watch to give,
+// the directory is polled.
+func (q *Queue) Watch() (*Watcher, error) {
+	w := &Watcher{q: q, done: make(chan struct{}), grown: make(chan struct{}), refused: map[string]struct{}{}}
+	// Told of changes before it is scanned, so that nothing falls between.
+	h, err := q.opts.hints(q.path)
+	if err != nil {
+		q.log.Warn("the system cannot watch the queue, so it is polled", "error", err, "every", q.opts.pollInterval)
+	}
+	w.hints = h
+	q.mu.Lock()
+	q.watchers[w] = struct{}{}
+	q.mu.Unlock()
+	if err := w.scan(); err != nil {
+		q.mu.Lock()
+		delete(q.watchers, w)
+		q.mu.Unlock()
+		if h != nil {
+			err = errors.Join(err, h.close())
+		}
+		return nil, fmt.Errorf("watch queue: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	w.stop = stop
+	go w.run(ctx)
+	return w, nil
+}
+
+// Next waits until there is an entry and returns the smallest, at most max, in
+// order. They stay pending, and are returned again, until Done or Quarantine.
+func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
+	if max < 1 {
+		return nil, fmt.Errorf("next entries: at most %d is none: %w", max, fs.ErrInvalid)
+	}
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		w.mu.Lock()
+		if w.closed {
+			w.mu.Unlock()
+			return nil, ErrClosed
+		}
+		if n := w.pending.len(); n > 0 {
+			entries := parseAll(w.pending.names()[:min(n, max)])
+			w.mu.Unlock()
+			return entries, nil
+		}
+		grown := w.grown
+		w.mu.Unlock()
+		select {
+		case <-grown:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// Pending returns the entries that are not done, in order.
+func (w *Watcher) Pending() []Entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return parseAll(w.pending.names())
+}
+
+func parseAll(names []string) []Entry {
+	entries := make([]Entry, 0, len(names))
+	for _, name := range names {
+		if e, err := ParseName(name); err == nil { // nothing else is ever added
+			entries = append(entries, e)
+		}
+	}
+	return entries
+}
+
+// Done removes the entry's file, if it is still there, and forgets it.
+func (w *Watcher) Done(e Entry) error {
+	if err := w.q.Remove(e); err != nil {
+		return err
+	}
+	w.forget(e.Name)
+	return nil
+}
+
+// Quarantine moves the entry to the quarantine and forgets it.
+func (w *Watcher) Quarantine(e Entry, reason error) error {
+	if err := w.q.Quarantine(e, reason); err != nil {
+		return err
+	}
+	w.forget(e.Name)
+	return nil
+}
+
+// Close stops following, ends a waiting Next with ErrClosed, and returns when
+// nothing of the Watcher is running.
+func (w *Watcher) Close() error {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		<-w.done
+		return nil
+	}
+	w.closed = true
+	close(w.grown)
+	w.mu.Unlock()
+
+	w.q.mu.Lock()
+	delete(w.q.watchers, w)
+	w.q.mu.Unlock()
+	w.stop()
+	<-w.done
+	if w.hints != nil {
+		if err := w.hints.close(); err != nil {
+			return fmt.Errorf("stop watching %s: %w", w.q.path, err)
+		}
+	}
+	return nil
+}
+
+// forget is called after the file has left the queue: so a look that comes
+// later does not find it.
+func (w *Watcher) forget(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending.remove(name)
+	if w.forgotten != nil {
+		w.forgotten[name] = struct{}{}
+	}
+}
+
+// look corrects what is known of one name by what is on disk. It looks with the
+// lock held, so that it cannot bring back an entry that was done meanwhile.
+func (w *Watcher) look(name string) {
+	if _, err := ParseName(name); err != nil {
+		return // hidden, or left to the scan: it may be on its way somewhere
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	exists, err := w.q.dir.Exists(name)
+	switch {
+	case err != nil: // the scan will tell
+	case !exists:
+		w.pending.remove(name)
+	case w.pending.add(name):
+		w.wake()
+	}
+}
+
+// wake is called with the lock held.
+func (w *Watcher) wake() {
+	if !w.closed {
+		close(w.grown)
+		w.grown = make(chan struct{})
+	}
+}
+
+func (w *Watcher) run(ctx context.Context) {
+	defer close(w.done)
+	var events <-chan fsnotify.Event
+	var failures <-chan error
+	every := w.q.opts.pollInterval
+	if w.hints != nil {
+		events, failures, every = w.hints.events, w.hints.errors, w.q.opts.scanInterval
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-events:
+			if ok {
+				// Names become visible by a rename or a link, and go likewise;
+				// changes of content and attributes say nothing.
+				if e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
+					w.look(filepath.Base(e.Name))
+				}
+				continue
+			}
+			events = nil
+		case err, ok := <-failures:
+			if ok {
+				if !errors.Is(err, fsnotify.ErrEventOverflow) {
+					w.q.log.Warn("watching the queue failed, so it is scanned", "error", err)
+				}
+				w.rescan()
+				continue
+			}
+			failures = nil
+		case <-ticker.C:
+			w.rescan()
+			continue
+		}
+		// The hints ended by themselves.
+		w.q.log.Warn("the system stopped watching the queue, so it is polled", "every", w.q.opts.pollInterval)
+		events, failures = nil, nil
+		ticker.Reset(w.q.opts.pollInterval)
+	}
+}
+
+func (w *Watcher) rescan() {
+	if err := w.scan(); err != nil {
+		w.q.log.Error("cannot scan the queue", "error", err)
+	}
+}
+
+// scan makes pending what the directory holds. One scan runs at a time.
+func (w *Watcher) scan() error {
+	w.mu.Lock()
+	before := slices.Clone(w.pending.names())
+	w.forgotten = map[string]struct{}{}
+	w.mu.Unlock()
+
+	names, foreign, err := w.list()
+
+	w.mu.Lock()
+	if err == nil {
+		w.merge(names, before)
+	}
+	w.forgotten = nil
+	w.mu.Unlock()
+
+	for _, f := range foreign {
+		if _, known := w.refused[f.name]; known {
+			continue
+		}
+		if err := w.q.quarantine(f.name, f.reason); err != nil {
+			w.refused[f.name] = struct{}{}
+			w.q.log.Error("a file in the queue is not an entry, and cannot be moved", "error", err)
+		}
+	}
+	return err
+}
+
+// merge is called with the lock held. What was pending before the scan and was
+// not seen by it is gone; what was added since is not the scan's to judge.
+func (w *Watcher) merge(names, before []string) {
+	slices.Sort(names)
+	for _, name := range before {
+		if _, seen := slices.BinarySearch(names, name); seen {
+			continue
+		}
+		// Asked again, for it may have gone and come back while the scan ran.
+		if exists, err := w.q.dir.Exists(name); err == nil && !exists {
+			w.pending.remove(name)
+		}
+	}
+	fresh := names[:0]
+	for _, name := range names {
+		if _, gone := w.forgotten[name]; !gone && !w.pending.has(name) {
+			fresh = append(fresh, name)
+		}
+	}
+	if w.pending.addAll(fresh) {
+		w.wake()
+	}
+}
+
+// foreign is something in the directory that is not an entry.
+type foreign struct {
+	name   string
+	reason error
+}
+
+func (w *Watcher) list() (names []string, others []foreign, err error) {
+	err = w.q.dir.Scan(func(name string, kind fs.FileMode) error {
+		if hidden(name) || name == quarantineName {
+			return nil
+		}
+		_, bad := ParseName(name)
+		if bad == nil && !kind.IsRegular() {
+			bad = fmt.Errorf("%w: it is not a regular file (%s)", ErrUnreadable, kind.Type())
+		}
+		if bad != nil {
+			others = append(others, foreign{name: name, reason: bad})
+			return nil
+		}
+		names = append(names, name)
+		return nil
+	})
+	return names, others, err
+}
