@@ -1,0 +1,100 @@
+// Package handlers turns a push into a plan, a list of named steps, and carries
+// a plan out. It records nothing itself: each step's start and end is reported
+// to the caller, which alone may append to the log, so that nothing can be
+// deployed unrecorded.
+package handlers
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/handlers/process"
+)
+
+// Job is one run that was decided on. Its text comes from the outside and is
+// data: no step hands it to a shell.
+type Job struct {
+	Deployment string
+	DeliveryID string
+	Attempt    int
+	// Repository is owner/name.
+	Repository string
+	// Branch is the short name.
+	Branch string
+	// Commit is the full hash to put live; PreviousCommit is what is live, or
+	// empty on the first deploy.
+	Commit         string
+	PreviousCommit string
+	// Path is the deployment's working tree.
+	Path string
+	// Actor is who caused the run.
+	Actor string
+}
+
+// Step is one part of a plan.
+type Step struct {
+	// Name is unique in its plan.
+	Name string
+	// Argv is the program that the step runs, for printing; nil where the step is
+	// built in.
+	Argv []string
+	// Describe says in a line what the step does.
+	Describe string
+	// Timeout ends the step; zero leaves it to the context of Execute.
+	Timeout time.Duration
+	// Run does it. It returns soon after ctx ends, with everything that it
+	// started ended.
+	Run func(ctx context.Context, env Env) error
+}
+
+// Plan is what a job comes to. It can be printed without being run.
+type Plan struct{ Steps []Step }
+
+// Names lists the steps in order.
+func (p Plan) Names() []string {
+	names := make([]string, len(p.Steps))
+	for i, s := range p.Steps {
+		names[i] = s.Name
+	}
+	return names
+}
+
+// Handler knows how one kind of deployment is put live.
+type Handler interface {
+	// Plan decides what to do for a job. It has no effects.
+	Plan(ctx context.Context, job Job) (Plan, error)
+}
+
+// Env is what steps work with.
+type Env struct {
+	// Out receives the output, usually a *RunLog; nil drops it.
+	Out io.Writer
+	// Vars is the complete environment of the programs that run: see Environment.
+	Vars []string
+	// SearchPaths are looked at before the PATH of Vars.
+	SearchPaths []string
+	// Grace is the time between TERM and KILL; zero is process.DefaultGrace.
+	Grace time.Duration
+	// ProcessFile names the running program for KillOrphan, should we be killed;
+	// empty names it nowhere.
+	ProcessFile string
+}
+
+// Run runs a program for a step: argv in dir, with extra after env.Vars (a later
+// value wins). See process.Run for what the error is.
+func (e Env) Run(ctx context.Context, dir string, extra []string, argv ...string) error {
+	vars := make([]string, 0, len(e.Vars)+len(extra))
+	vars = append(append(vars, e.Vars...), extra...)
+	return process.Run(ctx, process.Command{
+		Argv: argv, Dir: dir, Env: vars, SearchPaths: e.SearchPaths,
+		Stdout: e.Out, Grace: e.Grace, File: e.ProcessFile,
+	})
+}
+
+// KillOrphan ends what is left of the program that an Env.ProcessFile names:
+// see process.KillOrphan. A run that is found interrupted calls it before the
+// next attempt starts.
+func KillOrphan(file string, grace time.Duration) (killed bool, err error) {
+	return process.KillOrphan(file, grace)
+}
