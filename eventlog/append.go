@@ -1,0 +1,270 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// maxBatchRows and maxBatchBytes bound what one commit holds; a group that
+	// is larger than either goes alone.
+	maxBatchRows  = 512
+	maxBatchBytes = 32 << 20
+	// attemptTimeout ends an attempt whose server has gone silent.
+	attemptTimeout = time.Minute
+)
+
+// Group is a set of transitions that is appended as a whole or not at all.
+type Group struct {
+	Transitions []Transition
+	// Payload is stored in the same transaction, unless it is stored already or
+	// all transitions are. It must not change until the append has returned,
+	// and where that returned ctx's error, not until the Log is closed.
+	Payload *Payload
+	// Fence refuses the group with ErrFenced unless it holds. It is not asked
+	// about a group whose transitions are all recorded already.
+	Fence *Fence
+}
+
+// Fence holds while the newest `started` of the deployment is at Position: the
+// run that a result belongs to has not been succeeded by another.
+type Fence struct {
+	Instance, Deployment string
+	Position             int64
+}
+
+// Payload is the raw body of a delivery.
+type Payload struct {
+	// Digest is hex SHA-256 of Salt followed by Body.
+	Digest      string
+	Salt, Body  []byte
+	ContentType string
+}
+
+// Result is what became of one group: its events in the order of its
+// transitions, or an error.
+type Result struct {
+	Events []Event
+	Err    error
+}
+
+// Append records a group and returns its events once they are committed. A
+// transition that is recorded already, with the same actor and content, is not
+// recorded again: its event is returned as it stands.
+//
+// While the database is away, Append waits and tries again until ctx ends. When
+// ctx ends first its error is returned, and the group may or may not have been
+// recorded; appending it again settles that. Errors that are the group's own
+// come at once: *ConflictError, ErrFenced, or what the database refused.
+func (l *Log) Append(ctx context.Context, g Group) ([]Event, error) {
+	results, err := l.AppendAll(ctx, []Group{g})
+	if err != nil {
+		return nil, err
+	}
+	return results[0].Events, results[0].Err
+}
+
+// AppendAll records groups, each as Append would, in their order and as far as
+// possible with one commit. The error is ctx's or ErrClosed, and means that
+// some groups have no result yet: those carry it too.
+func (l *Log) AppendAll(ctx context.Context, groups []Group) ([]Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	results := make([]Result, len(groups))
+	requests := make([]*request, 0, len(groups))
+	at := make([]int, 0, len(groups))
+	for i, g := range groups {
+		r, err := newRequest(ctx, g)
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		requests, at = append(requests, r), append(at, i)
+	}
+	if !l.queue.put(requests) {
+		return nil, ErrClosed
+	}
+	var err error
+	for i, r := range requests {
+		select {
+		case <-r.done:
+		default:
+			select {
+			case <-r.done:
+			case <-ctx.Done():
+				results[at[i]].Err, err = ctx.Err(), ctx.Err()
+				continue
+			}
+		}
+		results[at[i]] = r.result
+		if errors.Is(r.result.Err, ErrClosed) {
+			err = ErrClosed
+		}
+	}
+	return results, err
+}
+
+// request is a group on its way through the appender.
+type request struct {
+	ctx     context.Context
+	rows    []row
+	payload *Payload
+	fence   *Fence
+	bytes   int
+	result  Result        // set before done is closed, by the appender alone
+	done    chan struct{} // closed once
+}
+
+func newRequest(ctx context.Context, g Group) (*request, error) {
+	if len(g.Transitions) == 0 {
+		return nil, errors.New("append: group has no transitions")
+	}
+	r := &request{ctx: ctx, rows: make([]row, len(g.Transitions)), payload: g.Payload, fence: g.Fence, done: make(chan struct{})}
+	for i, t := range g.Transitions {
+		encoded, err := encodeTransition(t)
+		if err != nil {
+			return nil, fmt.Errorf("append: %w", err)
+		}
+		r.rows[i] = encoded
+		r.bytes += len(encoded.data)
+	}
+	if g.Payload != nil {
+		if err := g.Payload.check(); err != nil {
+			return nil, fmt.Errorf("append: %w", err)
+		}
+		r.bytes += len(g.Payload.Body)
+	}
+	return r, nil
+}
+
+func (r *request) finish(result Result) {
+	r.result = result
+	close(r.done)
+}
+
+// queue holds what callers have handed in, in order.
+type queue struct {
+	mu      sync.Mutex
+	waiting []*request
+	closed  bool
+	wake    chan struct{} // capacity 1: something waits
+}
+
+func (q *queue) put(requests []*request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	if len(requests) > 0 {
+		q.waiting = append(q.waiting, requests...)
+		q.signal()
+	}
+	return true
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the requests of the next batch, without those whose callers
+// have left.
+func (q *queue) take() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var batch []*request
+	rows, size, n := 0, 0, 0
+	for _, r := range q.waiting {
+		if r.ctx.Err() == nil {
+			if len(batch) > 0 && (rows+len(r.rows) > maxBatchRows || size+r.bytes > maxBatchBytes) {
+				break
+			}
+			batch = append(batch, r)
+			rows, size = rows+len(r.rows), size+r.bytes
+		}
+		n++
+	}
+	if n == len(q.waiting) {
+		q.waiting = nil
+	} else {
+		q.waiting = q.waiting[n:]
+		q.signal()
+	}
+	return batch
+}
+
+func (q *queue) close() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	rest := q.waiting
+	q.waiting = nil
+	return rest
+}
+
+// runAppender is the one path by which this process appends: it takes what has
+// gathered while the last batch was being committed, and commits it together.
+func (l *Log) runAppender() {
+	for !l.isStopping() {
+		select {
+		case <-l.stop:
+		case <-l.queue.wake:
+			l.commit(l.queue.take())
+		}
+	}
+	for _, r := range l.queue.close() {
+		r.finish(Result{Err: ErrClosed})
+	}
+}
+
+// commit sees a batch through: until it is recorded, or refused, or nobody
+// waits for it any more.
+func (l *Log) commit(batch []*request) {
+	var wait backoff
+	for len(batch) > 0 {
+		results, err := l.attempt(batch)
+		switch {
+		case err == nil:
+			for i, r := range batch {
+				r.finish(results[i])
+			}
+			return
+		case l.ctx.Err() != nil, l.isStopping() && transient(err):
+			for _, r := range batch {
+				r.finish(Result{Err: ErrClosed})
+			}
+			return
+		case transient(err):
+			d := wait.next()
+			l.log.Warn("append waits for the database", "groups", len(batch), "retry_in", d, "error", err)
+			l.sleep(l.ctx, d)
+			batch = stillWaiting(batch)
+		case len(batch) == 1:
+			batch[0].finish(Result{Err: fmt.Errorf("append: %w", err)})
+			return
+		default:
+			// The database refused the batch for the sake of one group: each by itself.
+			for _, r := range batch {
+				l.commit([]*request{r})
+			}
+			return
+		}
+	}
+}
+
+func stillWaiting(batch []*request) []*request {
+	rest := batch[:0]
+	for _, r := range batch {
+		if r.ctx.Err() == nil {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}

@@ -1,0 +1,113 @@
+package eventlog
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// snapshot is what a batch knows of the log while it holds the head lock.
+type snapshot struct {
+	position int64
+	lastID   ulid.ULID
+	at       time.Time
+	existing map[identity]Event
+	// started is the position of the newest `started` of a deployment; only
+	// deployments that are fenced in the batch are looked up.
+	started map[deploymentKey]int64
+}
+
+type deploymentKey struct{ instance, deployment string }
+
+// decision is what a batch will do: what it appends, and each group's result
+// once that is committed.
+type decision struct {
+	events   []Event
+	payloads []*Payload
+	results  []Result
+}
+
+// decide is the whole rule of appending, without I/O. Groups are taken in
+// order, each by itself and as a whole: one that repeats an earlier one of the
+// same batch gets its events, and one that is refused leaves no trace.
+func decide(s snapshot, ids idSource, requests []*request) decision {
+	d := decision{results: make([]Result, len(requests))}
+	for i, r := range requests {
+		events, fresh, err := decideGroup(&s, ids, r)
+		if err != nil {
+			d.results[i].Err = err
+			continue
+		}
+		d.results[i].Events = events
+		for _, e := range fresh {
+			s.existing[identityOf(e)] = e
+			s.position, s.at = e.Position, e.RecordedAt
+			if e.Type == TypeStarted {
+				s.started[deploymentKey{e.Instance, e.DeploymentSlug()}] = e.Position
+			}
+		}
+		if len(fresh) > 0 {
+			s.lastID = ulid.MustParse(fresh[len(fresh)-1].ID)
+			d.events = append(d.events, fresh...)
+			if r.payload != nil {
+				d.payloads = append(d.payloads, r.payload)
+			}
+		}
+	}
+	return d
+}
+
+// decideGroup returns the group's events, and those of them that are new.
+func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, err error) {
+	position, lastID := s.position, s.lastID
+	var own map[identity]Event
+	for _, row := range r.rows {
+		stored, ok := s.existing[row.identity]
+		if !ok {
+			stored, ok = own[row.identity]
+			if ok && (stored.Actor != row.actor || !sameJSON(stored.Data, row.data)) {
+				stored.Position = 0 // it never will be stored
+			}
+		}
+		if ok {
+			if stored.Actor != row.actor || !sameJSON(stored.Data, row.data) {
+				return nil, nil, &ConflictError{Stored: stored, Actor: row.actor, Data: row.data}
+			}
+			events = append(events, stored)
+			continue
+		}
+		position++
+		lastID = ids.next(lastID, s.at)
+		e := row.event(position, lastID.String(), s.at)
+		if own == nil {
+			own = make(map[identity]Event, len(r.rows))
+		}
+		own[row.identity] = e
+		events, fresh = append(events, e), append(fresh, e)
+	}
+	// A group that is recorded already stays recorded, whatever has started
+	// since: its commit may have been answered by a connection that broke.
+	if len(fresh) > 0 && r.fence != nil {
+		newest := s.started[deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}]
+		if newest != r.fence.Position {
+			return nil, nil, fmt.Errorf("%w (of %s: at position %d, the fence is at %d)", ErrFenced, r.fence.Deployment, newest, r.fence.Position)
+		}
+	}
+	return events, fresh, nil
+}
+
+func (r row) event(position int64, id string, at time.Time) Event {
+	e := Event{
+		Position: position, ID: id, Instance: r.instance, DeliveryID: r.deliveryID, Type: r.typ,
+		Attempt: r.attempt, Actor: r.actor, RecordedAt: at, Data: r.data,
+	}
+	if r.deployment != "" {
+		e.Deployment = &r.deployment
+	}
+	return e
+}
+
+func identityOf(e Event) identity {
+	return identity{deliveryID: e.DeliveryID, instance: e.Instance, typ: e.Type, deployment: e.DeploymentSlug(), attempt: e.Attempt}
+}

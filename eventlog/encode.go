@@ -1,0 +1,143 @@
+package eventlog
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxActor bounds the actor, in bytes: it is text from outside and not part of
+// an identity, so a longer one is cut and not refused.
+const maxActor = 255
+
+// row is a transition in the form in which it is stored. Its strings are valid
+// UTF-8 without NUL, which Postgres text cannot hold.
+type row struct {
+	identity
+	actor string
+	data  []byte
+}
+
+// identity is what makes a transition the same transition.
+type identity struct {
+	deliveryID string
+	instance   string
+	typ        Type
+	deployment string // "" is stored as null
+	attempt    int
+}
+
+func encodeTransition(t Transition) (row, error) {
+	if t.Data == nil {
+		return row{}, fmt.Errorf("transition of delivery %q has no data", t.DeliveryID)
+	}
+	data, err := withVersion(t.Data)
+	if err != nil {
+		return row{}, err
+	}
+	body, err := json.Marshal(data)
+	if err != nil {
+		return row{}, fmt.Errorf("encode %s of delivery %q: %w", data.EventType(), t.DeliveryID, err)
+	}
+	return row{
+		identity: identity{
+			deliveryID: clean(t.DeliveryID), instance: clean(t.Instance), typ: data.EventType(),
+			deployment: clean(t.Deployment), attempt: t.Attempt,
+		},
+		actor: cut(clean(t.Actor), maxActor),
+		data:  body,
+	}, nil
+}
+
+// withVersion returns the data as a value that carries the schema version which
+// this binary writes, so that nothing is stored that Decode would refuse.
+func withVersion(data Data) (Data, error) {
+	switch d := data.(type) {
+	case Received:
+		d.V = CurrentVersion
+		return d, nil
+	case Redelivered:
+		d.V = CurrentVersion
+		return d, nil
+	case Forwarded:
+		d.V = CurrentVersion
+		return d, nil
+	case Voided:
+		d.V = CurrentVersion
+		return d, nil
+	case Started:
+		d.V = CurrentVersion
+		return d, nil
+	case Deployed:
+		d.V = CurrentVersion
+		return d, nil
+	case Failed:
+		d.V = CurrentVersion
+		return d, nil
+	case Interrupted:
+		d.V = CurrentVersion
+		return d, nil
+	case Replayed:
+		d.V = CurrentVersion
+		return d, nil
+	}
+	if v := reflect.ValueOf(data); v.Kind() == reflect.Pointer && !v.IsNil() {
+		if value, ok := v.Elem().Interface().(Data); ok {
+			return withVersion(value)
+		}
+	}
+	return nil, fmt.Errorf("%T is not an event of this log", data)
+}
+
+// clean replaces what a text column cannot hold.
+func clean(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	return strings.ReplaceAll(s, "\x00", "\uFFFD")
+}
+
+// cut shortens s to at most n bytes without splitting a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// sameJSON says whether two encodings hold the same content. Bytes are compared
+// first; a difference there may still be mere spelling, because another version
+// of the binary may order or escape the same fields differently. Numbers are
+// compared as they are written.
+func sameJSON(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, errX := decodeAny(a)
+	y, errY := decodeAny(b)
+	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
+}
+
+func decodeAny(b []byte) (v any, err error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	err = d.Decode(&v)
+	return v, err
+}
+
+// check refuses a payload that is not what its digest says.
+func (p *Payload) check() error {
+	h := sha256.New()
+	h.Write(p.Salt)
+	h.Write(p.Body)
+	if got := hex.EncodeToString(h.Sum(nil)); got != p.Digest {
+		return fmt.Errorf("payload digest %q is not that of its salt and body (%s)", p.Digest, got)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	// followLimit and followBytes bound what apply is handed at once.
+	followLimit = 1000
+	followBytes = 8 << 20
+)
+
+// Follow hands apply every event after the position, in order and without a
+// gap, as they are committed, in batches that fit one transaction of a
+// projection. It returns when ctx ends (its error), when a position is missing
+// (*HoleError: a hole is never waited for), when apply fails (its error as it
+// is), or when the Log is closed (ErrClosed); during an outage of the database
+// it waits and goes on.
+//
+// Being woken is only a hint; a look now and then, at the interval of WithPoll,
+// is what makes it correct.
+func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Context, events []Event) error) error {
+	wake, leave, ok := l.follow()
+	if !ok {
+		return ErrClosed
+	}
+	defer leave()
+	poll := time.NewTicker(l.poll)
+	defer poll.Stop()
+	var wait backoff
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if l.isStopping() {
+			return ErrClosed
+		}
+		events, err := l.read(ctx, after, followLimit, followBytes)
+		var hole *HoleError
+		switch {
+		case errors.As(err, &hole):
+			return err
+		case err != nil:
+			if ctx.Err() != nil {
+				continue
+			}
+			d := wait.next()
+			l.log.Warn("follower waits for the database", "after", after, "retry_in", d, "error", err)
+			l.sleep(ctx, d)
+			continue
+		}
+		wait = backoff{}
+		if len(events) > 0 {
+			if err := apply(ctx, events); err != nil {
+				return err
+			}
+			after = events[len(events)-1].Position
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-l.stop:
+		case <-wake:
+		case <-poll.C:
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package eventlog
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// DefaultPoll is how often a follower looks for new events by itself.
+const DefaultPoll = 2 * time.Second
+
+// closeGrace is how long Close lets a commit that is under way finish.
+const closeGrace = 5 * time.Second
+
+// Log is the append-only event log in Postgres. It may be used by any number of
+// goroutines, and any number of Logs, in any number of processes, may share one
+// database.
+type Log struct {
+	pool *pgxpool.Pool
+	log  *slog.Logger
+	poll time.Duration
+	ids  idSource
+
+	stop   chan struct{}      // closed by Close: begin nothing new
+	ctx    context.Context    // ends closeGrace after stop: abandon what is under way
+	cancel context.CancelFunc // ends ctx
+	once   sync.Once
+	owned  sync.WaitGroup // every goroutine of the Log
+
+	queue  queue
+	notify chan struct{} // capacity 1: a NOTIFY is due
+
+	mu        sync.Mutex
+	closed    bool // guards owned against Add after Wait
+	listening bool
+	followers map[chan struct{}]struct{}
+}
+
+// Option changes how a Log works.
+type Option func(*Log)
+
+// WithPoll sets how often a follower looks for new events without having been
+// woken; DefaultPoll otherwise.
+func WithPoll(interval time.Duration) Option {
+	return func(l *Log) { l.poll = interval }
+}
+
+// Open makes a Log on the pool, which the caller keeps and closes after the
+// Log. It does not connect, so it works while the database is down.
+func Open(pool *pgxpool.Pool, log *slog.Logger, options ...Option) *Log {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &Log{
+		pool: pool, log: log, poll: DefaultPoll,
+		stop: make(chan struct{}), ctx: ctx, cancel: cancel,
+		queue:     queue{wake: make(chan struct{}, 1)},
+		notify:    make(chan struct{}, 1),
+		followers: make(map[chan struct{}]struct{}),
+	}
+	for _, option := range options {
+		option(l)
+	}
+	l.owned.Go(l.runAppender)
+	l.owned.Go(l.runNotifier)
+	return l
+}
+
+// Close stops the Log and waits for its goroutines. A commit that is under way
+// gets a few seconds to finish; groups that still wait fail with ErrClosed, and
+// so do later calls. Followers return ErrClosed.
+func (l *Log) Close() {
+	l.once.Do(func() {
+		l.mu.Lock()
+		l.closed = true
+		l.mu.Unlock()
+		close(l.stop)
+		grace := time.AfterFunc(closeGrace, l.cancel)
+		l.owned.Wait()
+		grace.Stop()
+		l.cancel()
+	})
+}
+
+func (l *Log) isStopping() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// sleep waits for d and returns false where ctx or the Log ended before that.
+func (l *Log) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+	case <-l.stop:
+	}
+	return false
+}

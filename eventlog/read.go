@@ -1,0 +1,196 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// eventColumns are in the order that scanEvent and Scan expect.
+const eventColumns = `position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data`
+
+const (
+	sqlHead = `select position from public.log_head`
+	sqlRead = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
+)
+
+// Head is the position of the newest event, 0 where there is none.
+func (l *Log) Head(ctx context.Context) (int64, error) {
+	var head int64
+	if err := l.pool.QueryRow(ctx, sqlHead).Scan(&head); err != nil {
+		return 0, fmt.Errorf("read the head of the log: %w", err)
+	}
+	return head, nil
+}
+
+// Read returns the events that follow position after, at most limit of them,
+// without a gap. It is a *HoleError where the next position is missing, and
+// where after itself is past the end of the log.
+func (l *Log) Read(ctx context.Context, after int64, limit int) ([]Event, error) {
+	return l.read(ctx, after, limit, 0)
+}
+
+// read is Read that stops early once the data come to maxBytes; 0 is no bound.
+func (l *Log) read(ctx context.Context, after int64, limit, maxBytes int) ([]Event, error) {
+	if limit < 1 {
+		return nil, nil
+	}
+	var head int64
+	var events []Event
+	var b pgx.Batch
+	b.Queue(sqlHead).QueryRow(func(row pgx.Row) error { return row.Scan(&head) })
+	// This statement's snapshot is the later one: it sees all up to head.
+	b.Queue(sqlRead, after, limit).Query(func(rows pgx.Rows) error {
+		size := 0
+		for rows.Next() {
+			e, err := scanEvent(rows)
+			if err != nil {
+				return err
+			}
+			events = append(events, e)
+			if size += len(e.Data); maxBytes > 0 && size >= maxBytes {
+				limit = len(events)
+				rows.Close()
+				return nil
+			}
+		}
+		return rows.Err()
+	})
+	if err := l.pool.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, fmt.Errorf("read the log after position %d: %w", after, err)
+	}
+	want := after + 1
+	for _, e := range events {
+		if e.Position != want {
+			return nil, &HoleError{Want: want, Got: e.Position, Head: head}
+		}
+		want++
+	}
+	if len(events) < limit && (head >= want || head < after) {
+		return nil, &HoleError{Want: want, Head: head}
+	}
+	return events, nil
+}
+
+// Filter chooses events; what is zero does not restrict.
+type Filter struct {
+	Instance   string
+	DeliveryID string
+	Deployment string
+	Types      []Type
+	// Since is inclusive, Until exclusive; both are about RecordedAt.
+	Since, Until time.Time
+	// After leaves out positions up to and including it.
+	After int64
+	// Limit is the number of events to return at most; 0 is all of them.
+	Limit int
+	// DeliveryIDs, where not nil, are the deliveries to return; an empty list is none.
+	DeliveryIDs []string
+}
+
+func (f Filter) query() (string, []any) {
+	var where []string
+	var args []any
+	add := func(condition string, arg any) {
+		args = append(args, arg)
+		where = append(where, fmt.Sprintf(condition, len(args)))
+	}
+	add("position > $%d", f.After)
+	if f.Instance != "" {
+		add("instance = $%d", clean(f.Instance))
+	}
+	if f.DeliveryID != "" {
+		add("delivery_id = $%d", clean(f.DeliveryID))
+	}
+	if f.DeliveryIDs != nil {
+		ids := make([]string, len(f.DeliveryIDs))
+		for i, id := range f.DeliveryIDs {
+			ids[i] = clean(id)
+		}
+		add("delivery_id = any($%d)", ids)
+	}
+	if f.Deployment != "" {
+		add("deployment = $%d", clean(f.Deployment))
+	}
+	if len(f.Types) > 0 {
+		types := make([]string, len(f.Types))
+		for i, t := range f.Types {
+			types[i] = clean(string(t))
+		}
+		add("type = any($%d)", types)
+	}
+	if !f.Since.IsZero() {
+		add("recorded_at >= $%d", f.Since)
+	}
+	if !f.Until.IsZero() {
+		add("recorded_at < $%d", f.Until)
+	}
+	sql := `select ` + eventColumns + ` from public.events where ` + strings.Join(where, " and ") + ` order by position`
+	if f.Limit > 0 {
+		args = append(args, f.Limit)
+		sql += fmt.Sprintf(" limit $%d", len(args))
+	}
+	return sql, args
+}
+
+// Find streams the events that the filter chooses, in position order, and does
+// not hold them in memory. An error is the last thing it yields. It holds a
+// connection of the pool while it is being ranged over.
+func (l *Log) Find(ctx context.Context, f Filter) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		// Ended by the caller's break too, which leaves the rest on the server.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		sql, args := f.query()
+		rows, err := l.pool.Query(ctx, sql, args...)
+		if err != nil {
+			yield(Event{}, fmt.Errorf("find events: %w", err))
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			e, err := scanEvent(rows)
+			if err != nil {
+				yield(Event{}, err)
+				return
+			}
+			if !yield(e, nil) {
+				cancel()
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(Event{}, fmt.Errorf("find events: %w", err))
+		}
+	}
+}
+
+func scanEvent(row pgx.Row) (Event, error) {
+	var e Event
+	err := row.Scan(&e.Position, &e.ID, &e.Instance, &e.DeliveryID, &e.Type, &e.Deployment, &e.Attempt, &e.Actor,
+		&e.RecordedAt, (*[]byte)(&e.Data))
+	if err != nil {
+		return Event{}, fmt.Errorf("read event: %w", err)
+	}
+	e.RecordedAt = e.RecordedAt.UTC()
+	return e, nil
+}
+
+// Payload returns the body that is stored under the digest, or ErrNoPayload.
+func (l *Log) Payload(ctx context.Context, digest string) (Payload, error) {
+	p := Payload{Digest: digest}
+	err := l.pool.QueryRow(ctx, `select salt, body, content_type from public.payloads where digest = $1`, clean(digest)).
+		Scan(&p.Salt, &p.Body, &p.ContentType)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Payload{}, fmt.Errorf("payload %q: %w", digest, ErrNoPayload)
+	}
+	if err != nil {
+		return Payload{}, fmt.Errorf("read payload %q: %w", digest, err)
+	}
+	return p, nil
+}

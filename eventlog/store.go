@@ -1,0 +1,173 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/oklog/ulid/v2"
+)
+
+const (
+	sqlBegin    = `begin isolation level read committed read write`
+	sqlLock     = `select head_position, head_last_id, at from public.event_log_lock()`
+	sqlExisting = `select e_position, e_id, e_instance, e_delivery_id, e_type, e_deployment, e_attempt, e_actor, e_recorded_at, e_data
+		from public.event_log_existing($1, $2, $3, $4, $5)`
+	sqlStarted = `select position from public.events where type = 'started' and instance = $1 and deployment = $2 order by (-position) limit 1`
+	sqlPayload = `insert into public.payloads (digest, salt, content_type, body) values ($1, $2, $3, $4) on conflict (digest) do nothing`
+	sqlAppend  = `select public.event_log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+	sqlCommit  = `commit`
+)
+
+// attempt tries once to commit a batch: one transaction, two round trips. The
+// first takes the head lock and reads what the decision needs, the second
+// writes what was decided and commits.
+func (l *Log) attempt(batch []*request) ([]Result, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, attemptTimeout)
+	defer cancel()
+	pooled, err := l.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	// A connection with an open or broken transaction is closed by Release.
+	defer pooled.Release()
+	conn := pooled.Conn()
+
+	s, err := lockAndRead(ctx, conn, batch)
+	if err != nil {
+		rollback(ctx, conn)
+		return nil, err
+	}
+	d := decide(s, l.ids, batch)
+	if len(d.events) == 0 {
+		rollback(ctx, conn)
+		return d.results, nil
+	}
+	if err := write(ctx, conn, d); err != nil {
+		rollback(ctx, conn)
+		return nil, err
+	}
+	l.committed()
+	return d.results, nil
+}
+
+func rollback(ctx context.Context, conn *pgx.Conn) {
+	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		_, _ = conn.Exec(ctx, "rollback") // failing, the connection is closed on release
+	}
+}
+
+func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapshot, error) {
+	s := snapshot{existing: make(map[identity]Event), started: make(map[deploymentKey]int64)}
+	var keys columns
+	var fences []deploymentKey
+	for _, r := range batch {
+		for _, row := range r.rows {
+			keys.add(row)
+		}
+		if r.fence != nil {
+			key := deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}
+			if _, ok := s.started[key]; !ok {
+				s.started[key] = 0
+				fences = append(fences, key)
+			}
+		}
+	}
+
+	var b pgx.Batch
+	b.Queue(sqlBegin)
+	b.Queue(sqlLock).QueryRow(func(row pgx.Row) error {
+		var last string
+		if err := row.Scan(&s.position, &last, &s.at); err != nil {
+			return fmt.Errorf("lock the head of the log: %w", err)
+		}
+		s.at = s.at.UTC()
+		var err error
+		if s.lastID, err = ulid.ParseStrict(last); err != nil {
+			return fmt.Errorf("read the last event ID: %w", err)
+		}
+		return nil
+	})
+	// Each statement sees what was committed before it began, so these see all
+	// that the former holders of the lock wrote.
+	b.Queue(sqlExisting, keys.deliveryIDs, keys.instances, keys.types, keys.deployments, keys.attempts).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			e, err := scanEvent(rows)
+			if err != nil {
+				return err
+			}
+			s.existing[identityOf(e)] = e
+		}
+		return rows.Err()
+	})
+	for _, key := range fences {
+		b.Queue(sqlStarted, key.instance, key.deployment).QueryRow(func(row pgx.Row) error {
+			var position int64
+			if err := row.Scan(&position); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+				return fmt.Errorf("read the fence: %w", err)
+			}
+			s.started[key] = position
+			return nil
+		})
+	}
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		return snapshot{}, fmt.Errorf("begin append: %w", err)
+	}
+	return s, nil
+}
+
+func write(ctx context.Context, conn *pgx.Conn, d decision) error {
+	var b pgx.Batch
+	for _, p := range d.payloads {
+		b.Queue(sqlPayload, p.Digest, notNil(p.Salt), clean(p.ContentType), notNil(p.Body))
+	}
+	var c columns
+	for _, e := range d.events {
+		c.addEvent(e)
+	}
+	b.Queue(sqlAppend, d.events[0].Position, d.events[0].RecordedAt, c.ids, c.instances, c.deliveryIDs, c.types,
+		c.deployments, c.attempts, c.actors, c.datas)
+	b.Queue(sqlCommit).Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != "COMMIT" {
+			return fmt.Errorf("commit was answered with %q", tag)
+		}
+		return nil
+	})
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("write %d events: %w", len(d.events), err)
+	}
+	return nil
+}
+
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// columns are rows as the arrays that the functions of the log take.
+type columns struct {
+	ids, instances, deliveryIDs, types []string
+	deployments                        []*string
+	attempts                           []int32
+	actors, datas                      []string
+}
+
+func (c *columns) add(r row) {
+	c.addEvent(r.event(0, "", time.Time{}))
+}
+
+func (c *columns) addEvent(e Event) {
+	c.ids = append(c.ids, e.ID)
+	c.instances = append(c.instances, e.Instance)
+	c.deliveryIDs = append(c.deliveryIDs, e.DeliveryID)
+	c.types = append(c.types, string(e.Type))
+	c.deployments = append(c.deployments, e.Deployment)
+	c.attempts = append(c.attempts, int32(e.Attempt))
+	c.actors = append(c.actors, e.Actor)
+	c.datas = append(c.datas, string(e.Data))
+}
