@@ -84,6 +84,20 @@ func parseRedisURL(raw string) (*redis.Options, error) {
 	return o, nil
 }
 
+// ClientLog sends what go-redis itself has to say to log, as debug lines: it would
+// print a line to standard error for each attempt while a server is away, of which
+// Acquire already tells. It is process-wide, so the program calls it, once, at its start.
+func ClientLog(log *slog.Logger) { redis.SetLogger(clientLog{log}) }
+
+type clientLog struct{ log *slog.Logger }
+
+// Printf implements the Logging interface of go-redis.
+func (l clientLog) Printf(ctx context.Context, format string, args ...any) {
+	if l.log.Enabled(ctx, slog.LevelDebug) {
+		l.log.DebugContext(ctx, "redis client", "message", fmt.Sprintf(format, args...))
+	}
+}
+
 // Close closes the connections.
 func (l *Redis) Close() error {
 	if err := l.client.Close(); err != nil {

@@ -1,0 +1,276 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// limit is for what is expected to happen soon; only a failure takes that long.
+const limit = 20 * time.Second
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// acquired starts an Acquire and returns a channel that gives its release.
+func acquired(ctx context.Context, l *Flock, name string) <-chan func() error {
+	got := make(chan func() error, 1)
+	go func() {
+		defer close(got)
+		if _, release, err := l.Acquire(ctx, name); err == nil {
+			got <- release
+		}
+	}()
+	return got
+}
+
+func TestFlockExcludes(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	ctx := within(t)
+	var inside, rounds atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 3 {
+				_, release, err := l.Acquire(ctx, "web")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := inside.Add(1); n != 1 {
+					t.Errorf("%d holders at once", n)
+				}
+				rounds.Add(1)
+				inside.Add(-1)
+				if err := release(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if rounds.Load() != 24 {
+		t.Errorf("%d of 24 rounds", rounds.Load())
+	}
+	if _, err := os.Stat(l.Path("web")); err != nil {
+		t.Errorf("the lock file must stay: %v", err)
+	}
+}
+
+func TestFlockNamesAreIndependent(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	for _, name := range []string{"web", "api", "web.lock", "a..b"} {
+		_, release, err := l.Acquire(within(t), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+	}
+}
+
+func TestFlockRefusesNames(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "queues")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"", ".", "..", "../web", "a/b", ".hidden", "a\x00b", "a b", "a\n"} {
+		if _, _, err := NewFlock(dir).Acquire(within(t), name); err == nil {
+			t.Errorf("%q was accepted", name)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "..", "*.lock")); len(left) > 0 {
+		t.Errorf("files outside: %v", left)
+	}
+}
+
+func TestFlockGivesUpWithItsContext(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	_, release, err := l.Acquire(within(t), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	stop := errors.New("stop")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	failed := make(chan error, 1)
+	go func() {
+		_, _, err := l.Acquire(ctx, "web")
+		failed <- err
+	}()
+	cancel(stop)
+	select {
+	case err := <-failed:
+		if !errors.Is(err, stop) {
+			t.Errorf("got %v, want the cause", err)
+		}
+	case <-time.After(limit):
+		t.Fatal("still waiting")
+	}
+}
+
+// The holder's context ends its work, not its hold: steps are still being ended.
+func TestFlockIsHeldUntilReleaseEvenWhenCancelled(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	ctx, cancel := context.WithCancel(context.Background())
+	held, release, err := l.Acquire(ctx, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-held.Done()
+	if f, err := l.try("web"); err != nil || f != nil {
+		t.Fatalf("somebody else got in: %v, %v", f, err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := release(); err != nil {
+		t.Errorf("second release: %v", err)
+	}
+	_, again, err := l.Acquire(within(t), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A release of the earlier hold must not free this one.
+	_ = release()
+	if f, _ := l.try("web"); f != nil {
+		t.Error("an old release freed a new hold")
+	}
+	if err := again(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFlockTellsOfARemovedFile(t *testing.T) {
+	for _, how := range []struct {
+		name   string
+		damage func(path string) error
+	}{
+		{"removed", os.Remove},
+		{"replaced", func(path string) error {
+			if err := os.WriteFile(path+".new", nil, 0o644); err != nil {
+				return err
+			}
+			return os.Rename(path+".new", path)
+		}},
+	} {
+		t.Run(how.name, func(t *testing.T) {
+			l := NewFlock(t.TempDir())
+			held, release, err := l.Acquire(within(t), "web")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := how.damage(l.Path("web")); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-held.Done():
+			case <-time.After(limit):
+				t.Fatal("the holder was not told")
+			}
+			if !errors.Is(context.Cause(held), ErrLost) {
+				t.Errorf("cause %v", context.Cause(held))
+			}
+			if err := release(); !errors.Is(err, ErrLost) {
+				t.Errorf("release says %v", err)
+			}
+		})
+	}
+}
+
+func TestFlockIsNotFooledByWhatStandsInItsPlace(t *testing.T) {
+	dir := t.TempDir()
+	l := NewFlock(dir)
+	target := filepath.Join(dir, "target")
+	if err := os.WriteFile(target, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, l.Path("link")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.Acquire(within(t), "link"); err == nil {
+		t.Error("a symbolic link was followed")
+	}
+	if err := syscall.Mkfifo(l.Path("fifo"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, release, err := l.Acquire(within(t), "fifo") // must not hang in open(2)
+	if err == nil {
+		_ = release()
+	}
+	if _, _, err := NewFlock(filepath.Join(dir, "nowhere")).Acquire(within(t), "web"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without its directory: %v", err)
+	}
+}
+
+func TestFlockBetweenProcesses(t *testing.T) {
+	for _, end := range []struct {
+		name string
+		how  func(t *testing.T, cmd *exec.Cmd, stdin interface{ Close() error })
+	}{
+		{"released", func(t *testing.T, _ *exec.Cmd, stdin interface{ Close() error }) {
+			if err := stdin.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"killed", func(t *testing.T, cmd *exec.Cmd, _ interface{ Close() error }) {
+			if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(end.name, func(t *testing.T) {
+			dir := t.TempDir()
+			l := NewFlock(dir)
+			cmd, stdin := startHolder(t, dir)
+			if f, err := l.try("web"); err != nil || f != nil {
+				t.Fatalf("two processes at once: %v, %v", f, err)
+			}
+			got := acquired(within(t), l, "web")
+			end.how(t, cmd, stdin)
+			release, ok := <-got
+			if !ok {
+				t.Fatal("the lock did not become free")
+			}
+			if err := release(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A step that outlives its deploy must not keep the next one out.
+func TestFlockIsNotInheritedBySteps(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	_, release, err := l.Acquire(within(t), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := exec.Command("sleep", "600")
+	if err := step.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = step.Process.Kill()
+		_ = step.Wait()
+	})
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	_, release, err = l.Acquire(within(t), "web")
+	if err != nil {
+		t.Fatalf("the step holds the lock: %v", err)
+	}
+	_ = release()
+}
