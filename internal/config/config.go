@@ -1,0 +1,208 @@
+// Package config owns the configuration: it reads the TOML files, says
+// everything that is wrong with them at once, and hands out values that the
+// rest of the program need not check again. DESIGN section 7 is the contract.
+//
+// Several files merge in order, key by key: a table is merged, any other value
+// is replaced whole (lists, and so steps and sites, too) by that of the later
+// file. Each file is checked by itself first, so an error is reported even
+// where a later file replaces the value.
+package config
+
+import (
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+)
+
+// Config is a configuration that was checked. It is not changed after Load.
+type Config struct {
+	// Origin is this deployer's public URL without a trailing slash; may be empty.
+	Origin string
+	// Instance names this deployer in the event log. Default: the host's name.
+	Instance string
+	// StateDir is an absolute path; it need not exist yet.
+	StateDir string
+	// DatabaseURL is a Postgres connection string and may contain a password;
+	// empty means the private cluster in StateDir.
+	DatabaseURL string `json:"-"`
+	// Secrets are the webhook secrets, any of which a delivery may be signed
+	// with. May be empty: see RequireSecret.
+	Secrets []Secret
+	// Listen is the public address, Admin the private one.
+	Listen, Admin HostPort
+	ProxyFix      ProxyFix
+	Lock          Lock
+	// ExecutableSearchPaths are absolute directories that are searched for a
+	// step's program before PATH.
+	ExecutableSearchPaths []string
+	// Deployments are keyed by slug. Those that this version cannot run are
+	// here, too: see Problems.
+	Deployments map[string]*Deployment
+	// Warnings tell of settings that were accepted but have no effect, or
+	// hardly the one that was meant.
+	Warnings []Warning
+	// Files are the files that were read, in the order of merging.
+	Files []string
+
+	origins []Value
+	hidden  []Secret
+}
+
+// HostPort is where a server listens. Port 0 lets the system choose.
+type HostPort struct {
+	Host string
+	Port int
+}
+
+// String returns "host:port", with an IPv6 address in brackets.
+func (h HostPort) String() string { return net.JoinHostPort(h.Host, strconv.Itoa(h.Port)) }
+
+// ProxyFix counts the proxies in front whose X-Forwarded-For and
+// X-Forwarded-Proto may be believed; 0 believes none.
+type ProxyFix struct{ XFor, XProto int }
+
+// Lock is the deployment lock's server. An empty URL means flock(2).
+type Lock struct {
+	URL Secret
+	TTL time.Duration
+}
+
+// The names of the handlers.
+const (
+	HandlerCommand = "command"
+	HandlerPM2     = "pm2"
+	HandlerNginx   = "nginx"
+	HandlerSelf    = "self"
+)
+
+// The values of Deployment.Pending and Deployment.OnInterrupt.
+const (
+	PendingEvery  = "every"  // deploy each waiting push in turn
+	PendingLatest = "latest" // deploy only the newest waiting push
+
+	OnInterruptRetry = "retry"
+	OnInterruptFail  = "fail"
+)
+
+// Deployment is one app: a branch of a repository that goes live in a directory.
+type Deployment struct {
+	Slug string
+	// Repository is "owner/name".
+	Repository string
+	Branch     string
+	// Path is absolute and clean.
+	Path string
+	// Remote is what git fetches from; it may contain a password.
+	Remote  string `json:"-"`
+	Enabled bool
+	// Handler is one of the Handler constants.
+	Handler string
+	// Steps are run by the command handler, in order. It may have none: then
+	// the checkout is the whole deploy.
+	Steps []Step
+	// Timeout bounds the whole deploy.
+	Timeout     time.Duration
+	Pending     string
+	OnInterrupt string
+	Health      Health
+
+	InstanceName    string     // pm2
+	Sites           []SiteRule // nginx
+	SystemdUnitName string     // self
+	UWSGIConfigPath string     // self, in the Python deployer; has no effect
+
+	// Digest is hex SHA-256 of the effective settings (secrets excluded). It
+	// depends neither on the order of files and keys nor on formatting.
+	Digest string
+	// Unsupported says why this version cannot run the deployment; "" where it can.
+	Unsupported string
+
+	at position
+}
+
+// Step is one command of a deployment.
+type Step struct {
+	Name string
+	// Run is the program and its arguments; no shell is involved.
+	Run []string
+	// Dir is relative to the deployment's path and inside it; "" is the path itself.
+	Dir string
+	Env map[string]string
+	// Timeout is 0 where only the deployment's own counts.
+	Timeout time.Duration
+}
+
+// Health is how to see that a deployment works. URL is empty where it was not set.
+type Health struct {
+	URL     string
+	Timeout time.Duration
+}
+
+// SiteRule is one filter of the nginx handler; the last rule that selects a
+// site decides, and a site that no rule selects is excluded.
+type SiteRule struct {
+	Rule   string   // "include" or "exclude"
+	Select []string // site names, or "*" for all
+}
+
+// Slugs returns the deployments' slugs, sorted.
+func (c *Config) Slugs() []string { return sortedKeys(c.Deployments) }
+
+// RequireSecret is an *Error where there is no webhook secret. The parts that
+// listen call it; a worker needs none.
+func (c *Config) RequireSecret() error {
+	if len(c.Secrets) > 0 {
+		return nil
+	}
+	return &Error{
+		Key:     "webhook_secret_token",
+		Message: "no webhook secret is set, so no delivery could be told from a forged one",
+		Suggestion: `set webhook_secret_file = "/path/to/a/file", or webhook_secret_token = "...", or give systemd LoadCredential=webhook_secret:/path/to/a/file; ` +
+			"and enter the same secret in the webhook's settings at GitHub",
+	}
+}
+
+// Problems lists the enabled deployments that this version cannot run. Load
+// accepts them, so that a configuration can be shown; a daemon must refuse to
+// start while there are any.
+func (c *Config) Problems() []*Error {
+	var problems []*Error
+	for _, slug := range c.Slugs() {
+		d := c.Deployments[slug]
+		if !d.Enabled || d.Unsupported == "" {
+			continue
+		}
+		problems = append(problems, &Error{
+			File: d.at.file, Line: d.at.line, Column: d.at.column, Key: join("deployments", slug),
+			Message:    "deployment " + strconv.Quote(slug) + " is refused: " + d.Unsupported,
+			Suggestion: `until then set enabled = false, or write its commands as [[` + join("deployments", slug) + `.steps]] with handler = "command"`,
+		})
+	}
+	return problems
+}
+
+// Hidden returns every value that must not appear in a run's log: the webhook
+// secrets, the passwords inside of URLs, and the values of step variables whose
+// names tell that they are secret.
+func (c *Config) Hidden() []Secret { return append([]Secret(nil), c.hidden...) }
+
+// String names the configuration without its values, some of which are secret.
+func (c Config) String() string {
+	return "config of " + strconv.Quote(c.Instance) + " with " + strconv.Itoa(len(c.Deployments)) + " deployments"
+}
+
+// GoString implements fmt.GoStringer: "%#v" must not show passwords, either.
+func (c Config) GoString() string { return c.String() }
+
+// LogValue implements slog.LogValuer.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// String names the deployment without its values; Remote may contain a password.
+func (d Deployment) String() string { return "deployment " + strconv.Quote(d.Slug) }
+
+// GoString implements fmt.GoStringer.
+func (d Deployment) GoString() string { return d.String() }
+
+// LogValue implements slog.LogValuer.
+func (d Deployment) LogValue() slog.Value { return slog.StringValue(d.String()) }

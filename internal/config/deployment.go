@@ -1,0 +1,321 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	defaultTimeout       = 30 * time.Minute
+	defaultHealthTimeout = 30 * time.Second
+	mainQueue            = "main" // its name is taken in the directory of queues
+)
+
+// deployments reads every deployment, those of this version's handlers and the others.
+func (t table) deployments() map[string]*Deployment {
+	all := map[string]*Deployment{}
+	if t.node == nil {
+		return all
+	}
+	folded := map[string]string{}
+	paths := map[string]string{}
+	for _, slug := range t.node.keys() {
+		n := t.node.table[slug]
+		if n.bad {
+			continue
+		}
+		key := join(t.name, slug)
+		if !slugPattern.MatchString(slug) {
+			t.failAt(n.at, key, fmt.Sprintf("deployment %q: a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit", slug), "it names a queue's directory")
+			continue
+		}
+		if strings.EqualFold(slug, mainQueue) {
+			t.failAt(n.at, key, fmt.Sprintf("deployment %q: this slug is the name of the main queue", slug), "choose another")
+			continue
+		}
+		lower := strings.ToLower(slug)
+		if other, taken := folded[lower]; taken {
+			t.failAt(n.at, key, fmt.Sprintf("deployments %q and %q differ only in upper and lower case", other, slug), "rename one")
+		}
+		folded[lower] = slug
+		d := t.sub(slug).deployment(slug)
+		if other, taken := paths[d.Path]; taken && d.Path != "" {
+			t.failAt(t.sub(slug).position("path"), key+".path", fmt.Sprintf("deployments %q and %q have the same path %q", other, slug, d.Path), "each needs a directory of its own")
+		}
+		paths[d.Path] = slug
+		all[slug] = d
+	}
+	return all
+}
+
+func (t table) deployment(slug string) *Deployment {
+	d := &Deployment{Slug: slug, at: t.node.at}
+	d.Repository = t.required("repository", `repository = "owner/name"`, validRepository)
+	d.Branch = t.required("branch", `branch = "main"`, validBranch)
+	if strings.HasPrefix(d.Branch, "refs/heads/") {
+		t.warn(t.position("branch"), t.name+".branch", fmt.Sprintf("branch %q is meant without refs/heads/: a push to %q will not match", d.Branch, strings.TrimPrefix(d.Branch, "refs/heads/")))
+	}
+	d.Path = t.required("path", `path = "/var/www/..."`, validPath)
+	if d.Path != "" {
+		d.Path = filepath.Clean(d.Path)
+	}
+	d.Remote = t.remote(d.Repository)
+	d.Enabled = t.bool("enabled", true)
+	d.Timeout = t.duration("timeout", defaultTimeout)
+	d.Pending = t.choice("pending", PendingEvery, PendingEvery, PendingLatest)
+	d.OnInterrupt = t.choice("on_interrupt", OnInterruptRetry, OnInterruptRetry, OnInterruptFail)
+	d.Health = t.health()
+	d.Steps = t.steps()
+	d.InstanceName = t.optional("instance_name", validInstanceName)
+	d.SystemdUnitName = t.optional("systemd_unit_name", validUnitName)
+	d.UWSGIConfigPath = t.optional("uwsgi_config_path", validPath)
+	d.Sites = t.sites()
+	d.Handler = t.handler(slug)
+	if d.UWSGIConfigPath != "" {
+		t.warn(t.position("uwsgi_config_path"), t.name+".uwsgi_config_path", t.name+".uwsgi_config_path is accepted from the Python deployer's files and has no effect: nothing runs under uWSGI any more")
+	}
+	if d.Handler != "" && d.Handler != HandlerCommand {
+		d.Unsupported = fmt.Sprintf("handler %q comes in a later release of durhack-deployer", d.Handler)
+		if !d.Enabled {
+			t.warn(d.at, t.name, fmt.Sprintf("deployment %q is disabled, and could not be enabled yet: %s", slug, d.Unsupported))
+		}
+	}
+	d.Digest = digest(d)
+	return d
+}
+
+// required reads a string that must be there; valid returns what is wrong with
+// it and what to do, or "".
+func (t table) required(key, example string, valid func(string) (wrong, suggestion string)) string {
+	if !t.has(key) {
+		t.failAt(t.node.at, join(t.name, key), fmt.Sprintf("%s has no %s", header(t.name), key), "add "+example)
+		return ""
+	}
+	return t.optional(key, valid)
+}
+
+func (t table) optional(key string, valid func(string) (wrong, suggestion string)) string {
+	text, n := t.string(key, "")
+	if n == nil {
+		return ""
+	}
+	if wrong, suggestion := valid(text); wrong != "" {
+		t.fail(n, key, fmt.Sprintf("%s %q %s", join(t.name, key), text, wrong), suggestion)
+		return ""
+	}
+	return text
+}
+
+func (t table) remote(repository string) string {
+	n := t.get("remote")
+	if n == nil {
+		if t.has("remote") || repository == "" {
+			return ""
+		}
+		remote := "https://github.com/" + repository + ".git"
+		t.record("remote", quote(remote), nil)
+		return remote
+	}
+	shown := maskedRemote(n.text)
+	t.record("remote", quote(shown), n)
+	if wrong, suggestion := validRemote(n.text); wrong != "" {
+		// Not the value itself: it may contain a password.
+		t.fail(n, "remote", fmt.Sprintf("%s %s", join(t.name, "remote"), wrong), suggestion)
+		return ""
+	}
+	if u, err := url.Parse(n.text); err == nil && u.User != nil {
+		if password, has := u.User.Password(); has {
+			t.hide(password)
+		} else if u.Scheme == "http" || u.Scheme == "https" {
+			t.hide(u.User.Username())
+		}
+		if shown != n.text {
+			t.warn(n.at, t.name+".remote", t.name+".remote contains a password, which git may show to other users of this machine; a credential helper or a deploy key does not")
+		}
+	}
+	return n.text
+}
+
+func (t table) health() Health {
+	n := t.get("health")
+	if n == nil {
+		return Health{}
+	}
+	h := Health{Timeout: defaultHealthTimeout}
+	from, key := t, "health"
+	if n.kind == isTable {
+		from, key = t.sub("health"), "url"
+		h.Timeout = from.duration("timeout", defaultHealthTimeout)
+		h.URL = from.required("url", `url = "http://localhost:3000/healthz"`, validHealth)
+	} else {
+		h.URL = from.optional(key, validHealth)
+	}
+	t.warn(n.at, t.name+".health", t.name+".health has no effect yet: health checks come in a later release")
+	return h
+}
+
+func (t table) steps() []Step {
+	n := t.get("steps")
+	if n == nil {
+		return nil
+	}
+	if len(n.list) == 0 {
+		t.record("steps", "[]", n)
+	}
+	var steps []Step
+	names := map[string]bool{}
+	for i, element := range n.list {
+		step := table{reader: t.reader, node: element, name: fmt.Sprintf("%s[%d]", join(t.name, "steps"), i)}
+		s := Step{
+			Name:    step.required("name", `name = "build"`, validStepName),
+			Dir:     step.optional("dir", validStepDir),
+			Timeout: step.duration("timeout", 0),
+		}
+		if s.Name != "" && names[s.Name] {
+			step.fail(step.get("name"), "name", fmt.Sprintf("%s.name %q is the name of an earlier step", step.name, s.Name), "give each step a name of its own")
+		}
+		names[s.Name] = true
+		s.Run = step.run()
+		s.Env = step.environment()
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+func (t table) run() []string {
+	run, nodes := t.strings("run")
+	n := t.get("run")
+	switch {
+	case n == nil && !t.has("run"):
+		t.failAt(t.node.at, t.name+".run", fmt.Sprintf("%s has no run", header(t.name)), `add run = ["program", "argument"]`)
+	case n == nil: // reported as not a list of strings
+	case len(run) == 0 || run[0] == "":
+		t.fail(n, "run", t.name+".run names no program", `write run = ["program", "argument"]`)
+	default:
+		for i, argument := range run {
+			if strings.ContainsRune(argument, 0) {
+				t.fail(nodes[i], "run", fmt.Sprintf("%s.run[%d] has a NUL character, which no program can be given", t.name, i), "")
+			}
+		}
+		if len(run) == 1 && strings.ContainsAny(run[0], " \t") {
+			t.warn(n.at, t.name+".run", fmt.Sprintf("%s.run is one word with spaces in it, %q: there is no shell that would split it; write each argument as an element of its own", t.name, run[0]))
+		}
+		t.record("run", quoteList(run), n)
+	}
+	return run
+}
+
+func (t table) environment() map[string]string {
+	n := t.get("env")
+	if n == nil {
+		return nil
+	}
+	env := map[string]string{}
+	for _, name := range n.keys() {
+		value := n.table[name]
+		if value.bad {
+			continue
+		}
+		sub := table{reader: t.reader, node: n, name: t.name + ".env"}
+		switch {
+		case !variablePattern.MatchString(name):
+			sub.fail(value, name, fmt.Sprintf("%s is not the name of a variable: %q", sub.name, name), "use letters, digits and underscores, the first no digit")
+			continue
+		case strings.ContainsRune(value.text, 0):
+			sub.fail(value, name, fmt.Sprintf("%s has a NUL character, which no variable can hold", join(sub.name, name)), "")
+			continue
+		}
+		env[name] = value.text
+		shown := value.text
+		if secretName(name) {
+			shown = masked
+			t.hide(value.text)
+			if u, err := url.Parse(value.text); err == nil && u.User != nil {
+				password, _ := u.User.Password()
+				t.hide(password)
+			}
+		}
+		sub.record(name, quote(shown), value)
+	}
+	return env
+}
+
+func (t table) sites() []SiteRule {
+	n := t.get("sites")
+	if n == nil {
+		return nil
+	}
+	if len(n.list) == 0 {
+		t.record("sites", "[]", n)
+	}
+	var sites []SiteRule
+	for i, element := range n.list {
+		site := table{reader: t.reader, node: element, name: fmt.Sprintf("%s[%d]", join(t.name, "sites"), i)}
+		var rule SiteRule
+		if site.has("rule") {
+			rule.Rule = site.choice("rule", "", "include", "exclude")
+		} else {
+			site.failAt(element.at, site.name+".rule", fmt.Sprintf("%s has no rule", header(site.name)), `add rule = "include" or rule = "exclude"`)
+		}
+		if !site.has("select") {
+			site.failAt(element.at, site.name+".select", fmt.Sprintf("%s has no select", header(site.name)), `add select = ["site.example.com"], or "*" in it for all`)
+		}
+		var nodes []*node
+		rule.Select, nodes = site.strings("select")
+		for j, name := range rule.Select {
+			if wrong, suggestion := validSite(name); wrong != "" {
+				site.fail(nodes[j], "select", fmt.Sprintf("%s.select[%d] %q %s", site.name, j, name, wrong), suggestion)
+			}
+		}
+		if chosen := site.get("select"); chosen != nil {
+			site.record("select", quoteList(rule.Select), chosen)
+		}
+		sites = append(sites, rule)
+	}
+	return sites
+}
+
+// handler tells the kind of a deployment: what `handler` says, else what the
+// one telling key does. "" where that fails.
+func (t table) handler(slug string) string {
+	telling := []struct{ key, handler string }{
+		{"steps", HandlerCommand}, {"instance_name", HandlerPM2}, {"sites", HandlerNginx}, {"systemd_unit_name", HandlerSelf},
+	}
+	var keys, handlers []string
+	for _, tell := range telling {
+		if t.has(tell.key) {
+			keys, handlers = append(keys, tell.key), append(handlers, tell.handler)
+		}
+	}
+	if t.has("handler") {
+		chosen := t.choice("handler", "", HandlerCommand, HandlerPM2, HandlerNginx, HandlerSelf)
+		for _, tell := range telling {
+			switch {
+			case chosen == "" || (tell.handler == chosen) == t.has(tell.key):
+			case tell.handler != chosen:
+				t.warn(t.node.table[tell.key].at, join(t.name, tell.key), fmt.Sprintf("%s has no effect: the handler is %q", join(t.name, tell.key), chosen))
+			case chosen != HandlerCommand: // without steps, the checkout is the deploy
+				t.failAt(t.position("handler"), t.name, fmt.Sprintf("deployment %q has handler %q and no %s", slug, chosen, tell.key), "add "+tell.key)
+			}
+		}
+		return chosen
+	}
+	const which = `add [[%[1]s.steps]] (command), instance_name (pm2), sites (nginx) or systemd_unit_name (self), or say handler = "command" if the checkout is all there is to do`
+	switch len(keys) {
+	case 0:
+		if t.has("uwsgi_config_path") { // only the Python deployer's own deployment had it
+			t.record("handler", quote(HandlerSelf), t.get("uwsgi_config_path"))
+			return HandlerSelf
+		}
+		t.failAt(t.node.at, t.name, fmt.Sprintf("deployment %q does not say how to deploy it", slug), fmt.Sprintf(which, t.name))
+		return ""
+	case 1:
+		t.record("handler", quote(handlers[0]), t.node.table[keys[0]])
+		return handlers[0]
+	}
+	t.failAt(t.node.table[keys[1]].at, t.name, fmt.Sprintf("deployment %q has the keys of several handlers: %s", slug, strings.Join(keys, ", ")), fmt.Sprintf("remove all but one, or say which with handler = %q", handlers[0]))
+	return ""
+}

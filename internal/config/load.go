@@ -1,0 +1,104 @@
+package config
+
+import (
+	"maps"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// host is what the defaults depend on besides the environment.
+type host struct {
+	name     func() (string, error)
+	root     bool
+	writable func(dir string) bool
+}
+
+func thisHost() host {
+	return host{
+		name:     os.Hostname,
+		root:     os.Geteuid() == 0,
+		writable: func(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil },
+	}
+}
+
+// DefaultPaths is what Load is given where no path was named: the directory
+// /etc/durhack-deployer if it has configuration files, else ./config if that
+// has, else nothing.
+func DefaultPaths() []string { return defaultPaths(systemDir, "config") }
+
+const systemDir = "/etc/durhack-deployer"
+
+func defaultPaths(dirs ...string) []string {
+	for _, dir := range dirs {
+		files, err := directoryFiles(dir)
+		if os.IsNotExist(err) || (err == nil && len(files) == 0) {
+			continue
+		}
+		// A directory that cannot be read is used, too: Load says why it
+		// fails, instead of another configuration taking its place unnoticed.
+		return []string{dir}
+	}
+	return nil
+}
+
+// Load reads and merges the files. Each path is a file or a directory, of which
+// every *.toml is taken in the order of their names. env looks up environment
+// variables: DATABASE_URL, STATE_DIRECTORY and CREDENTIALS_DIRECTORY (which
+// systemd sets), XDG_STATE_HOME, HOME and PYTHON_ENV (see directoryFiles).
+//
+// The error is an *Errors with everything that is wrong. A webhook secret and
+// handlers that this version can run are not required here: see RequireSecret
+// and Problems.
+func Load(paths []string, env func(string) string) (*Config, error) {
+	sources, warnings, problems := readSources(paths, env)
+	if len(problems) > 0 {
+		return nil, &Errors{List: sortErrors(problems, fileNames(sources))}
+	}
+	config, problems := build(sources, env, thisHost())
+	if len(problems) > 0 {
+		return nil, &Errors{List: sortErrors(problems, fileNames(sources))}
+	}
+	config.Warnings = append(warnings, config.Warnings...)
+	return config, nil
+}
+
+// build checks each source against the schema, merges them and reads the
+// result. The Config is nil where there are errors.
+func build(sources []source, env func(string) string, on host) (*Config, []*Error) {
+	check := checker{root: schema()}
+	root := newTable(position{})
+	var problems []*Error
+	for _, src := range sources {
+		tree, err := parseTOML(src.file, src.data)
+		if err != nil {
+			problems = append(problems, asError(err))
+			continue
+		}
+		check.table(tree, check.root.fields, "")
+		merge(root, tree)
+	}
+	if len(problems) > 0 {
+		// What the rest says together would mislead: a setting that seems to
+		// be missing may be in the file that could not be parsed.
+		return nil, append(problems, check.errors...)
+	}
+	r := &reader{env: env, on: on, warnings: check.warnings}
+	config := r.config(root)
+	config.Files = fileNames(sources)
+	if problems = append(check.errors, r.errors...); len(problems) > 0 {
+		return nil, problems
+	}
+	return config, nil
+}
+
+func fileNames(sources []source) []string {
+	names := make([]string, len(sources))
+	for i, src := range sources {
+		names[i] = src.file
+	}
+	return names
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,354 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// samplePlaceholder is the secret in the Python deployer's own default.toml,
+	// which everybody can read.
+	samplePlaceholder = "not-a-real-secret-token"
+
+	defaultLockTTL = 30 * time.Second
+	maxPort        = 65535
+	maxProxies     = 16
+)
+
+var (
+	instancePattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z`)
+	instanceForeign = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
+	sqlAlchemyURL   = regexp.MustCompile(`\A(postgres(?:ql)?)\+[a-z0-9_]+://`)
+)
+
+// config reads the whole of the merged tree.
+func (r *reader) config(root *node) *Config {
+	top := table{reader: r, node: root}
+	c := &Config{
+		Origin:      top.origin(),
+		Instance:    top.instance(),
+		StateDir:    top.stateDir(),
+		DatabaseURL: top.databaseURL(),
+		Secrets:     top.secrets(),
+		Listen:      top.sub("listen").hostPort("localhost", 3400),
+		Admin:       top.sub("admin").hostPort("127.0.0.1", 3401),
+		Lock:        top.sub("lock").lock(),
+	}
+	proxy := top.sub("proxy_fix")
+	c.ProxyFix = ProxyFix{XFor: proxy.int("x_for", 0, maxProxies), XProto: proxy.int("x_proto", 0, maxProxies)}
+	c.ExecutableSearchPaths = top.searchPaths()
+	c.Deployments = top.sub("deployments").deployments()
+
+	admin := top.sub("admin")
+	if ip := net.ParseIP(c.Admin.Host); c.Admin.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		r.warn(admin.position("host"), "admin.host", fmt.Sprintf("admin.host %q may be reached from other machines, and the admin pages ask for no password", c.Admin.Host))
+	}
+	if c.Listen == c.Admin && c.Listen.Port != 0 {
+		r.failAt(admin.position("port"), "admin.port", fmt.Sprintf("listen and admin are both %s", c.Listen), "give them different ports")
+	}
+	c.origins, c.hidden, c.Warnings = sortValues(r.values), r.hidden, r.warnings
+	return c
+}
+
+// position is where the key was written, else where its table was.
+func (t table) position(key string) position {
+	if n := t.get(key); n != nil {
+		return n.at
+	}
+	if t.node != nil {
+		return t.node.at
+	}
+	return position{}
+}
+
+func (t table) origin() string {
+	text, n := t.string("origin", "")
+	if n == nil {
+		return ""
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		t.fail(n, "origin", "origin is not an http or https URL", `write it like "https://deploy.example.com"`)
+	case u.User != nil, u.RawQuery != "", u.Fragment != "":
+		t.fail(n, "origin", "origin must have neither a user, a query nor a fragment", `write it like "https://deploy.example.com"`)
+	}
+	return strings.TrimRight(text, "/")
+}
+
+func (t table) instance() string {
+	if text, n := t.string("instance", ""); n != nil {
+		if !instancePattern.MatchString(text) {
+			t.fail(n, "instance", fmt.Sprintf("instance %q must be 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit", text), "")
+		}
+		return text
+	}
+	name := ""
+	if hostname, err := t.on.name(); err == nil {
+		name = strings.TrimLeft(instanceForeign.ReplaceAllString(hostname, "-"), "_.-")
+		name = name[:min(len(name), 64)]
+	}
+	if name == "" {
+		name = "localhost"
+	}
+	if !t.has("instance") {
+		t.record("instance", quote(name), nil)
+	}
+	return name
+}
+
+func (t table) stateDir() string {
+	if text, n := t.string("state_dir", ""); n != nil {
+		if !filepath.IsAbs(text) || strings.ContainsRune(text, 0) {
+			t.fail(n, "state_dir", fmt.Sprintf("state_dir must be an absolute path, not %q", text), `begin it with "/"`)
+		}
+		return filepath.Clean(text)
+	}
+	const system = "/var/lib/durhack-deployer"
+	dir, from := system, "default"
+	// systemd separates several directories by colons; the first is the main one.
+	unit, _, _ := strings.Cut(t.env("STATE_DIRECTORY"), ":")
+	switch {
+	case filepath.IsAbs(unit):
+		dir, from = filepath.Clean(unit), "environment"
+	case t.on.root || t.on.writable(system):
+	case filepath.IsAbs(t.env("XDG_STATE_HOME")):
+		dir, from = filepath.Join(t.env("XDG_STATE_HOME"), "durhack-deployer"), "environment"
+	case filepath.IsAbs(t.env("HOME")):
+		dir = filepath.Join(t.env("HOME"), ".local", "state", "durhack-deployer")
+	case !t.has("state_dir"):
+		t.failAt(position{}, "state_dir", "there is no directory to keep state in: this user cannot write to "+system+" and has no home directory", "set state_dir")
+	}
+	if !t.has("state_dir") {
+		t.values = append(t.values, Value{Key: "state_dir", Value: quote(dir), Source: from})
+	}
+	return dir
+}
+
+// databaseURL is that of the files, even where it is empty (which asks for the
+// private cluster); DATABASE_URL is used where the files have none, so that a
+// variable meant for another program does not redirect this one's log.
+func (t table) databaseURL() string {
+	n, text, source := t.get("database_url"), t.env("DATABASE_URL"), "environment"
+	at, what := position{}, "DATABASE_URL"
+	if n != nil {
+		if text != "" && text != n.text {
+			t.warn(n.at, "database_url", "DATABASE_URL is set in the environment, too, and differs: database_url of the configuration is used")
+		}
+		text, source, at, what = n.text, "file", n.at, "database_url"
+	} else if t.has("database_url") {
+		return ""
+	}
+	if text == "" {
+		t.record("database_url", `"" (a private cluster in state_dir)`, n)
+		return ""
+	}
+	if sqlAlchemyURL.MatchString(text) {
+		text = sqlAlchemyURL.ReplaceAllString(text, "${1}://")
+		t.warn(at, "database_url", what+" names a driver of SQLAlchemy, which has no effect")
+	}
+	parsed, err := pgxpool.ParseConfig(text)
+	if err != nil {
+		// The parser's own words may repeat the password.
+		message := what + " is not a Postgres connection string"
+		var path *fs.PathError
+		if errors.As(err, &path) {
+			message = fmt.Sprintf("%s names the file %q, which cannot be read: %s", what, path.Path, reason(err))
+		}
+		t.failAt(at, "database_url", message, `write it like "postgres://user:password@host:5432/database"`)
+		return ""
+	}
+	t.hide(parsed.ConnConfig.Password)
+	v := Value{Key: "database_url", Value: quote(maskedDatabase(parsed)), Source: source, File: at.file, Line: at.line}
+	t.values = append(t.values, v)
+	return text
+}
+
+// maskedDatabase says where the database is; it is built from the parts that
+// are not secret, so it cannot contain one.
+func maskedDatabase(c *pgxpool.Config) string {
+	u := url.URL{Scheme: "postgres", Path: "/" + c.ConnConfig.Database}
+	u.Host = net.JoinHostPort(c.ConnConfig.Host, fmt.Sprint(c.ConnConfig.Port))
+	if strings.HasPrefix(c.ConnConfig.Host, "/") {
+		u.Host = ""
+		u.RawQuery = "host=" + c.ConnConfig.Host + "&port=" + fmt.Sprint(c.ConnConfig.Port)
+	}
+	text := strings.TrimPrefix(u.String(), "postgres://")
+	user := url.PathEscape(c.ConnConfig.User)
+	if c.ConnConfig.Password != "" {
+		user += ":" + masked
+	}
+	if user != "" {
+		user += "@"
+	}
+	return "postgres://" + user + text
+}
+
+// secrets gathers the webhook secrets: those written down, then those of files,
+// then systemd's credential. All of them are valid at once.
+func (t table) secrets() []Secret {
+	var list []Secret
+	var placeholder *node
+	add := func(secret Secret) {
+		if !slices.Contains(list, secret) {
+			list = append(list, secret)
+			t.hide(secret.Reveal())
+		}
+	}
+	const token, file = "webhook_secret_token", "webhook_secret_file"
+	tokens, nodes := t.strings(token)
+	for i, text := range tokens {
+		switch {
+		case strings.TrimSpace(text) == "":
+			t.fail(nodes[i], token, token+" is empty: anybody could sign a delivery with it", "write a long random string, or leave the key out")
+		case text == samplePlaceholder:
+			placeholder = nodes[i]
+		default:
+			add(Secret(text))
+		}
+	}
+	if n := t.get(token); n != nil {
+		t.record(token, quote(masked), n)
+	}
+	paths, nodes := t.strings(file)
+	for i, path := range paths {
+		if !filepath.IsAbs(path) {
+			t.fail(nodes[i], file, fmt.Sprintf("%s must be an absolute path, not %q", file, path), `begin it with "/"`)
+			continue
+		}
+		secret, err := readSecretFile(path)
+		if err != nil {
+			t.fail(nodes[i], file, fmt.Sprintf("%s %q cannot be used: %s", file, path, reason(err)), secretFileAdvice(err))
+			continue
+		}
+		add(secret)
+	}
+	if n := t.get(file); n != nil {
+		t.record(file, quoteList(paths), n)
+	}
+	t.credential(add)
+	if placeholder != nil {
+		const what = token + ` is the placeholder of the Python deployer's default.toml, which everybody can read`
+		if len(list) == 0 {
+			t.warn(placeholder.at, token, what+": anybody could sign a delivery with it; set a secret of your own")
+			add(samplePlaceholder)
+		} else {
+			t.warn(placeholder.at, token, what+": it is ignored, because there is another secret")
+		}
+	}
+	return list
+}
+
+// credential adds what systemd passes with LoadCredential=webhook_secret:... .
+func (t table) credential(add func(Secret)) {
+	dir := t.env("CREDENTIALS_DIRECTORY")
+	if !filepath.IsAbs(dir) {
+		return
+	}
+	path := filepath.Join(dir, "webhook_secret")
+	secret, err := readSecretFile(path)
+	switch {
+	case err == nil:
+		add(secret)
+		t.values = append(t.values, Value{Key: "webhook_secret", Value: quote(masked), Source: "credential"})
+	case errors.Is(err, fs.ErrNotExist): // the unit passes other credentials
+	default:
+		t.failAt(position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q cannot be used: %s", path, reason(err)), secretFileAdvice(err))
+	}
+}
+
+func secretFileAdvice(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "let the user that runs durhack-deployer read it, or pass it as a systemd credential"
+	}
+	return ""
+}
+
+func (t table) hostPort(hostname string, port int) HostPort {
+	text, n := t.string("host", hostname)
+	if n != nil {
+		name := t.name + ".host"
+		switch {
+		case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' }):
+			t.fail(n, "host", fmt.Sprintf("%s is not a host: %q", name, text), "write a name or an address, without a port")
+		case strings.ContainsAny(text, ":[]") && net.ParseIP(strings.Split(text, "%")[0]) == nil:
+			t.fail(n, "host", fmt.Sprintf("%s is not a host: %q", name, text), "write a name or an address, without brackets; the port has a key of its own")
+		}
+	}
+	return HostPort{Host: text, Port: t.int("port", port, maxPort)}
+}
+
+func (t table) lock() Lock {
+	l := Lock{TTL: t.duration("ttl", defaultLockTTL)}
+	if l.TTL < time.Second {
+		t.failAt(t.position("ttl"), "lock.ttl", "lock.ttl must be at least 1s: the lock is refreshed several times in that time", "")
+	}
+	n := t.get("url")
+	if n == nil || n.text == "" {
+		return l
+	}
+	l.URL = Secret(n.text)
+	u, err := url.Parse(n.text)
+	known := err == nil && slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme)
+	if !known {
+		t.fail(n, "url", "lock.url must be a redis://, rediss:// or unix:// URL", `write it like "redis://localhost:6379/0"`)
+		return l
+	}
+	options, err := redis.ParseURL(n.text)
+	if err != nil {
+		// The parser's own words may repeat the password.
+		t.fail(n, "url", "lock.url is not a URL that the Redis client understands", `write it like "redis://user:password@host:6379/0" or "unix:///path/to/socket?db=0"`)
+		return l
+	}
+	t.hide(options.Password)
+	t.record("url", quote(maskedURL(u)), n)
+	return l
+}
+
+// maskedURL shows a URL's scheme, user, host and path; whatever may be secret is left out.
+func maskedURL(u *url.URL) string {
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	text := shown.String()
+	if u.User != nil {
+		user := url.PathEscape(u.User.Username())
+		if _, has := u.User.Password(); has {
+			user += ":" + masked
+		} else {
+			user = masked // a token stands alone where a name would
+		}
+		scheme := u.Scheme + "://"
+		text = scheme + user + "@" + strings.TrimPrefix(text, scheme)
+	}
+	if u.RawQuery != "" {
+		text += "?" + masked
+	}
+	return text
+}
+
+func (t table) searchPaths() []string {
+	const key = "executable_search_paths"
+	paths, nodes := t.strings(key)
+	var list []string
+	for i, path := range paths {
+		// A relative one would be looked up in the checkout: whoever may push
+		// could then replace any program.
+		if !filepath.IsAbs(path) || strings.ContainsAny(path, "\x00:") {
+			t.fail(nodes[i], key, fmt.Sprintf("%s must be absolute paths without a colon, not %q", key, path), `begin it with "/"`)
+			continue
+		}
+		list = append(list, filepath.Clean(path))
+	}
+	t.record(key, quoteList(paths), t.get(key))
+	return list
+}
