@@ -1,0 +1,125 @@
+// Package materializer turns what the log orders into files: it follows the log
+// and writes one entry into the queue of a deployment for each assignment. The
+// queues are a projection of the log; Rebuild makes them again from nothing.
+package materializer
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+)
+
+// entryVersion is the schema version of an Entry.
+const entryVersion = 1
+
+// mainQueue is the directory beside the deployments' that the materializer must
+// never touch.
+const mainQueue = "main"
+
+// slugPattern is what may become the name of a queue's directory; it is the
+// configuration's rule for slugs. No path separator, and no leading dot.
+var slugPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z`)
+
+func validSlug(slug string) bool { return slugPattern.MatchString(slug) && slug != mainQueue }
+
+// Entry is the content of a file in a deployment's queue: one run that the log
+// orders.
+type Entry struct {
+	V int `json:"v"`
+	// Position and EventID are those of the event that orders the run. The event's
+	// ID names the file, so that writing it again makes no second one.
+	Position   int64  `json:"position"`
+	EventID    string `json:"event_id"`
+	DeliveryID string `json:"delivery_id"`
+	// Cause is the type of that event.
+	Cause eventlog.Type `json:"cause"`
+	Actor string        `json:"actor"`
+	eventlog.Assignment
+}
+
+// Name is the entry's file name in its queue.
+func (e Entry) Name() string { return e.EventID + "_" + e.DeliveryID + ".json" }
+
+// Encode returns the entry's file content; the same bytes for the same entry.
+func (e Entry) Encode() ([]byte, error) {
+	e.V = entryVersion
+	b, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encode queue entry %s: %w", e.Name(), err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Decode reads an entry's file content. An error means that the entry can never
+// be read and belongs in quarantine.
+func Decode(b []byte) (Entry, error) {
+	var e Entry
+	if err := json.Unmarshal(b, &e); err != nil {
+		return Entry{}, fmt.Errorf("decode queue entry: %w", err)
+	}
+	if e.V != entryVersion {
+		return Entry{}, fmt.Errorf("decode queue entry: version %d is not known to this binary (it knows %d)", e.V, entryVersion)
+	}
+	return e, e.check()
+}
+
+func (e Entry) check() error {
+	switch {
+	case !delivery.ValidID(e.DeliveryID):
+		return fmt.Errorf("queue entry: %q is not a delivery ID", e.DeliveryID)
+	case !validSlug(e.Deployment):
+		return fmt.Errorf("queue entry: %q is not the name of a deployment", e.Deployment)
+	case e.Position < 1 || e.Attempt < 1:
+		return fmt.Errorf("queue entry: position %d and attempt %d must be 1 or more", e.Position, e.Attempt)
+	}
+	if _, err := ulid.ParseStrict(e.EventID); err != nil {
+		return fmt.Errorf("queue entry: %q is not an event ID: %w", e.EventID, err)
+	}
+	return nil
+}
+
+// entriesOf lists the entries that an event makes; nil for one that orders no run.
+func entriesOf(e eventlog.Event) ([]Entry, error) {
+	assignments, err := e.Assignments()
+	if err != nil {
+		return nil, err
+	}
+	var entries []Entry
+	for _, a := range assignments {
+		entries = append(entries, Entry{
+			V: entryVersion, Position: e.Position, EventID: e.ID, DeliveryID: e.DeliveryID,
+			Cause: e.Type, Actor: e.Actor, Assignment: a,
+		})
+	}
+	return entries, nil
+}
+
+// run names the runs of one delivery at one deployment.
+type run struct{ delivery, deployment string }
+
+func (e Entry) run() run { return run{e.DeliveryID, e.Deployment} }
+
+// endOf says which attempt the event ends, if it ends one.
+func endOf(e eventlog.Event) (r run, attempt int, ends bool) {
+	switch e.Type {
+	case eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided:
+		slug := e.DeploymentSlug()
+		return run{e.DeliveryID, slug}, e.Attempt, slug != ""
+	}
+	return run{}, 0, false
+}
+
+// known says whether this binary knows the type, and so whether it orders runs.
+func known(t eventlog.Type) bool {
+	switch t {
+	case eventlog.TypeReceived, eventlog.TypeRedelivered, eventlog.TypeForwarded, eventlog.TypeVoided,
+		eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed:
+		return true
+	}
+	return false
+}

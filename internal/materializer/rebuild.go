@@ -1,0 +1,289 @@
+package materializer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// findChunk bounds the deliveries that are asked for in one query.
+const findChunk = 500
+
+// orderTypes are the events that order a run or end one.
+var orderTypes = []eventlog.Type{
+	eventlog.TypeForwarded, eventlog.TypeRedelivered, eventlog.TypeReplayed,
+	eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided,
+}
+
+// Rebuild makes the queues hold exactly the work that the log orders and that
+// has not ended: it writes what is missing, and removes what has ended. What
+// the log does not know goes to quarantine. It may run while the daemon does:
+// an entry that is written back just as its work ends is dropped by the worker,
+// which looks for the end before it starts anything.
+func (m *Materializer) Rebuild(ctx context.Context) error {
+	_, err := m.rebuild(ctx)
+	return err
+}
+
+// Expected lists, by deployment and in order, the entries that the queues
+// should hold: each assignment of this instance without an end (deployed,
+// failed or voided, of its attempt or a later one). Names that could not be a
+// directory are listed as well.
+func (m *Materializer) Expected(ctx context.Context) (map[string][]Entry, error) {
+	head, err := m.o.Log.Head(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the head of the log: %w", err)
+	}
+	return m.expected(ctx, head)
+}
+
+// rebuild returns the position up to which the queues are complete.
+func (m *Materializer) rebuild(ctx context.Context) (int64, error) {
+	// Read before the head, so that a checkpoint beyond it is truly beyond.
+	stored, _, err := loadCheckpoint(ctx, m.o.Pool, m.o.Instance)
+	if err != nil {
+		return 0, err
+	}
+	head, err := m.o.Log.Head(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read the head of the log: %w", err)
+	}
+	expected, err := m.expected(ctx, head)
+	if err != nil {
+		return 0, err
+	}
+	slugs, err := m.slugs()
+	if err != nil {
+		return 0, err
+	}
+	for slug, entries := range expected {
+		if !validSlug(slug) {
+			m.o.Logger.Error("an assignment of the log cannot be queued", "position", entries[0].Position,
+				"error", fmt.Errorf("%q is not the name of a deployment", slug))
+		} else if !slices.Contains(slugs, slug) {
+			slugs = append(slugs, slug)
+		}
+	}
+	for _, slug := range slugs {
+		if err := m.rebuildQueue(ctx, slug, expected[slug]); err != nil {
+			return 0, err
+		}
+	}
+	set := advanceCheckpoint
+	if stored > head {
+		set = resetCheckpoint
+	}
+	return head, set(ctx, m.o.Pool, m.o.Instance, head)
+}
+
+func (m *Materializer) rebuildQueue(ctx context.Context, slug string, entries []Entry) error {
+	q, err := m.open(slug)
+	if err != nil {
+		return err
+	}
+	want := map[string]bool{}
+	for _, e := range entries {
+		want[e.Name()] = true
+		if e.check() != nil {
+			continue
+		}
+		if err := m.write(ctx, q, e); err != nil {
+			return err
+		}
+	}
+	if err := m.sweep(ctx, q, slug, want); err != nil {
+		return fmt.Errorf("sweep the queue of %s: %w", slug, err)
+	}
+	return m.mark(slug)
+}
+
+// sweep removes what is in the queue and not wanted.
+func (m *Materializer) sweep(ctx context.Context, q *queue.Queue, slug string, want map[string]bool) error {
+	files, err := q.List()
+	if err != nil {
+		return err
+	}
+	var extra []extraEntry
+	for _, f := range files {
+		if want[f.Name] {
+			continue
+		}
+		e, err := readEntry(q, f, slug)
+		if errors.Is(err, queue.ErrGone) {
+			continue
+		}
+		if err != nil {
+			if err := q.Quarantine(f, err); err != nil {
+				return err
+			}
+			continue
+		}
+		extra = append(extra, extraEntry{f, e})
+	}
+	// Read after the files: what is beyond this head is in no log of ours.
+	head, err := m.o.Log.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("read the head of the log: %w", err)
+	}
+	for chunk := range slices.Chunk(extra, findChunk) {
+		if err := m.sweepChunk(ctx, q, head, chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type extraEntry struct {
+	file  queue.Entry
+	entry Entry
+}
+
+func (m *Materializer) sweepChunk(ctx context.Context, q *queue.Queue, head int64, chunk []extraEntry) error {
+	var ids []string
+	for _, x := range chunk {
+		ids = append(ids, x.entry.DeliveryID)
+	}
+	orders, err := m.orders(ctx, ids, head)
+	if err != nil {
+		return err
+	}
+	for _, x := range chunk {
+		i := slices.IndexFunc(orders.entries, func(e Entry) bool { return e == x.entry })
+		switch {
+		case i < 0:
+			err = q.Quarantine(x.file, fmt.Errorf("the log, which ends at position %d, has no such assignment", head))
+		case orders.ended[x.entry.run()] >= x.entry.Attempt:
+			err = q.Remove(x.file)
+		default:
+			// Ordered since the rebuild began, and written by the running daemon.
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readEntry(q *queue.Queue, f queue.Entry, slug string) (Entry, error) {
+	raw, err := q.Read(f)
+	if err != nil {
+		return Entry{}, err
+	}
+	e, err := Decode(raw)
+	if err != nil {
+		return Entry{}, err
+	}
+	if e.Name() != f.Name || e.Deployment != slug {
+		return Entry{}, fmt.Errorf("it holds the entry %s of deployment %s", e.Name(), e.Deployment)
+	}
+	return e, nil
+}
+
+// slugs lists the configured deployments and those that have a directory.
+func (m *Materializer) slugs() ([]string, error) {
+	slugs := slices.DeleteFunc(slices.Clone(m.o.Slugs), func(s string) bool { return !validSlug(s) })
+	directories, err := os.ReadDir(m.o.QueuesDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the queues: %w", err)
+	}
+	for _, d := range directories {
+		if d.IsDir() && validSlug(d.Name()) && !slices.Contains(slugs, d.Name()) {
+			slugs = append(slugs, d.Name())
+		}
+	}
+	slices.Sort(slugs)
+	return slugs, nil
+}
+
+// expected finds the open assignments up to head in two passes: one over the
+// whole log, which keeps only which deliveries may have open work and so stays
+// small, and an exact one over those.
+func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]Entry, error) {
+	open := map[run]int{} // the highest attempt that was ordered and not ended since
+	for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Instance: m.o.Instance, Types: orderTypes}) {
+		if err != nil {
+			return nil, fmt.Errorf("read what the log orders: %w", err)
+		}
+		if e.Position > head {
+			break
+		}
+		if r, attempt, ends := endOf(e); ends {
+			if open[r] <= attempt {
+				delete(open, r)
+			}
+			continue
+		}
+		if e.Type == eventlog.TypeForwarded { // told by its columns: not worth decoding
+			r := run{e.DeliveryID, e.DeploymentSlug()}
+			open[r] = max(open[r], e.Attempt)
+			continue
+		}
+		entries, err := entriesOf(e)
+		if err != nil {
+			return nil, err
+		}
+		for _, entry := range entries {
+			open[entry.run()] = max(open[entry.run()], entry.Attempt)
+		}
+	}
+	deliveries := map[string]bool{}
+	for r := range open {
+		deliveries[r.delivery] = true
+	}
+	expected := map[string][]Entry{}
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(deliveries)), findChunk) {
+		orders, err := m.orders(ctx, ids, head)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range orders.entries {
+			if orders.ended[e.run()] < e.Attempt {
+				expected[e.Deployment] = append(expected[e.Deployment], e)
+			}
+		}
+	}
+	for _, entries := range expected {
+		slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Position, b.Position) })
+	}
+	return expected, nil
+}
+
+// orders is what the log says of some deliveries.
+type orders struct {
+	entries []Entry
+	// ended is the highest attempt that has ended.
+	ended map[run]int
+}
+
+// orders reads the assignments up to head, and all ends, of some deliveries.
+func (m *Materializer) orders(ctx context.Context, deliveryIDs []string, head int64) (orders, error) {
+	o := orders{ended: map[run]int{}}
+	filter := eventlog.Filter{Instance: m.o.Instance, DeliveryIDs: deliveryIDs, Types: orderTypes}
+	for e, err := range m.o.Log.Find(ctx, filter) {
+		if err != nil {
+			return orders{}, fmt.Errorf("read what the log orders: %w", err)
+		}
+		if r, attempt, ends := endOf(e); ends {
+			o.ended[r] = max(o.ended[r], attempt)
+			continue
+		}
+		if e.Position > head {
+			continue
+		}
+		entries, err := entriesOf(e)
+		if err != nil {
+			return orders{}, err
+		}
+		o.entries = append(o.entries, entries...)
+	}
+	return o, nil
+}

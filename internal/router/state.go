@@ -1,0 +1,155 @@
+package router
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+)
+
+// Status says where a deployment's part of a delivery stands.
+type Status string
+
+// The statuses of a Part, by its newest attempt.
+const (
+	StatusWaiting  Status = "waiting"
+	StatusRunning  Status = "running"
+	StatusDeployed Status = "deployed"
+	StatusFailed   Status = "failed"
+	StatusVoided   Status = "voided"
+)
+
+// Part is what the log says of one delivery at one deployment.
+type Part struct {
+	// Assignment is the newest one. Its Attempt may be less than the part's: a
+	// run that was interrupted goes on as a new attempt of the same assignment.
+	Assignment eventlog.Assignment
+	// Attempt is the newest attempt that was assigned or run.
+	Attempt int
+	Status  Status
+	// Step is where the newest attempt failed, for StatusFailed.
+	Step string
+	// Reason is why the newest attempt was voided, for StatusVoided.
+	Reason eventlog.Reason
+}
+
+// DeliveryState is the fold of one delivery's events.
+type DeliveryState struct {
+	// Received is nil where the log does not know the delivery.
+	Received *eventlog.Received
+	// Void is set where the delivery as a whole ended in a void.
+	Void *eventlog.Voided
+	// Redelivered and Replayed are the highest attempts of those events.
+	Redelivered, Replayed int
+	// Parts is keyed by deployment.
+	Parts map[string]Part
+	// Actor is that of the received event.
+	Actor string
+
+	entries map[string]bool
+}
+
+// Handled says whether the main-queue entry of this ULID is in the log already,
+// which happens when a crash came between the commit and the removal of the file.
+func (s DeliveryState) Handled(entry string) bool { return s.entries[entry] }
+
+// Highest is the highest attempt of any deployment, 0 where there is none.
+func (s DeliveryState) Highest() int {
+	highest := s.Replayed
+	for _, p := range s.Parts {
+		highest = max(highest, p.Attempt)
+	}
+	return highest
+}
+
+// Deployments lists the deployments that the delivery was handed to, sorted.
+func (s DeliveryState) Deployments() []string {
+	return slices.Sorted(maps.Keys(s.Parts))
+}
+
+// Fold reads the events of one delivery of one instance, in position order. An
+// event that this binary does not know is an error.
+func Fold(events []eventlog.Event) (DeliveryState, error) {
+	s := DeliveryState{Parts: map[string]Part{}, entries: map[string]bool{}}
+	for _, e := range events {
+		data, err := e.Decode()
+		if err != nil {
+			return DeliveryState{}, err
+		}
+		slug := e.DeploymentSlug()
+		switch d := data.(type) {
+		case eventlog.Received:
+			s.Received, s.Actor = &d, e.Actor
+			s.entries[d.Entry] = true
+		case eventlog.Redelivered:
+			s.Redelivered = max(s.Redelivered, e.Attempt)
+			s.entries[d.Entry] = true
+		case eventlog.Replayed:
+			s.Replayed = max(s.Replayed, e.Attempt)
+		case eventlog.Voided:
+			if slug == "" {
+				s.Void = &d
+			} else {
+				s.reach(slug, e.Attempt, Part{Status: StatusVoided, Reason: d.Reason})
+			}
+		case eventlog.Started:
+			s.reach(slug, e.Attempt, Part{Status: StatusRunning})
+		case eventlog.Deployed:
+			s.reach(slug, e.Attempt, Part{Status: StatusDeployed})
+		case eventlog.Failed:
+			s.reach(slug, e.Attempt, Part{Status: StatusFailed, Step: d.Step})
+		case eventlog.Interrupted:
+			// Policy follows: a `started` with the next attempt, or a `failed` with
+			// this one. Until then the work waits.
+			s.reach(slug, e.Attempt, Part{Status: StatusWaiting})
+		}
+		orders, err := e.Assignments()
+		if err != nil {
+			return DeliveryState{}, err
+		}
+		for _, a := range orders {
+			s.assign(a)
+		}
+	}
+	return s, nil
+}
+
+// reach records what happened to an attempt, unless a newer attempt is known.
+func (s DeliveryState) reach(slug string, attempt int, now Part) {
+	p := s.Parts[slug]
+	if attempt < p.Attempt {
+		return
+	}
+	now.Assignment, now.Attempt = p.Assignment, attempt
+	s.Parts[slug] = now
+}
+
+func (s DeliveryState) assign(a eventlog.Assignment) {
+	p := s.Parts[a.Deployment]
+	p.Assignment = a
+	// The run of this very attempt may have been taken up by a racing retry.
+	if a.Attempt > p.Attempt {
+		p.Attempt, p.Status, p.Step, p.Reason = a.Attempt, StatusWaiting, "", ""
+	}
+	s.Parts[a.Deployment] = p
+}
+
+// describe says where the part stands, for people.
+func (p Part) describe(slug string) string {
+	switch p.Status {
+	case StatusWaiting:
+		return fmt.Sprintf("%s waits for it (attempt %d)", show(slug), p.Attempt)
+	case StatusRunning:
+		return fmt.Sprintf("%s is running it (attempt %d)", show(slug), p.Attempt)
+	case StatusDeployed:
+		return fmt.Sprintf("%s deployed it (attempt %d)", show(slug), p.Attempt)
+	case StatusFailed:
+		if p.Step != "" {
+			return fmt.Sprintf("%s failed it at step %s (attempt %d)", show(slug), quote(p.Step), p.Attempt)
+		}
+		return fmt.Sprintf("%s failed it (attempt %d)", show(slug), p.Attempt)
+	default:
+		return fmt.Sprintf("%s voided it: %s (attempt %d)", show(slug), p.Reason, p.Attempt)
+	}
+}
