@@ -96,7 +96,8 @@ func (l *RunLog) Write(p []byte) (int, error) {
 // Mask returns text with the run's secrets masked, as for an error message.
 func (l *RunLog) Mask(text string) string { return l.set.String(text) }
 
-// Note writes a line of our own, with the time.
+// Note writes a line of our own, with the time. It is not for use while a step
+// writes: a secret is not recognized across a Note.
 func (l *RunLog) Note(format string, args ...any) {
 	_ = l.mask.Flush()
 	l.mu.Lock()
@@ -129,7 +130,8 @@ func (l *RunLog) StepEnded(r StepResult) {
 // Tail is the end of the latest step's output, secrets masked: at most 20 lines
 // and 4 KiB, whole lines where possible, valid UTF-8 without NUL.
 func (l *RunLog) Tail() string {
-	_ = l.mask.Flush()
+	// No flush: it would let a secret through of which a running step has written
+	// a part. StepEnded has done it.
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.tail.String()

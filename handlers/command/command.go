@@ -1,0 +1,186 @@
+// Package command is the handler that checks a commit out and then runs the
+// steps of the configuration, in order.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
+)
+
+// DefaultGitTimeout is how long fetch and checkout may each take where a Config
+// does not say.
+const DefaultGitTimeout = 10 * time.Minute
+
+// The steps that come before the configured ones; no configured step may have
+// one of these names.
+const (
+	StepFetch    = "fetch"
+	StepCheckout = "checkout"
+)
+
+// Config is one deployment's.
+type Config struct {
+	// Path is the working tree, absolute.
+	Path string
+	// Remote is what is cloned: https, ssh, file or a path.
+	Remote string
+	Steps  []StepConfig
+	// SearchPaths are looked at for programs before PATH.
+	SearchPaths []string
+	// GitTimeout is for fetch and for checkout; zero is DefaultGitTimeout.
+	GitTimeout time.Duration
+}
+
+// StepConfig is one configured step.
+type StepConfig struct {
+	Name string
+	// Run is the program and its arguments, as they are: nothing is expanded in
+	// them, and there is no shell. What the job is stands in the environment.
+	Run []string
+	// Dir is inside Path, relative to it; empty is Path.
+	Dir string
+	// Env is added to handlers.Environment.
+	Env map[string]string
+	// Timeout of zero leaves it to the deployment's.
+	Timeout time.Duration
+}
+
+// Handler implements handlers.Handler.
+type Handler struct{ cfg Config }
+
+// New checks the configuration; every fault is in the error.
+func New(cfg Config) (*Handler, error) {
+	if cfg.GitTimeout == 0 {
+		cfg.GitTimeout = DefaultGitTimeout
+	}
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !filepath.IsAbs(cfg.Path) {
+		fault("path %q is not absolute", cfg.Path)
+	}
+	if cfg.Remote == "" || strings.HasPrefix(cfg.Remote, "-") {
+		fault("remote %q is not a URL or a path", cfg.Remote)
+	}
+	names := []string{StepFetch, StepCheckout}
+	for i, s := range cfg.Steps {
+		what := fmt.Sprintf("step %d (%q)", i+1, s.Name)
+		switch {
+		case s.Name == "":
+			fault("%s has no name", what)
+		case slices.Contains(names, s.Name):
+			fault("%s: the name is taken (%s and %s are built in)", what, StepFetch, StepCheckout)
+		}
+		names = append(names, s.Name)
+		if len(s.Run) == 0 || s.Run[0] == "" {
+			fault("%s: run names no program", what)
+		}
+		if s.Dir != "" && !filepath.IsLocal(s.Dir) {
+			fault("%s: dir %q is not inside path", what, s.Dir)
+		}
+		if s.Timeout < 0 {
+			fault("%s: timeout is negative", what)
+		}
+		for name, value := range s.Env {
+			if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(value, "\x00") {
+				fault("%s: env %q cannot be set", what, name)
+			}
+		}
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("command handler: %w", errors.Join(errs...))
+	}
+	return &Handler{cfg: cfg}, nil
+}
+
+// Plan implements handlers.Handler.
+func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, error) {
+	if !git.ValidHash(job.Commit) {
+		return handlers.Plan{}, fmt.Errorf("plan %s: %q is not a full commit hash", job.Deployment, job.Commit)
+	}
+	if !git.ValidBranch(job.Branch) {
+		return handlers.Plan{}, fmt.Errorf("plan %s: %q is not a branch name that git accepts", job.Deployment, job.Branch)
+	}
+	steps := []handlers.Step{
+		{
+			Name:     StepFetch,
+			Describe: fmt.Sprintf("make commit %.12s of branch %q available in %s", job.Commit, job.Branch, h.cfg.Path),
+			Timeout:  h.cfg.GitTimeout,
+			Run: func(ctx context.Context, env handlers.Env) error {
+				repo := h.repo(env)
+				if err := repo.EnsureClone(ctx, env.Out); err != nil {
+					return err
+				}
+				return repo.FetchCommit(ctx, job.Branch, job.Commit, env.Out)
+			},
+		},
+		{
+			Name:     StepCheckout,
+			Describe: fmt.Sprintf("put exactly commit %.12s into %s", job.Commit, h.cfg.Path),
+			Timeout:  h.cfg.GitTimeout,
+			Run: func(ctx context.Context, env handlers.Env) error {
+				return h.repo(env).Checkout(ctx, job.Commit, env.Out)
+			},
+		},
+	}
+	for _, s := range h.cfg.Steps {
+		steps = append(steps, h.step(s))
+	}
+	return handlers.Plan{Steps: steps}, nil
+}
+
+func (h *Handler) repo(env handlers.Env) *git.Repo {
+	return git.Open(h.cfg.Path, h.cfg.Remote, git.Options{
+		Vars: env.Vars, SearchPaths: h.searchPaths(env), Grace: env.Grace, ProcessFile: env.ProcessFile,
+	})
+}
+
+func (h *Handler) searchPaths(env handlers.Env) []string {
+	return slices.Concat(h.cfg.SearchPaths, env.SearchPaths)
+}
+
+func (h *Handler) step(s StepConfig) handlers.Step {
+	dir := filepath.Join(h.cfg.Path, s.Dir)
+	extra := make([]string, 0, len(s.Env))
+	for name, value := range s.Env {
+		extra = append(extra, name+"="+value)
+	}
+	slices.Sort(extra)
+	return handlers.Step{
+		Name:     s.Name,
+		Argv:     slices.Clone(s.Run),
+		Describe: fmt.Sprintf("run %s in %s", s.Run[0], dir),
+		Timeout:  s.Timeout,
+		Run: func(ctx context.Context, env handlers.Env) error {
+			if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+				return fmt.Errorf("%s is not a directory at this commit", dir)
+			}
+			if env.Out != nil {
+				_, _ = io.WriteString(env.Out, "$ "+quote(s.Run)+"\n")
+			}
+			env.SearchPaths = h.searchPaths(env)
+			return env.Run(ctx, dir, extra, s.Run...)
+		},
+	}
+}
+
+// quote shows where arguments begin and end.
+func quote(argv []string) string {
+	words := make([]string, len(argv))
+	for i, arg := range argv {
+		words[i] = arg
+		if arg == "" || strings.ContainsFunc(arg, func(r rune) bool { return r <= ' ' || r == '"' || r == '\\' || r == 0x7f }) {
+			words[i] = fmt.Sprintf("%q", arg)
+		}
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,167 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// exists says whether the directory has been cloned.
+func (r *Repo) exists() bool {
+	_, err := os.Stat(filepath.Join(r.dir, ".git", "HEAD"))
+	return err == nil
+}
+
+// Has says whether commit is in the local repository.
+func (r *Repo) Has(ctx context.Context, commit string) (bool, error) {
+	if err := checkHash(commit); err != nil {
+		return false, fmt.Errorf("look for a commit: %w", err)
+	}
+	if !r.exists() {
+		return false, nil
+	}
+	_, err := r.output(ctx, r.dir, "cat-file", "-e", "--end-of-options", commit+"^{commit}")
+	switch exitCode(err) {
+	case 1, 128: // not there; there, but not a commit
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// IsAncestor says whether a is an ancestor of b, or b itself. It is false where
+// a is not known here: what is unknown has not been live. An unknown b is an error.
+func (r *Repo) IsAncestor(ctx context.Context, a, b string) (bool, error) {
+	for _, hash := range []string{a, b} {
+		have, err := r.Has(ctx, hash)
+		if err != nil {
+			return false, err
+		}
+		if !have && hash == a {
+			return false, nil
+		}
+		if !have {
+			return false, fmt.Errorf("compare commits: %s is not in %s", b, r.dir)
+		}
+	}
+	_, err := r.output(ctx, r.dir, "merge-base", "--is-ancestor", "--end-of-options", a, b)
+	if exitCode(err) == 1 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Head is the commit that is checked out, or empty where there is none yet.
+func (r *Repo) Head(ctx context.Context) (string, error) {
+	if !r.exists() {
+		return "", nil
+	}
+	head, err := r.output(ctx, r.dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+	if exitCode(err) == 1 {
+		return "", nil
+	}
+	if err == nil && !ValidHash(head) {
+		err = fmt.Errorf("git rev-parse: %q is not a commit hash", head)
+	}
+	return head, err
+}
+
+// RemoteTip is the commit at the tip of a branch of the remote, now. A branch
+// that is not there is ErrRefNotFound.
+func (r *Repo) RemoteTip(ctx context.Context, branch string) (string, error) {
+	if err := checkBranch(branch); err != nil {
+		return "", fmt.Errorf("ask for the tip of a branch: %w", err)
+	}
+	ref := "refs/heads/" + branch
+	refs, err := r.lsRemote(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if refs[ref] == "" {
+		return "", fmt.Errorf("branch %q of %s: %w", branch, r.publicRemote(), ErrRefNotFound)
+	}
+	return refs[ref], nil
+}
+
+// Ref is a ref that a person named.
+type Ref struct {
+	// Name is the full ref, or empty where a hash was given.
+	Name   string
+	Commit string
+}
+
+// Branch is the branch's short name, or empty.
+func (f Ref) Branch() string {
+	branch, ok := strings.CutPrefix(f.Name, "refs/heads/")
+	if !ok {
+		return ""
+	}
+	return branch
+}
+
+var shortHash = regexp.MustCompile(`\A[0-9a-f]{7,64}\z`)
+
+// Resolve finds what a person means: a full hash, which is taken as it is; a full
+// ref; a branch; a tag (the commit that it stands for); or the beginning of the
+// hash of a commit that is here already. Nothing found is ErrRefNotFound.
+func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
+	if ValidHash(name) {
+		return Ref{Commit: name}, nil
+	}
+	if err := checkBranch(name); err != nil {
+		return Ref{}, fmt.Errorf("resolve a ref: %w", err)
+	}
+	names := []string{"refs/heads/" + name, "refs/tags/" + name}
+	if strings.HasPrefix(name, "refs/") {
+		names = []string{name}
+	}
+	var ask []string
+	for _, n := range names {
+		ask = append(ask, n, n+"^{}")
+	}
+	refs, err := r.lsRemote(ctx, ask...)
+	if err != nil {
+		return Ref{}, err
+	}
+	for _, n := range names {
+		if peeled := refs[n+"^{}"]; peeled != "" {
+			return Ref{Name: n, Commit: peeled}, nil
+		}
+		if refs[n] != "" {
+			return Ref{Name: n, Commit: refs[n]}, nil
+		}
+	}
+	if shortHash.MatchString(name) && r.exists() {
+		full, err := r.output(ctx, r.dir, "rev-parse", "--verify", "--quiet", name+"^{commit}")
+		if err == nil && strings.HasPrefix(full, name) {
+			return Ref{Commit: full}, nil
+		}
+	}
+	return Ref{}, fmt.Errorf("%q in %s: %w", name, r.publicRemote(), ErrRefNotFound)
+}
+
+// lsRemote asks the remote for refs by their full names.
+func (r *Repo) lsRemote(ctx context.Context, names ...string) (map[string]string, error) {
+	dir := r.dir
+	// Inside the repository its configuration (an ssh key, say) counts.
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		dir = "/"
+	}
+	text, err := r.output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, names...)...)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its refs: %w", r.publicRemote(), err)
+	}
+	refs := map[string]string{}
+	for line := range strings.Lines(text) {
+		hash, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if ok && ValidHash(hash) {
+			// git matches the end of a name too; only an exact name is looked up.
+			refs[name] = hash
+		}
+	}
+	return refs, nil
+}

@@ -1,0 +1,247 @@
+// Package git keeps a deployment's working tree at the commit that it is told.
+//
+// Whatever comes from a payload reaches git as a full ref or a full hash and
+// nothing else, and after --end-of-options where git 2.39 knows it (checkout
+// does not: there it is a hash, followed by --). No hook, file system monitor,
+// submodule or ext:: remote runs. The remote's URL, which may hold a password,
+// is given in the environment and never in argv, and is masked in all output.
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/handlers/mask"
+	"github.com/ducompsoc/durhack-deployer/handlers/process"
+)
+
+// remote is the name under which git finds the URL. It stands in no
+// configuration file, so that what an operator wrote there is not mixed in.
+const remote = "durhack-deployer"
+
+// Options are the lesser choices of Open; the zero value will do.
+type Options struct {
+	// Vars is the environment to begin with; nil is the caller's HOME, USER,
+	// PATH, LANG, SSH_AUTH_SOCK and no more.
+	Vars []string
+	// SearchPaths are looked at for git before the PATH of Vars.
+	SearchPaths []string
+	// Grace is the time between TERM and KILL; zero is process.DefaultGrace.
+	Grace time.Duration
+	// ProcessFile names the running git for process.KillOrphan; may be empty.
+	ProcessFile string
+}
+
+// Repo is the working tree in one directory and the remote that it follows.
+// Methods that change something take a lock on the directory, so that they
+// exclude each other, also across processes; a Repo is safe for concurrent use.
+type Repo struct {
+	dir, remote string
+	opts        Options
+	secrets     *mask.Set
+}
+
+// Open names a working tree and its remote (https, ssh, file or a path). It does
+// nothing yet.
+func Open(dir, remote string, opts Options) *Repo {
+	if opts.Vars == nil {
+		opts.Vars = inherit("HOME", "USER", "LOGNAME", "PATH", "LANG", "TMPDIR", "SSH_AUTH_SOCK")
+	}
+	return &Repo{dir: dir, remote: remote, opts: opts, secrets: mask.NewSet(userinfo(remote))}
+}
+
+func inherit(names ...string) []string {
+	var vars []string
+	for _, name := range names {
+		if v, ok := os.LookupEnv(name); ok {
+			vars = append(vars, name+"="+v)
+		}
+	}
+	return vars
+}
+
+// Dir is the working tree.
+func (r *Repo) Dir() string { return r.dir }
+
+// userinfo lists what of a URL is secret: the password, and a user name that
+// stands without one (that is how tokens are given).
+func userinfo(remote string) []string {
+	scheme, rest, ok := strings.Cut(remote, "://")
+	if !ok || scheme == "ssh" {
+		return nil
+	}
+	authority, _, _ := strings.Cut(rest, "/")
+	at := strings.LastIndexByte(authority, '@')
+	if at < 0 {
+		return nil
+	}
+	user, password, both := strings.Cut(authority[:at], ":")
+	secret := user
+	if both {
+		secret = password
+	}
+	secrets := []string{secret, authority[:at]}
+	if plain, err := url.PathUnescape(secret); err == nil {
+		secrets = append(secrets, plain)
+	}
+	return secrets
+}
+
+// publicRemote is the remote without what is secret of it.
+func (r *Repo) publicRemote() string {
+	scheme, rest, ok := strings.Cut(r.remote, "://")
+	if !ok || len(userinfo(r.remote)) == 0 {
+		return r.remote
+	}
+	authority, path, slash := strings.Cut(rest, "/")
+	authority = authority[strings.LastIndexByte(authority, '@')+1:]
+	if slash {
+		authority += "/"
+	}
+	return scheme + "://" + authority + path
+}
+
+var hashPattern = regexp.MustCompile(`\A(?:[0-9a-f]{40}|[0-9a-f]{64})\z`)
+
+// ValidHash says whether s is a full object name, in lower case.
+func ValidHash(s string) bool { return hashPattern.MatchString(s) }
+
+func checkHash(s string) error {
+	if !ValidHash(s) {
+		return fmt.Errorf("%q is not a full commit hash", s)
+	}
+	return nil
+}
+
+// ValidBranch says whether refs/heads/ followed by name is a ref that git
+// accepts: the rules of git-check-ref-format(1). Any such name is safe here,
+// also one that looks like an option.
+func ValidBranch(name string) bool {
+	if name == "" || name == "@" || len(name) > 1024 ||
+		strings.Contains(name, "..") || strings.Contains(name, "@{") || strings.HasSuffix(name, ".") {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if c <= ' ' || c == 0x7f || strings.IndexByte(`~^:?*[\`, c) >= 0 {
+			return false
+		}
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
+			return false
+		}
+	}
+	return true
+}
+
+func checkBranch(name string) error {
+	if !ValidBranch(name) {
+		return fmt.Errorf("%q is not a branch name that git accepts", name)
+	}
+	return nil
+}
+
+// Error says that git did not succeed.
+type Error struct {
+	// Command is git's subcommand.
+	Command string
+	// Message is the end of what git printed on standard error, in one line,
+	// secrets masked.
+	Message string
+	// Err is the error of the process runner.
+	Err error
+}
+
+func (e *Error) Error() string {
+	if e.Message == "" {
+		return fmt.Sprintf("git %s: %v", e.Command, e.Err)
+	}
+	return fmt.Sprintf("git %s: %v: %s", e.Command, e.Err, e.Message)
+}
+
+// Unwrap returns the error of the process runner.
+func (e *Error) Unwrap() error { return e.Err }
+
+// exitCode is the code of a git that exited by itself, or -1.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*process.ExitError](err); ok {
+		return exit.Code
+	}
+	return -1
+}
+
+// run runs git in dir. stdout and out, which gets what is meant for people, may be nil.
+func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args ...string) error {
+	if r.remote == "" || strings.HasPrefix(r.remote, "-") {
+		return fmt.Errorf("git %s: %q is not a remote", args[0], r.remote)
+	}
+	if out == nil {
+		out = io.Discard
+	}
+	masked := mask.NewWriter(out, r.secrets)
+	last := &lastBytes{}
+	both := io.MultiWriter(masked, last)
+	if stdout == nil {
+		stdout = both
+	}
+	err := process.Run(ctx, process.Command{
+		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
+		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, File: r.opts.ProcessFile,
+		Stdout: stdout, Stderr: both,
+	})
+	_ = masked.Flush()
+	if err == nil {
+		return nil
+	}
+	return &Error{Command: args[0], Message: r.secrets.String(last.message()), Err: err}
+}
+
+// output runs git and returns its standard output without the last newline.
+func (r *Repo) output(ctx context.Context, dir string, args ...string) (string, error) {
+	var b limitedBuffer
+	if err := r.run(ctx, dir, &b, nil, args...); err != nil {
+		return "", err
+	}
+	if b.full {
+		return "", fmt.Errorf("git %s: more than %d bytes of output", args[0], maxOutput)
+	}
+	return strings.TrimSuffix(string(b.b), "\n"), nil
+}
+
+func (r *Repo) environment() []string {
+	config := [][2]string{
+		{"remote." + remote + ".url", r.remote},
+		{"safe.directory", r.dir},
+		{"core.hooksPath", "/dev/null"},
+		{"core.fsmonitor", "false"},
+		{"protocol.ext.allow", "never"},
+		{"submodule.recurse", "false"},
+		{"fetch.recurseSubmodules", "false"},
+		// A pack appears whole or not at all; loose objects would appear one by
+		// one, and after a kill a commit could be there without its files.
+		{"fetch.unpackLimit", "1"},
+		// A detached gc would outlive the step.
+		{"gc.autoDetach", "false"},
+		{"maintenance.autoDetach", "false"},
+		{"http.lowSpeedLimit", "1000"},
+		{"http.lowSpeedTime", "60"},
+		{"advice.detachedHead", "false"},
+	}
+	vars := append([]string(nil), r.opts.Vars...)
+	vars = append(vars, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
+		"GIT_CEILING_DIRECTORIES="+parent(r.dir),
+		"GIT_CONFIG_COUNT="+strconv.Itoa(len(config)))
+	for i, kv := range config {
+		n := strconv.Itoa(i)
+		vars = append(vars, "GIT_CONFIG_KEY_"+n+"="+kv[0], "GIT_CONFIG_VALUE_"+n+"="+kv[1])
+	}
+	return vars
+}

@@ -1,0 +1,102 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockName is our own lock, in .git. Its name does not end in .lock, which is
+// how git's own, which we may remove, are told.
+const lockName = "durhack-deployer.flock"
+
+const lockPoll = 20 * time.Millisecond
+
+// lock excludes every other Repo on the same directory until unlock is called,
+// and then removes the lock files that a killed git left behind.
+func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(r.dir, ".git", lockName), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", r.dir, err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %s: %w", r.dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, fmt.Errorf("wait for the lock of %s: %w", r.dir, context.Cause(ctx))
+		case <-time.After(lockPoll):
+		}
+	}
+	if err := r.removeStaleLocks(); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// removeStaleLocks removes the lock files of git that no process has open. Our
+// own lock is held, so only somebody's git by hand could be at work: that one
+// has its lock file open, and is an error.
+func (r *Repo) removeStaleLocks() error {
+	var locks []string
+	gitDir := filepath.Join(r.dir, ".git")
+	// No ref may end in .lock, so under refs too such a file is a lock.
+	for _, root := range []string{gitDir, filepath.Join(gitDir, "refs")} {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return nil
+			case err != nil:
+				return err
+			case d.IsDir() && root == gitDir && path != root:
+				return fs.SkipDir
+			case d.Type().IsRegular() && strings.HasSuffix(path, ".lock"):
+				locks = append(locks, path)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("look for stale locks: %w", err)
+		}
+	}
+	for _, lock := range locks {
+		if pid := openedBy(lock); pid != "" {
+			return fmt.Errorf("%s is held by process %s: somebody else's git is at work there", lock, pid)
+		}
+		if err := os.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove stale lock: %w", err)
+		}
+	}
+	return nil
+}
+
+// openedBy names a process that has path open, as far as we may look.
+func openedBy(path string) string {
+	want, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		// Stat follows the link to the open file itself, whatever its name is by now.
+		if info, err := os.Stat(fd); err == nil && os.SameFile(want, info) {
+			return strings.Split(fd, "/")[2]
+		}
+	}
+	return ""
+}

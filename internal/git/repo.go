@@ -1,0 +1,191 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ErrRefNotFound says that the remote has no such ref.
+var ErrRefNotFound = errors.New("the remote has no such ref")
+
+// NotRepositoryError says that the directory is somebody else's.
+type NotRepositoryError struct{ Dir, Detail string }
+
+func (e *NotRepositoryError) Error() string {
+	return fmt.Sprintf("%s %s; move it away, or clone the repository there by hand", e.Dir, e.Detail)
+}
+
+// EnsureClone makes the directory a repository if it is missing or empty, and
+// points origin at the remote (for people: we ourselves fetch by URL). It
+// downloads nothing. It repairs what a killed EnsureClone left behind. A
+// directory with other content is a *NotRepositoryError.
+func (r *Repo) EnsureClone(ctx context.Context, out io.Writer) error {
+	gitDir := filepath.Join(r.dir, ".git")
+	if err := r.prepareDir(gitDir); err != nil {
+		return err
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := r.output(ctx, r.dir, "rev-parse", "--git-dir"); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		// Again after a kill it completes what is there. No template: hooks and
+		// examples have no use here.
+		if err := r.run(ctx, r.dir, nil, out, "init", "--quiet", "--template=", "--initial-branch=durhack-deployer"); err != nil {
+			return fmt.Errorf("make a repository in %s: %w", r.dir, err)
+		}
+	}
+	for _, kv := range [][2]string{
+		{"remote.origin.url", r.publicRemote()},
+		{"remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"},
+	} {
+		if have, err := r.output(ctx, r.dir, "config", "--local", "--get-all", kv[0]); err == nil && have == kv[1] {
+			continue
+		}
+		if err := r.run(ctx, r.dir, nil, out, "config", "--local", "--replace-all", kv[0], kv[1]); err != nil {
+			return fmt.Errorf("point origin at the remote: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *Repo) prepareDir(gitDir string) error {
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return fmt.Errorf("make the working tree: %w", err)
+	}
+	info, err := os.Lstat(gitDir)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return &NotRepositoryError{Dir: r.dir, Detail: "has a .git that is not a directory"}
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("look at the working tree: %w", err)
+	}
+	names, err := os.ReadDir(r.dir)
+	if err != nil {
+		return fmt.Errorf("look at the working tree: %w", err)
+	}
+	if len(names) > 0 {
+		return &NotRepositoryError{Dir: r.dir, Detail: "is not empty and is not a git repository"}
+	}
+	if err := os.Mkdir(gitDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the working tree: %w", err)
+	}
+	return nil
+}
+
+// FetchCommit makes commit available: it fetches the branch into
+// refs/remotes/origin/, and, where that does not bring the commit (the branch was
+// force-pushed or deleted since), the commit by its hash. If the commit is
+// there already, a remote that cannot be reached is only written to out.
+func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Writer) error {
+	if err := errors.Join(checkBranch(branch), checkHash(commit)); err != nil {
+		return fmt.Errorf("fetch: %w", err)
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ref := "refs/heads/" + branch
+	branchErr := r.fetch(ctx, out, "+"+ref+":refs/remotes/origin/"+branch)
+	if ctx.Err() != nil {
+		return fmt.Errorf("fetch branch %q: %w", branch, cause(ctx, branchErr))
+	}
+	if have, err := r.Has(ctx, commit); err != nil || have {
+		return err
+	}
+	if branchErr != nil && !isMissingRef(branchErr) {
+		return fmt.Errorf("fetch branch %q: %w", branch, branchErr)
+	}
+	if err := r.fetch(ctx, out, commit); err != nil {
+		return fmt.Errorf("fetch commit %s, which branch %q does not contain (any more): %w", commit, branch, cause(ctx, err))
+	}
+	have, err := r.Has(ctx, commit)
+	if err == nil && !have {
+		err = fmt.Errorf("fetch commit %s: the remote has an object of that name, which is not a commit", commit)
+	}
+	return err
+}
+
+func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string) error {
+	return r.run(ctx, r.dir, nil, out, "fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head",
+		"--end-of-options", remote, refspec)
+}
+
+// cause prefers err, and is never nil when the context has ended.
+func cause(ctx context.Context, err error) error {
+	if err == nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func isMissingRef(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && strings.Contains(e.Message, "couldn't find remote ref")
+}
+
+// targetName is a file in .git with the hash that a checkout is on the way to.
+const targetName = "durhack-deployer.target"
+
+// Checkout puts exactly commit into the working tree, detached. Local edits of
+// tracked files are overwritten, as are untracked files in the way; other
+// untracked and ignored files stay.
+func (r *Repo) Checkout(ctx context.Context, commit string, out io.Writer) error {
+	if err := checkHash(commit); err != nil {
+		return fmt.Errorf("checkout: %w", err)
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// A checkout that was killed has made files that the index does not know.
+	// They would stay as untracked ones if another commit came next: complete
+	// that checkout first.
+	target := filepath.Join(r.dir, ".git", targetName)
+	if b, err := os.ReadFile(target); err == nil {
+		if old := strings.TrimSpace(string(b)); ValidHash(old) && old != commit {
+			if have, err := r.Has(ctx, old); err == nil && have {
+				if err := r.checkout(ctx, old, out); err != nil {
+					return fmt.Errorf("complete the interrupted checkout of %s: %w", old, err)
+				}
+			}
+		}
+	}
+	if err := os.WriteFile(target, []byte(commit+"\n"), 0o600); err != nil {
+		return fmt.Errorf("checkout: %w", err)
+	}
+	if err := r.checkout(ctx, commit, out); err != nil {
+		return fmt.Errorf("checkout %s: %w", commit, err)
+	}
+	head, err := r.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if head != commit {
+		return fmt.Errorf("checkout %s: HEAD is at %q afterwards", commit, head)
+	}
+	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("checkout: %w", err)
+	}
+	return nil
+}
+
+func (r *Repo) checkout(ctx context.Context, commit string, out io.Writer) error {
+	// git 2.39 does not take --end-of-options here; a full hash needs none, and
+	// -- keeps it from being a file name.
+	return r.run(ctx, r.dir, nil, out, "checkout", "--force", "--detach", commit, "--")
+}
