@@ -325,7 +325,7 @@ func (c *Cluster) ended(pid int) bool {
 	if !c.children[pid] {
 		return true
 	}
-	if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got != pid && err == nil {
+	if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got != pid && (err == nil || err == unix.EINTR) {
 		return false
 	}
 	delete(c.children, pid)

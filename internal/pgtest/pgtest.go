@@ -72,9 +72,15 @@ func MainNoLeaks(m *testing.M, opts ...goleak.Option) int {
 // dropped, with what is still connected to it, when the test ends.
 func DSN(t testing.TB) string {
 	t.Helper()
+	return fresh(t, shared.createEmpty)
+}
+
+// fresh makes a database for the length of a test.
+func fresh(t testing.TB, create func(context.Context) (string, error)) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitTime)
 	defer cancel()
-	name, err := shared.create(ctx, "template0")
+	name, err := create(ctx)
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
@@ -88,16 +94,16 @@ func DSN(t testing.TB) string {
 	return shared.dsn(name)
 }
 
-// create makes a database as a copy of the template and returns its name.
-func (s *server) create(ctx context.Context, template string) (string, error) {
+func (s *server) createEmpty(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.start(ctx); err != nil {
 		return "", err
 	}
-	return s.createLocked(ctx, template)
+	return s.createLocked(ctx, "template0")
 }
 
+// createLocked makes a database as a copy of the template and returns its name.
 func (s *server) createLocked(ctx context.Context, template string) (string, error) {
 	name := "durhack_test_" + strings.ToLower(rand.Text())
 	_, err := s.admin.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template)

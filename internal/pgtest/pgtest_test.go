@@ -3,11 +3,13 @@ package pgtest_test
 import (
 	"context"
 	"os"
+	osexec "os/exec"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
@@ -53,6 +55,48 @@ func TestEachDSNIsAFreshDatabaseThatIsDropped(t *testing.T) {
 	})
 	if n := count(t, watch, "SELECT count(*) FROM pg_database WHERE datname = '"+name+"'"); n != 0 {
 		t.Errorf("database %s outlived its test", name)
+	}
+}
+
+func TestMigratedDatabasesAreSeparateAndWorkAsTheApplication(t *testing.T) {
+	ctx := context.Background()
+	a, b := pgtest.Migrated(t), pgtest.Migrated(t)
+	var role, nameA, nameB string
+	if err := a.QueryRow(ctx, "SELECT current_user, current_database()").Scan(&role, &nameA); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.QueryRow(ctx, "SELECT current_database()").Scan(&nameB); err != nil {
+		t.Fatal(err)
+	}
+	if role != migrations.AppRole || nameA == nameB {
+		t.Errorf("role %s in database %s, and the other is %s", role, nameA, nameB)
+	}
+	if err := migrations.Check(ctx, connect(t, pgtest.MigratedDSN(t))); err != nil {
+		t.Error(err)
+	}
+}
+
+// A connection string of somebody else's server, of either form.
+func TestAnotherServerCanBeUsed(t *testing.T) {
+	s := pgtest.NewServer(t)
+	cfg, err := pgx.ParseConfig(s.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "postgres://" + cfg.User + "@/postgres?sslmode=disable&host=" + cfg.Host
+	for _, dsn := range []string{s.DSN(), url} {
+		cmd := osexec.Command(os.Args[0], "-test.run=^(TestEachDSN|TestMigrated)", "-test.count=1")
+		cmd.Env = append(os.Environ(), "DURHACK_TEST_DATABASE_URL="+dsn)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", dsn, err, out)
+		}
+		conn := connect(t, s.DSN())
+		if n := count(t, conn, "SELECT count(*) FROM pg_roles WHERE rolname = '"+migrations.AppRole+"'"); n != 1 {
+			t.Error("the tests did not use the server they were given")
+		}
+		if n := count(t, conn, "SELECT count(*) FROM pg_database WHERE datname LIKE 'durhack_test_%'"); n != 0 {
+			t.Errorf("%d databases were left behind", n)
+		}
 	}
 }
 
