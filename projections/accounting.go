@@ -41,9 +41,10 @@ type Accounting struct {
 }
 
 type totals struct {
-	received int
-	byState  map[DeliveryState]int
-	breaches int
+	received  int
+	undecided int
+	byState   map[DeliveryState]int
+	breaches  int
 }
 
 func (s *State) total(instance string) *totals {
@@ -55,11 +56,21 @@ func (s *State) total(instance string) *totals {
 	return t
 }
 
-func (s *State) count(instance string, before, after DeliveryState) {
-	if before == after {
+// undecided says that nothing was ordered or voided since the received.
+func (d *Delivery) undecided() bool { return d.State == DeliveryPending && d.Attempts == 0 }
+
+// count moves a delivery from what it was before an event to what it is after.
+func (s *State) count(instance string, before, after DeliveryState, wasUndecided, isUndecided bool) {
+	if before == after && wasUndecided == isUndecided {
 		return
 	}
 	t := s.total(instance)
+	switch {
+	case isUndecided && !wasUndecided:
+		t.undecided++
+	case wasUndecided && !isUndecided:
+		t.undecided--
+	}
 	if before != "" {
 		t.byState[before]--
 	}
@@ -96,15 +107,18 @@ func (s *State) Accounting(instance string) Accounting {
 	}
 	var undecided []*record
 	for _, r := range s.deliveries {
-		if r.Instance == instance && r.State == DeliveryPending && r.Attempts == 0 {
+		if r.Instance == instance && r.undecided() {
 			undecided = append(undecided, r)
 		}
 	}
 	slices.SortFunc(undecided, func(a, b *record) int { return cmp.Compare(a.ReceivedPosition, b.ReceivedPosition) })
-	a.Undecided = len(undecided)
+	a.Undecided = t.undecided
 	for _, r := range undecided[:min(len(undecided), maxBreaches)] {
 		a.Breaches = append(a.Breaches, fmt.Sprintf("position %d, delivery %s: received, but neither voided nor forwarded",
 			r.ReceivedPosition, r.ID))
+	}
+	if n := t.undecided - min(len(undecided), maxBreaches); n > 0 {
+		a.Breaches = append(a.Breaches, fmt.Sprintf("and %d more received, but neither voided nor forwarded", n))
 	}
 	if rest := a.Received - a.Voided - a.Finished - a.Pending; rest != 0 {
 		a.Breaches = append(a.Breaches, fmt.Sprintf("%d received, but %d voided + %d finished + %d pending",

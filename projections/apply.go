@@ -22,16 +22,13 @@ func (s *State) Apply(e *eventlog.Event) error {
 	if err := s.decoder.decode(e, f); err != nil {
 		return err
 	}
-	r, err := s.record(e)
-	if err != nil {
-		return err
-	}
+	r := s.record(e)
 	s.position = e.Position
 	if !r.dirty {
 		r.dirty = true
 		s.touched = append(s.touched, r)
 	}
-	before := r.State
+	before, undecided := r.State, r.undecided()
 	slug := ""
 	if e.Deployment != nil {
 		slug = s.decoder.internString(*e.Deployment)
@@ -70,7 +67,7 @@ func (s *State) Apply(e *eventlog.Event) error {
 	}
 	r.LastPosition, r.LastAt = e.Position, stored(e.RecordedAt)
 	r.settle()
-	s.count(r.Instance, before, r.State)
+	s.count(r.Instance, before, r.State, undecided, r.undecided())
 	return nil
 }
 

@@ -46,12 +46,6 @@ type State struct {
 	fields      fields
 	// touched are the deliveries that were changed since the last write.
 	touched []*record
-	// lookup, where set, fetches what an event touches and the maps lack: a
-	// rebuild drops finished deliveries from memory.
-	lookup func(instance, id string) error
-	// reopened is set when the first event of a delivery in memory may not be
-	// its first event: every absent delivery must then be looked up.
-	reopened bool
 }
 
 // NewState returns the state of an empty log.
@@ -131,28 +125,17 @@ func (s *State) Attempts(instance string) []Attempt {
 }
 
 // record returns the record of e's delivery, made where there is none.
-func (s *State) record(e *eventlog.Event) (*record, error) {
+func (s *State) record(e *eventlog.Event) *record {
 	key := deliveryKey{e.Instance, e.DeliveryID}
 	if r, ok := s.deliveries[key]; ok {
-		return r, nil
-	}
-	// The identity of a first received is unique in the log, so in a gapless
-	// fold it cannot be in the tables already, unless something came before it.
-	first := e.Type == eventlog.TypeReceived && e.Attempt <= 1 && !s.reopened
-	if s.lookup != nil && !first {
-		if err := s.lookup(e.Instance, e.DeliveryID); err != nil {
-			return nil, err
-		}
-		if r, ok := s.deliveries[key]; ok {
-			return r, nil
-		}
+		return r
 	}
 	key.instance = s.decoder.internString(e.Instance)
 	r := &record{Delivery: Delivery{
 		Instance: key.instance, ID: key.id,
 	}}
 	s.deliveries[key] = r
-	return r, nil
+	return r
 }
 
 func (s *State) deployment(instance, slug string) *deploymentRecord {

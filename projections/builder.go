@@ -1,0 +1,376 @@
+package projections
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+)
+
+const (
+	// batchEvents and batchBytes bound what the scan hands to the fold at once.
+	batchEvents = 4096
+	batchBytes  = 4 << 20
+	// batches and chunks are in flight at most, so that scan, fold and write
+	// overlap in bounded memory.
+	batches = 3
+	chunks  = 2
+	// chunkBytes is when rows go to the database.
+	chunkBytes = 1 << 20
+	// maxOpen bounds the deliveries kept in memory because they have not ended.
+	maxOpen = 20_000
+)
+
+// builder folds the log into the fresh tables of a transaction. It keeps in
+// memory only the deliveries that have not ended; a later event of one that was
+// written brings it back from the tables.
+type builder struct {
+	tx    pgx.Tx
+	state *State
+	// indexed says that the fresh tables have their keys. They get them at the
+	// end, or before the first row that must be found again.
+	indexed bool
+	// strange says that a delivery was written before its received.
+	strange bool
+	out     *chunk
+	writer  *writer
+}
+
+// chunk is rows on their way to the fresh tables.
+type chunk struct {
+	deliveries, attempts rows
+	// changed rows are in the tables already.
+	changedDeliveries []*Delivery
+	changedAttempts   []*Attempt
+	// done, where set, is closed once everything so far is written.
+	done chan struct{}
+}
+
+// add puts a delivery with its attempts into the chunk.
+func (c *chunk) add(r *record) {
+	if r.stored {
+		c.changedDeliveries = append(c.changedDeliveries, &r.Delivery)
+	} else {
+		c.deliveries.delivery(&r.Delivery)
+	}
+	for _, a := range r.attempts {
+		switch {
+		case !a.stored:
+			c.attempts.attempt(&a.Attempt)
+		case a.dirty:
+			c.changedAttempts = append(c.changedAttempts, &a.Attempt)
+		}
+	}
+}
+
+func (c *chunk) size() int {
+	return len(c.deliveries.b) + len(c.attempts.b) + 512*(len(c.changedDeliveries)+len(c.changedAttempts))
+}
+
+func (c *chunk) reset() {
+	c.deliveries.reset()
+	c.attempts.reset()
+	c.changedDeliveries, c.changedAttempts, c.done = nil, nil, nil
+}
+
+// writer is the goroutine that writes chunks; it owns the transaction except
+// while it is idle after a chunk with done.
+type writer struct {
+	full, empty chan *chunk
+}
+
+func newBuilder(tx pgx.Tx) *builder {
+	return &builder{tx: tx, state: NewState(), out: &chunk{}}
+}
+
+// errBound ends a scan at a position.
+var errBound = errors.New("bound reached")
+
+// everything, as a bound, is all that is committed.
+const everything = math.MaxInt64
+
+// build folds the log from where the builder stands up to the position until,
+// or as far as it goes. The transaction is idle when it returns.
+func (b *builder) build(ctx context.Context, log *eventlog.Log, until int64, progress func(done int64)) error {
+	if b.state.position >= until {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	b.writer = &writer{full: make(chan *chunk, chunks), empty: make(chan *chunk, chunks+1)}
+	for range chunks {
+		b.writer.empty <- &chunk{}
+	}
+	full, empty := make(chan *batch, batches), make(chan *batch, batches)
+	for range batches {
+		empty <- &batch{}
+	}
+	after := b.state.position
+	group.Go(func() error {
+		defer close(full)
+		return scan(ctx, log, after, until, full, empty)
+	})
+	group.Go(func() error { return b.writer.run(ctx, b.tx) })
+	group.Go(func() error {
+		defer close(b.writer.full)
+		for batch := range full {
+			if err := b.fold(ctx, batch.events); err != nil {
+				return err
+			}
+			if progress != nil {
+				progress(b.state.position)
+			}
+			empty <- batch // never blocks: there are as many places as batches
+		}
+		return ctx.Err()
+	})
+	return group.Wait()
+}
+
+// batch is a run of events with their own copy of the data.
+type batch struct {
+	events []eventlog.Event
+	data   []byte
+}
+
+// add copies the event. Data that no longer fit get a new buffer; what points
+// into the old one keeps it.
+func (b *batch) add(e *eventlog.Event) {
+	if len(b.data)+len(e.Data) > cap(b.data) {
+		b.data = make([]byte, 0, max(batchBytes/4, len(e.Data)))
+	}
+	from := len(b.data)
+	b.data = append(b.data, e.Data...)
+	b.events = append(b.events, *e)
+	b.events[len(b.events)-1].Data = b.data[from:len(b.data):len(b.data)]
+}
+
+// scan sends the log, batch by batch.
+func scan(ctx context.Context, log *eventlog.Log, after, until int64, full chan<- *batch, empty <-chan *batch) error {
+	var current *batch
+	size := 0
+	send := func() error {
+		select {
+		case full <- current:
+			current = nil
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := log.Scan(ctx, after, func(e *eventlog.Event) error {
+		if current == nil {
+			select {
+			case current = <-empty:
+				current.events, current.data, size = current.events[:0], current.data[:0], 0
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		current.add(e)
+		size += len(e.Data)
+		if e.Position >= until {
+			return errBound
+		}
+		if len(current.events) == batchEvents || size >= batchBytes {
+			return send()
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errBound) {
+		return err
+	}
+	if current != nil {
+		return send()
+	}
+	return nil
+}
+
+// fold applies the events and writes the deliveries that have ended.
+func (b *builder) fold(ctx context.Context, events []eventlog.Event) error {
+	if keys := missing(b.state, events, !b.strange); len(keys) > 0 && b.state.position > 0 {
+		if err := b.find(ctx, keys); err != nil {
+			return err
+		}
+	}
+	for i := range events {
+		if err := b.state.Apply(&events[i]); err != nil {
+			return err
+		}
+	}
+	for _, r := range b.state.touched {
+		r.dirty = false
+		if r.State == DeliveryFinished || r.State == DeliveryVoided {
+			if err := b.write(ctx, r); err != nil {
+				return err
+			}
+		}
+	}
+	b.state.touched = b.state.touched[:0]
+	if len(b.state.deliveries) > maxOpen {
+		return b.writeOpen(ctx)
+	}
+	return nil
+}
+
+// find brings deliveries back from the fresh tables, where they are there.
+func (b *builder) find(ctx context.Context, keys []deliveryKey) error {
+	if err := b.idle(ctx); err != nil {
+		return err
+	}
+	if err := b.index(ctx); err != nil {
+		return err
+	}
+	return loadDeliveries(ctx, b.tx, freshPrefix, b.state, keys)
+}
+
+// index gives the fresh tables their keys. The writer must be idle.
+func (b *builder) index(ctx context.Context) error {
+	if b.indexed {
+		return nil
+	}
+	if _, err := b.tx.Exec(ctx, "select projections.index_fresh()"); err != nil {
+		return fmt.Errorf("index the fresh tables: %w", err)
+	}
+	b.indexed = true
+	return nil
+}
+
+// write puts a delivery with its attempts on its way to the tables, and drops it.
+func (b *builder) write(ctx context.Context, r *record) error {
+	if r.ReceivedPosition == 0 {
+		b.strange = true
+	}
+	b.out.add(r)
+	delete(b.state.deliveries, deliveryKey{r.Instance, r.ID})
+	if b.out.size() >= chunkBytes {
+		return b.send(ctx)
+	}
+	return nil
+}
+
+// writeOpen writes every delivery that is in memory.
+func (b *builder) writeOpen(ctx context.Context) error {
+	for _, r := range b.state.deliveries {
+		if err := b.write(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) send(ctx context.Context) error {
+	select {
+	case b.writer.full <- b.out:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case b.out = <-b.writer.empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// idle sends what there is and waits until the writer has written it.
+func (b *builder) idle(ctx context.Context) error {
+	done := make(chan struct{})
+	b.out.done = done
+	if err := b.send(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *writer) run(ctx context.Context, tx pgx.Tx) error {
+	for {
+		select {
+		case c, ok := <-w.full:
+			if !ok {
+				return nil
+			}
+			if err := c.flush(ctx, tx); err != nil {
+				return err
+			}
+			done := c.done
+			c.reset()
+			w.empty <- c // never blocks: there are as many places as chunks
+			if done != nil {
+				close(done)
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *chunk) flush(ctx context.Context, tx pgx.Tx) error {
+	if err := copyRows(ctx, tx, deliveriesTable, freshPrefix, &c.deliveries); err != nil {
+		return err
+	}
+	if err := copyRows(ctx, tx, attemptsTable, freshPrefix, &c.attempts); err != nil {
+		return err
+	}
+	if err := upsertRows(ctx, tx, deliveriesTable, c.changedDeliveries); err != nil {
+		return err
+	}
+	return upsertRows(ctx, tx, attemptsTable, c.changedAttempts)
+}
+
+func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, list []T) error {
+	if len(list) == 0 {
+		return nil
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return fmt.Errorf("encode rows: %w", err)
+	}
+	if _, err := tx.Exec(ctx, t.upsert(freshPrefix), string(b)); err != nil {
+		return fmt.Errorf("write %d rows into %s: %w", len(list), t.in(freshPrefix), err)
+	}
+	return nil
+}
+
+// finish writes all that is still in memory, so that the fresh tables are the
+// fold. The builder may go on building after it.
+func (b *builder) finish(ctx context.Context) error {
+	for _, r := range b.state.deliveries {
+		b.out.add(r)
+		if b.out.size() < chunkBytes {
+			continue
+		}
+		if err := b.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if err := b.flush(ctx); err != nil {
+		return err
+	}
+	for _, r := range b.state.deliveries {
+		r.stored = true
+		for _, a := range r.attempts {
+			a.stored, a.dirty = true, false
+		}
+	}
+	if err := b.index(ctx); err != nil {
+		return err
+	}
+	return upsertRows(ctx, b.tx, deploymentsTable, changedDeployments(b.state))
+}
+
+// flush writes what there is, without the writer.
+func (b *builder) flush(ctx context.Context) error {
+	defer b.out.reset()
+	return b.out.flush(ctx, b.tx)
+}

@@ -1,0 +1,108 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ErrNoDelivery says that the read models have no delivery of that ID.
+var ErrNoDelivery = errors.New("no such delivery")
+
+// Deployments reads the deployments of an instance ("" for all), by slug. One
+// that no event has named is not among them.
+func (p *Projector) Deployments(ctx context.Context, instance string) ([]Deployment, error) {
+	var list []Deployment
+	q := "select row_to_json(t) from projections.deployments t where $1 = '' or instance = $1 order by instance, slug"
+	err := eachRow(ctx, p.pool, q, func(row deploymentRow) error {
+		list = append(list, row.record().Deployment)
+		return nil
+	}, instance)
+	if err != nil {
+		return nil, fmt.Errorf("read deployments: %w", err)
+	}
+	return list, nil
+}
+
+// Delivery reads one delivery; ErrNoDelivery where there is none.
+func (p *Projector) Delivery(ctx context.Context, instance, id string) (Delivery, error) {
+	var found *Delivery
+	q := "select row_to_json(t) from projections.deliveries t where instance = $1 and delivery_id = $2"
+	err := eachRow(ctx, p.pool, q, func(d Delivery) error {
+		found = &d
+		return nil
+	}, instance, id)
+	if err != nil {
+		return Delivery{}, fmt.Errorf("read delivery %s: %w", id, err)
+	}
+	if found == nil {
+		return Delivery{}, fmt.Errorf("read delivery %s: %w", id, ErrNoDelivery)
+	}
+	return *found, nil
+}
+
+// AttemptFilter chooses attempts; what is zero does not restrict.
+type AttemptFilter struct {
+	Instance   string
+	DeliveryID string
+	Deployment string
+	Outcomes   []Outcome
+	// Since and Until bound the time of the assignment (a breach has none, and
+	// is found by neither): from Since, before Until.
+	Since, Until time.Time
+	// Limit keeps the newest ones.
+	Limit int
+}
+
+// Attempts reads attempts, the newest assignment first; among the attempts of
+// one assignment the newest first.
+func (p *Projector) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, error) {
+	var where []string
+	var args []any
+	add := func(condition string, arg any) {
+		args = append(args, arg)
+		where = append(where, fmt.Sprintf(condition, len(args)))
+	}
+	if f.Instance != "" {
+		add("instance = $%d", f.Instance)
+	}
+	if f.DeliveryID != "" {
+		add("delivery_id = $%d", f.DeliveryID)
+	}
+	if f.Deployment != "" {
+		add("deployment = $%d", f.Deployment)
+	}
+	if len(f.Outcomes) > 0 {
+		outcomes := make([]string, len(f.Outcomes))
+		for i, o := range f.Outcomes {
+			outcomes[i] = string(o)
+		}
+		add("outcome = any($%d)", outcomes)
+	}
+	if !f.Since.IsZero() {
+		add("assigned_at >= $%d", f.Since)
+	}
+	if !f.Until.IsZero() {
+		add("assigned_at < $%d", f.Until)
+	}
+	q := "select row_to_json(t) from projections.attempts t"
+	if len(where) > 0 {
+		q += " where " + strings.Join(where, " and ")
+	}
+	q += " order by assigned_position desc, attempt desc, instance, delivery_id, deployment"
+	if f.Limit > 0 {
+		args = append(args, f.Limit)
+		q += fmt.Sprintf(" limit $%d", len(args))
+	}
+	var list []Attempt
+	err := eachRow(ctx, p.pool, q, func(a Attempt) error {
+		list = append(list, a)
+		return nil
+	}, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read attempts: %w", err)
+	}
+	return list, nil
+}
