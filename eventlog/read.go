@@ -87,8 +87,10 @@ type Filter struct {
 	Since, Until time.Time
 	// After leaves out positions up to and including it.
 	After int64
-	// Limit is the number of events to return at most; 0 is all of them.
-	Limit int
+	// Limit is the number of events to return at most; 0 is all of them. They are
+	// the first ones, or with Newest the last ones, in position order all the same.
+	Limit  int
+	Newest bool
 	// DeliveryIDs, where not nil, are the deliveries to return; an empty list is none.
 	DeliveryIDs []string
 }
@@ -131,11 +133,14 @@ func (f Filter) query() (string, []any) {
 		add("recorded_at < $%d", f.Until)
 	}
 	sql := `select ` + eventColumns + ` from public.events where ` + strings.Join(where, " and ") + ` order by position`
-	if f.Limit > 0 {
-		args = append(args, f.Limit)
-		sql += fmt.Sprintf(" limit $%d", len(args))
+	if f.Limit == 0 {
+		return sql, args
 	}
-	return sql, args
+	args = append(args, f.Limit)
+	if f.Newest {
+		return fmt.Sprintf(`select * from (%s desc limit $%d) newest order by position`, sql, len(args)), args
+	}
+	return fmt.Sprintf("%s limit $%d", sql, len(args)), args
 }
 
 // Find streams the events that the filter chooses, in position order, and does

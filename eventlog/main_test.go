@@ -1,0 +1,141 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
+
+const patience = time.Minute
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// testContext ends before the test binary's own limit, so that a test that
+// hangs says where.
+func testContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// migrate brings the database up to date and returns a pool of the application role.
+func migrate(t testing.TB, dsn string) *pgxpool.Pool {
+	t.Helper()
+	ctx := testContext(t)
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.Migrate(ctx, conn); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return appPool(t, dsn)
+}
+
+func appPool(t testing.TB, dsn string) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AfterConnect = migrations.SetRole
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// superuser is a connection that may do what the application may not.
+func superuser(t testing.TB, pool *pgxpool.Pool) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(testContext(t), pool.Config().ConnConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func openLog(t testing.TB, pool *pgxpool.Pool, options ...Option) *Log {
+	t.Helper()
+	l := Open(pool, quiet, options...)
+	t.Cleanup(l.Close)
+	return l
+}
+
+func newLog(t testing.TB) *Log {
+	t.Helper()
+	return openLog(t, migrate(t, pgtest.DSN(t)))
+}
+
+func received(delivery string) Transition {
+	return Transition{
+		Instance: "test", DeliveryID: delivery, Actor: "octocat",
+		Data: Received{Event: "push", Ref: "refs/heads/main", Repository: "ducompsoc/durhack", Commit: "0123456789012345678901234567890123456789", Source: SourceGitHub},
+	}
+}
+
+func started(delivery, deployment string, attempt int) Transition {
+	return Transition{
+		Instance: "test", DeliveryID: delivery, Deployment: deployment, Attempt: attempt, Actor: "octocat",
+		Data: Started{Commit: "0123456789012345678901234567890123456789", Host: "web1", PID: 42, Plan: []string{"checkout", "build"}},
+	}
+}
+
+func deployed(delivery, deployment string, attempt int) Transition {
+	return Transition{
+		Instance: "test", DeliveryID: delivery, Deployment: deployment, Attempt: attempt, Actor: "octocat",
+		Data: Deployed{Commit: "0123456789012345678901234567890123456789", Steps: []Step{{Name: "checkout", DurationMS: 3, Result: "ok"}}, DurationMS: 12},
+	}
+}
+
+func group(transitions ...Transition) Group { return Group{Transitions: transitions} }
+
+func mustAppend(t testing.TB, l *Log, g Group) []Event {
+	t.Helper()
+	events, err := l.Append(testContext(t), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+func all(t testing.TB, l *Log) []Event {
+	t.Helper()
+	var events []Event
+	if err := l.Scan(testContext(t), 0, func(e *Event) error {
+		c := *e
+		c.Data = append([]byte(nil), e.Data...)
+		events = append(events, c)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+func sameEvent(a, b Event) bool {
+	return fmt.Sprintf("%+v %s", flat(a), a.Data) == fmt.Sprintf("%+v %s", flat(b), b.Data)
+}
+
+// flat is an event without its pointer.
+func flat(e Event) []any {
+	return []any{e.Position, e.ID, e.Instance, e.DeliveryID, e.Type, e.Deployment == nil, e.DeploymentSlug(), e.Attempt, e.Actor, e.RecordedAt}
+}

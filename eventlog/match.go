@@ -1,0 +1,28 @@
+package eventlog
+
+import "slices"
+
+// Types lists the types of events that this binary knows, in the order of a
+// delivery's life.
+func Types() []Type {
+	return []Type{
+		TypeReceived, TypeRedelivered, TypeForwarded, TypeVoided, TypeStarted,
+		TypeDeployed, TypeFailed, TypeInterrupted, TypeReplayed,
+	}
+}
+
+// Known says whether this binary knows the type.
+func Known(t Type) bool { return slices.Contains(Types(), t) }
+
+// Match says whether the filter chooses e; Limit and Newest, which are about
+// many events, aside.
+func (f Filter) Match(e Event) bool {
+	return e.Position > f.After &&
+		(f.Instance == "" || f.Instance == e.Instance) &&
+		(f.DeliveryID == "" || f.DeliveryID == e.DeliveryID) &&
+		(f.DeliveryIDs == nil || slices.Contains(f.DeliveryIDs, e.DeliveryID)) &&
+		(f.Deployment == "" || f.Deployment == e.DeploymentSlug()) &&
+		(len(f.Types) == 0 || slices.Contains(f.Types, e.Type)) &&
+		(f.Since.IsZero() || !e.RecordedAt.Before(f.Since)) &&
+		(f.Until.IsZero() || e.RecordedAt.Before(f.Until))
+}
