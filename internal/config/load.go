@@ -53,10 +53,7 @@ func defaultPaths(dirs ...string) []string {
 // and Problems.
 func Load(paths []string, env func(string) string) (*Config, error) {
 	sources, warnings, problems := readSources(paths, env)
-	if len(problems) > 0 {
-		return nil, &Errors{List: sortErrors(problems, fileNames(sources))}
-	}
-	config, problems := build(sources, env, thisHost())
+	config, problems := build(sources, problems, env, thisHost())
 	if len(problems) > 0 {
 		return nil, &Errors{List: sortErrors(problems, fileNames(sources))}
 	}
@@ -65,11 +62,11 @@ func Load(paths []string, env func(string) string) (*Config, error) {
 }
 
 // build checks each source against the schema, merges them and reads the
-// result. The Config is nil where there are errors.
-func build(sources []source, env func(string) string, on host) (*Config, []*Error) {
+// result. problems are those of sources that could not even be read. The Config
+// is nil where there are errors.
+func build(sources []source, problems []*Error, env func(string) string, on host) (*Config, []*Error) {
 	check := checker{root: schema()}
 	root := newTable(position{})
-	var problems []*Error
 	for _, src := range sources {
 		tree, err := parseTOML(src.file, src.data)
 		if err != nil {

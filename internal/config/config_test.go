@@ -1,0 +1,424 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// testHost is an unprivileged user's machine.
+func testHost() host {
+	return host{
+		name:     func() (string, error) { return "box.example.com", nil },
+		writable: func(string) bool { return false },
+	}
+}
+
+// environment is a lookup in a map; HOME is always set.
+func environment(pairs ...string) func(string) string {
+	m := map[string]string{"HOME": "/home/someone"}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return func(name string) string { return m[name] }
+}
+
+// parse builds a configuration from the contents of the files a.toml, b.toml, ...
+func parse(env func(string) string, contents ...string) (*Config, error) {
+	var sources []source
+	for i, content := range contents {
+		sources = append(sources, source{file: string(rune('a'+i)) + ".toml", data: []byte(content)})
+	}
+	c, problems := build(sources, nil, env, testHost())
+	if len(problems) > 0 {
+		return nil, &Errors{List: sortErrors(problems, fileNames(sources))}
+	}
+	return c, nil
+}
+
+func mustParse(t *testing.T, contents ...string) *Config {
+	t.Helper()
+	c, err := parse(environment(), contents...)
+	if err != nil {
+		t.Fatalf("unexpected errors:\n%v", err)
+	}
+	return c
+}
+
+// web is a deployment that is right; lines are added to its table.
+func web(lines ...string) string {
+	return "[deployments.web]\nrepository = \"octo/web\"\nbranch = \"main\"\npath = \"/var/www/web\"\n" + strings.Join(lines, "\n") + "\n"
+}
+
+const build1 = `steps = [{ name = "build", run = ["make"] }]`
+
+func TestDefaults(t *testing.T) {
+	c := mustParse(t, web(build1))
+	want := &Config{
+		Instance: "box.example.com",
+		StateDir: "/home/someone/.local/state/durhack-deployer",
+		Listen:   HostPort{"localhost", 3400},
+		Admin:    HostPort{"127.0.0.1", 3401},
+		Lock:     Lock{TTL: 30 * time.Second},
+		Files:    []string{"a.toml"},
+		Deployments: map[string]*Deployment{"web": {
+			Slug: "web", Repository: "octo/web", Branch: "main", Path: "/var/www/web",
+			Remote: "https://github.com/octo/web.git", Enabled: true, Handler: "command",
+			Steps:   []Step{{Name: "build", Run: []string{"make"}}},
+			Timeout: 30 * time.Minute, Pending: "every", OnInterrupt: "retry",
+			Digest: c.Deployments["web"].Digest, at: position{"a.toml", 1, 14},
+		}},
+	}
+	c.origins, c.hidden = nil, nil
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %s\nwant %s", dump(c), dump(want))
+	}
+	if len(c.Deployments["web"].Digest) != 64 {
+		t.Errorf("digest %q is not hex SHA-256", c.Deployments["web"].Digest)
+	}
+}
+
+// dump shows fields that the types' own methods mask.
+func dump(c *Config) string {
+	type bare Config
+	text := fmt.Sprintf("%+v", bare(*c))
+	for _, slug := range c.Slugs() {
+		type bareDeployment Deployment
+		text += fmt.Sprintf("\n%+v", bareDeployment(*c.Deployments[slug]))
+	}
+	return text
+}
+
+func TestEverySettingIsRead(t *testing.T) {
+	c := mustParse(t, `
+origin = "https://deploy.example.com/"
+instance = "box-1"
+state_dir = "/srv/state/"
+database_url = "host=/run/postgresql dbname=log"
+webhook_secret_token = "one"
+executable_search_paths = ["/opt/bin", "/opt/node/bin/"]
+[listen]
+host = "::1"
+port = 80
+[admin]
+host = "localhost"
+port = 0
+[proxy_fix]
+x_for = 1
+x_proto = 2
+[lock]
+url = "redis://localhost"
+ttl = "1m30s"
+[deployments.web]
+repository = "octo/web"
+enabled = false
+branch = "release/v1"
+path = "/srv/web/../web/"
+remote = "git@example.com:octo/web.git"
+handler = "command"
+timeout = 60
+pending = "latest"
+on_interrupt = "fail"
+[deployments.web.health]
+url = "http://localhost:3000/"
+timeout = "5s"
+[[deployments.web.steps]]
+name = "build"
+run = ["make", "all"]
+dir = "src"
+env = { A = "1" }
+timeout = "2m"
+`)
+	d := c.Deployments["web"]
+	type bareDeployment Deployment
+	got := fmt.Sprintf("%+v", bareDeployment(*d))
+	want := fmt.Sprintf("%+v", bareDeployment{
+		Slug: "web", Repository: "octo/web", Branch: "release/v1", Path: "/srv/web", Remote: "git@example.com:octo/web.git",
+		Handler: "command", Timeout: time.Minute, Pending: "latest", OnInterrupt: "fail",
+		Health: Health{URL: "http://localhost:3000/", Timeout: 5 * time.Second},
+		Steps:  []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
+		Digest: d.Digest, at: d.at,
+	})
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if c.Origin != "https://deploy.example.com" || c.Instance != "box-1" || c.StateDir != "/srv/state" ||
+		c.DatabaseURL != "host=/run/postgresql dbname=log" || !slices.Equal(c.Secrets, []Secret{"one"}) ||
+		!slices.Equal(c.ExecutableSearchPaths, []string{"/opt/bin", "/opt/node/bin"}) ||
+		c.Listen.String() != "[::1]:80" || c.Admin.String() != "localhost:0" || c.ProxyFix != (ProxyFix{1, 2}) ||
+		c.Lock != (Lock{"redis://localhost", 90 * time.Second}) {
+		t.Errorf("got %s", dump(c))
+	}
+}
+
+func TestHandlerFollowsFromTheKeys(t *testing.T) {
+	const site = `sites = [{ rule = "include", select = ["*"] }]`
+	for _, test := range []struct{ lines, handler string }{
+		{build1, "command"},
+		{`steps = []`, "command"},
+		{`handler = "command"`, "command"},
+		{`instance_name = "web"`, "pm2"},
+		{site, "nginx"},
+		{`sites = []`, "nginx"},
+		{`systemd_unit_name = "deployer"`, "self"},
+		{"systemd_unit_name = \"deployer\"\nuwsgi_config_path = \"/etc/uwsgi/a.ini\"", "self"},
+		{`uwsgi_config_path = "/etc/uwsgi/a.ini"`, "self"},
+		{"instance_name = \"web\"\nuwsgi_config_path = \"/etc/uwsgi/a.ini\"", "pm2"},
+		{"handler = \"command\"\ninstance_name = \"web\"\n" + build1, "command"},
+		{"handler = \"nginx\"\n" + build1 + "\n" + site, "nginx"},
+	} {
+		c := mustParse(t, web(test.lines))
+		d := c.Deployments["web"]
+		if d.Handler != test.handler {
+			t.Errorf("%s: handler %q, want %q", test.lines, d.Handler, test.handler)
+		}
+		if (d.Unsupported == "") != (test.handler == "command") || (len(c.Problems()) == 0) != (test.handler == "command") {
+			t.Errorf("%s: unsupported %q, problems %v", test.lines, d.Unsupported, c.Problems())
+		}
+	}
+}
+
+func TestProblemsRefuseHandlersOfLaterReleases(t *testing.T) {
+	c := mustParse(t, web(`instance_name = "web"`)+`
+[deployments.off]
+enabled = false
+repository = "octo/off"
+branch = "main"
+path = "/srv/off"
+systemd_unit_name = "off"
+`)
+	problems := c.Problems()
+	const want = `a.toml:1:14: deployment "web" is refused: handler "pm2" comes in a later release of durhack-deployer; ` +
+		`until then set enabled = false, or write its commands as [[deployments.web.steps]] with handler = "command"`
+	if len(problems) != 1 || problems[0].Error() != want {
+		t.Errorf("problems are %q, want %q", problems, want)
+	}
+	const warning = `a.toml:7: deployment "off" is disabled, and could not be enabled yet: handler "self" comes in a later release of durhack-deployer`
+	if len(c.Warnings) != 1 || c.Warnings[0].String() != warning {
+		t.Errorf("warnings are %q, want %q", c.Warnings, warning)
+	}
+}
+
+func TestMergeIsByKeyAndReplacesLists(t *testing.T) {
+	c := mustParse(t,
+		"executable_search_paths = [\"/a\", \"/b\"]\n[listen]\nhost = \"0.0.0.0\"\nport = 1\n"+web(build1),
+		"executable_search_paths = [\"/c\"]\n[listen]\nport = 2\n[deployments.web]\nbranch = \"dev\"\n[deployments.two]\nrepository = \"octo/two\"\nbranch = \"main\"\npath = \"/srv/two\"\nsteps = []",
+		"[[deployments.web.steps]]\nname = \"other\"\nrun = [\"true\"]\n",
+	)
+	if c.Listen != (HostPort{"0.0.0.0", 2}) || !slices.Equal(c.ExecutableSearchPaths, []string{"/c"}) || !slices.Equal(c.Slugs(), []string{"two", "web"}) {
+		t.Errorf("got %s", dump(c))
+	}
+	d := c.Deployments["web"]
+	if d.Branch != "dev" || d.Repository != "octo/web" || len(d.Steps) != 1 || d.Steps[0].Name != "other" {
+		t.Errorf("got %s", dump(c))
+	}
+}
+
+func TestDigestIsOfWhatTakesEffect(t *testing.T) {
+	digestOf := func(contents ...string) string { return mustParse(t, contents...).Deployments["web"].Digest }
+	base := digestOf(web(build1))
+	for name, contents := range map[string][]string{
+		"formatting and order": {"[deployments.web]\npath='/var/www/web/' # here\nsteps=[{run=['make'],name='build'}]\n\nbranch='main'\nrepository='octo/web'"},
+		"several files":        {"[deployments.web]\nbranch = \"main\"\n" + build1, "[deployments.web]\nrepository = \"octo/web\"\npath = \"/var/www/web\""},
+		"an overridden value":  {web(build1, `timeout = 5`), "[deployments.web]\ntimeout = \"30m\""},
+		"defaults written out": {web(build1, `enabled = true`, `handler = "command"`, `pending = "every"`, `remote = "https://github.com/octo/web.git"`)},
+		"other settings":       {"origin = \"https://a.example\"\n" + web(build1)},
+	} {
+		if got := digestOf(contents...); got != base {
+			t.Errorf("%s changed the digest", name)
+		}
+	}
+	seen := map[string]string{base: "nothing"}
+	for _, lines := range []string{
+		`steps = [{ name = "build", run = ["make", ""] }]`,
+		`steps = [{ name = "build", run = ["make"], dir = "x" }]`,
+		`steps = [{ name = "build", run = ["make"], timeout = 1 }]`,
+		`steps = [{ name = "build", run = ["make"], env = { A = "1" } }]`,
+		`steps = [{ name = "build", run = ["make"], env = { A = "2" } }]`,
+		`steps = [{ name = "build", run = ["make"], env = { A_TOKEN = "2" } }]`,
+		build1 + "\nenabled = false", build1 + "\ntimeout = 1", build1 + "\npending = \"latest\"", build1 + "\non_interrupt = \"fail\"",
+		build1 + "\nremote = \"/srv/git/web.git\"", build1 + "\nhealth = \"http://localhost/\"", `instance_name = "a"`, `sites = []`, `systemd_unit_name = "a"`,
+	} {
+		got := digestOf(web(lines))
+		if other, same := seen[got]; same {
+			t.Errorf("%q has the digest of %q", lines, other)
+		}
+		seen[got] = lines
+	}
+	secret := func(value string) string {
+		return digestOf(web(`remote = "https://u:`+value+`@example.com/a"`, `steps = [{ name = "build", run = ["make"], env = { A_TOKEN = "`+value+`" } }]`))
+	}
+	if secret("one") != secret("two") {
+		t.Error("the digest depends on a secret")
+	}
+}
+
+func TestSecretsNeverShow(t *testing.T) {
+	c, err := Load([]string{"testdata/show"}, environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := []string{"first-secret-value", "second-secret-value", "hunter2hunter2", "redis-password", "remote-password", "token-value-1"}
+	var logged bytes.Buffer
+	slog.New(slog.NewJSONHandler(&logged, nil)).Info("loaded", "config", c, "secret", c.Secrets[0], "web", c.Deployments["web"], "lock", c.Lock.URL)
+	encoded, err := json.Marshal(c.Secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := []string{
+		logged.String(), string(encoded), fmt.Sprint(c), fmt.Sprintf("%+v %#v %v", c, c, *c), fmt.Sprintf("%+v %#v %s %q", c.Secrets, c.Secrets, c.Secrets, c.Secrets),
+		fmt.Sprintf("%+v %#v", c.Deployments, c.Lock), fmt.Sprint(c.Origins()), fmt.Sprint(c.Warnings), fmt.Sprintf("%#v", c.Hidden()), c.Deployments["web"].Digest,
+	}
+	for _, secret := range secrets {
+		for i, text := range shown {
+			if strings.Contains(text, secret) {
+				t.Errorf("output %d shows %q: %s", i, secret, text)
+			}
+		}
+		if !slices.Contains(c.Hidden(), Secret(secret)) {
+			t.Errorf("%q is not among the values to hide in run logs", secret)
+		}
+	}
+	if c.Secrets[0].Reveal() != "first-secret-value" || Secret("").String() != "" {
+		t.Error("a secret does not reveal itself")
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	c, err := Load([]string{"testdata/show"}, environment("STATE_DIRECTORY", "/var/lib/deployer:/other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, v := range c.Origins() {
+		fmt.Fprintf(&got, "%s = %s  # %s\n", v.Key, v.Value, v.Origin())
+	}
+	const golden = "testdata/show/origins.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("got:\n%s\nwant:\n%s", got.String(), want)
+	}
+}
+
+func TestOriginsSortElementsByNumber(t *testing.T) {
+	var steps strings.Builder
+	for i := range 11 {
+		fmt.Fprintf(&steps, "[[deployments.web.steps]]\nname = \"s%d\"\nrun = [\"true\"]\n", i)
+	}
+	var names []string
+	for _, v := range mustParse(t, web()+steps.String()).Origins() {
+		if strings.HasSuffix(v.Key, "].name") {
+			names = append(names, strings.Trim(v.Value, `"`))
+		}
+	}
+	if got := strings.Join(names, " "); got != "s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10" {
+		t.Errorf("order is %s", got)
+	}
+}
+
+func TestPythonLayoutLoadsUnchanged(t *testing.T) {
+	c, err := Load([]string{"testdata/python"}, environment("PYTHON_ENV", "deploy.example.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"testdata/python/default.toml", "testdata/python/deploy.example.com.toml", "testdata/python/local.toml"}; !slices.Equal(c.Files, want) {
+		t.Errorf("files are %q, want %q", c.Files, want)
+	}
+	if c.Origin != "https://deploy.example.com" || c.ProxyFix != (ProxyFix{1, 1}) || !slices.Equal(c.Secrets, []Secret{"a-secret-of-this-server"}) {
+		t.Errorf("got %s", dump(c))
+	}
+	handlers := map[string]string{"deployer": "self", "nginx": "nginx", "website": "pm2", "website-staging": "pm2"}
+	for slug, handler := range handlers {
+		if c.Deployments[slug] == nil || c.Deployments[slug].Handler != handler {
+			t.Errorf("deployment %s is not for handler %s", slug, handler)
+		}
+	}
+	want := []SiteRule{{"include", []string{"*"}}, {"exclude", []string{"event.example.com", "live.example.com"}}}
+	if got := c.Deployments["nginx"].Sites; !reflect.DeepEqual(got, want) {
+		t.Errorf("sites are %v, want %v", got, want)
+	}
+	if d := c.Deployments["deployer"]; d.SystemdUnitName != "deployer-queue-workers" || d.UWSGIConfigPath != "/etc/uwsgi/vassals/deploy.example.com.ini" {
+		t.Errorf("deployer is %+v", *d)
+	}
+	if len(c.Problems()) != 3 { // website-staging is disabled
+		t.Errorf("problems are %v", c.Problems())
+	}
+	var warnings []string
+	for _, w := range c.Warnings {
+		warnings = append(warnings, w.String())
+	}
+	for _, want := range []string{
+		"testdata/python: PYTHON_ENV is set, so that of this directory the files are read that the Python deployer would read; not read: event.example.com.toml",
+		"testdata/python/deploy.example.com.toml:7: proxy_fix.x_host is accepted from the Python deployer's files and has no effect: only the client's address and scheme are taken from proxies",
+		"testdata/python/deploy.example.com.toml:15: deployments.deployer.uwsgi_config_path is accepted from the Python deployer's files and has no effect: nothing runs under uWSGI any more",
+	} {
+		if !slices.Contains(warnings, want) {
+			t.Errorf("no warning %q in:\n%s", want, strings.Join(warnings, "\n"))
+		}
+	}
+}
+
+func TestLegacyKeysHaveNoEffect(t *testing.T) {
+	c := mustParse(t, `
+celery_task_broker_uri = "redis://localhost"
+[flask]
+DEBUG = true
+[sqlalchemy.engine]
+echo = true
+`+web(`sites = []`, `sites_whitelist = { "a.example.com" = true }`))
+	var keys []string
+	for _, w := range c.Warnings {
+		keys = append(keys, w.Key)
+	}
+	if got := strings.Join(keys, " "); got != "celery_task_broker_uri deployments.web.sites_whitelist flask sqlalchemy" {
+		t.Errorf("warnings are for %s", got)
+	}
+}
+
+func TestRequireSecret(t *testing.T) {
+	c := mustParse(t, web(build1))
+	err := c.RequireSecret()
+	var e *Error
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "webhook_secret_file") {
+		t.Errorf("error is %v", err)
+	}
+	if err := mustParse(t, `webhook_secret_token = "x"`).RequireSecret(); err != nil {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestPlaceholderSecretYieldsToARealOne(t *testing.T) {
+	placeholder := "webhook_secret_token = \"" + samplePlaceholder + "\"\n"
+	alone := mustParse(t, placeholder)
+	if len(alone.Secrets) != 1 || len(alone.Warnings) != 1 || !strings.Contains(alone.Warnings[0].Message, "anybody could sign") {
+		t.Errorf("alone: %q %v", alone.Secrets, alone.Warnings)
+	}
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte("real\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	both := mustParse(t, placeholder, fmt.Sprintf("webhook_secret_file = %q", file))
+	if !slices.Equal(both.Secrets, []Secret{"real"}) || len(both.Warnings) != 1 {
+		t.Errorf("both: %d secrets, %v", len(both.Secrets), both.Warnings)
+	}
+}
