@@ -72,6 +72,12 @@ func Run(ctx context.Context, c Command) error {
 	if ctx.Err() != nil {
 		return &StoppedError{Program: program, Cause: context.Cause(ctx)}
 	}
+	if c.Dir != "" {
+		// exec would blame the program.
+		if _, err := os.Stat(c.Dir); err != nil {
+			return &StartError{Program: program, Path: program, Err: &os.PathError{Op: "chdir", Path: c.Dir, Err: errors.Unwrap(err)}}
+		}
+	}
 	path, err := LookPath(program, c.Dir, c.SearchPaths, getenv(c.Env, "PATH"))
 	if err != nil {
 		return err

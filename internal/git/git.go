@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -235,9 +236,13 @@ func (r *Repo) environment() []string {
 		{"http.lowSpeedTime", "60"},
 		{"advice.detachedHead", "false"},
 	}
+	// git compares the real path.
+	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {
+		config = append(config, [2]string{"safe.directory", real})
+	}
 	vars := append([]string(nil), r.opts.Vars...)
 	vars = append(vars, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
-		"GIT_CEILING_DIRECTORIES="+parent(r.dir),
+		"GIT_CEILING_DIRECTORIES="+filepath.Dir(filepath.Clean(r.dir)),
 		"GIT_CONFIG_COUNT="+strconv.Itoa(len(config)))
 	for i, kv := range config {
 		n := strconv.Itoa(i)

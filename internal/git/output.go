@@ -1,9 +1,6 @@
 package git
 
-import (
-	"path/filepath"
-	"strings"
-)
+import "strings"
 
 // maxOutput bounds what is kept of an answer; ls-remote of one ref is a line.
 const maxOutput = 1 << 20
@@ -60,5 +57,3 @@ func (l *lastBytes) message() string {
 	}
 	return strings.Join(lines, "; ")
 }
-
-func parent(dir string) string { return filepath.Dir(filepath.Clean(dir)) }
