@@ -55,7 +55,11 @@ func (r *reader) config(root *node) *Config {
 		r.warn(admin.position("host"), "admin.host", fmt.Sprintf("admin.host %q may be reached from other machines, and the admin pages ask for no password", c.Admin.Host))
 	}
 	if c.Listen == c.Admin && c.Listen.Port != 0 {
-		r.failAt(admin.position("port"), "admin.port", fmt.Sprintf("listen and admin are both %s", c.Listen), "give them different ports")
+		at := admin.position("port")
+		if at.file == "" {
+			at = top.sub("listen").position("port")
+		}
+		r.failAt(at, "admin.port", fmt.Sprintf("listen and admin are both %s", c.Listen), "give them different ports")
 	}
 	c.origins, c.hidden, c.Warnings = sortValues(r.values), r.hidden, r.warnings
 	return c

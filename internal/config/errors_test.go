@@ -1,0 +1,253 @@
+package config
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// Each case is one wrong file and the whole text of its errors.
+func TestErrors(t *testing.T) {
+	for name, test := range map[string]struct{ toml, want string }{
+		"unknown key of a deployment": {
+			"[deployments.web]\nrepository = \"octo/web\"\n  brnach = \"main\"\nbranch = \"main\"\npath = \"/srv/web\"\nsteps = []",
+			`a.toml:3:3: unknown key "brnach" in [deployments.web]; did you mean "branch"?`,
+		},
+		"unknown key at the top": {
+			`orgin = "https://a.example"`,
+			`a.toml:1:1: unknown key "orgin" at the top level; did you mean "origin"?`,
+		},
+		"unknown table": {
+			"[listne]\nport = 1",
+			`a.toml:1:2: unknown key "listne" at the top level; did you mean "listen"?`,
+		},
+		"unknown key of a step": {
+			web() + "[[deployments.web.steps]]\nname = \"a\"\nrun = [\"a\"]\ncwd = \"x\"",
+			`a.toml:9:1: unknown key "cwd" in [[deployments.web.steps]]; the keys here are dir, env, name, run, timeout`,
+		},
+		"unknown key of an inline table": {
+			"listen = { host = \"a\",\n prot = 1 }",
+			`a.toml:2:2: unknown key "prot" in [listen]; did you mean "port"?`,
+		},
+		"a dotted key": {
+			"listen.prot = 1",
+			`a.toml:1:8: unknown key "prot" in [listen]; did you mean "port"?`,
+		},
+		"a key of another table": {
+			"[listen]\nwebhook_secret_token = \"top-secret-value\"",
+			`a.toml:2:1: unknown key "webhook_secret_token" in [listen]; it belongs at the top level, above the first [table]`,
+		},
+		"a deployment's key at the top": {
+			`repository = "octo/web"`,
+			`a.toml:1:1: unknown key "repository" at the top level; it belongs in [deployments.<slug>]`,
+		},
+		"a strange key": {
+			`"a\nb" = 1`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, executable_search_paths, instance, listen, lock, origin, proxy_fix, state_dir, webhook_secret_file, webhook_secret_token`,
+		},
+		"two candidates": {
+			"[proxy_fix]\nx_prot = 1",
+			`a.toml:2:1: unknown key "x_prot" in [proxy_fix]; did you mean "x_proto" or "x_port"?`,
+		},
+		"several at once, in order": {
+			"origin = 1\n[listen]\nhost = true\nport = \"80\"\n[admin]\nport = 1.5",
+			"a.toml:1:1: origin must be a string, not a whole number\n" +
+				"a.toml:3:1: listen.host must be a string, not true or false\n" +
+				"a.toml:4:1: listen.port must be a whole number, not a string\n" +
+				"a.toml:6:1: admin.port must be a whole number, not another kind of value",
+		},
+		"a value for a table":    {`listen = "localhost:80"`, `a.toml:1:1: listen must be a table, not a string`},
+		"a table for a value":    {"[origin]\na = 1", `a.toml:1:2: origin must be a string, not a table`},
+		"a value for a name":     {"[deployments]\nweb = \"octo/web\"", `a.toml:2:1: deployments.web must be a table, not a string`},
+		"a list for deployments": {"[[deployments]]", `a.toml:1:3: deployments must be a table, not a list`},
+		"a mixed list":           {"executable_search_paths = [\"/a\",\n  1]", `a.toml:2:3: executable_search_paths[1] must be a string, not a whole number`},
+		"a table for steps":      {web(`steps = { name = "a" }`), `a.toml:5:1: deployments.web.steps must be a list of tables, not a table`},
+		"a list of strings for steps": {
+			web(`steps = ["make"]`), `a.toml:5:10: deployments.web.steps[0] must be a table, not a string`,
+		},
+		"run as one string": {
+			web(`steps = [{ name = "a", run = "make all" }]`),
+			`a.toml:5:24: deployments.web.steps[0].run must be a list of strings, not a string`,
+		},
+		"a number in env": {
+			web(`steps = [{ name = "a", run = ["a"], env = { A = 1 } }]`),
+			`a.toml:5:45: deployments.web.steps[0].env.A must be a string, not a whole number`,
+		},
+		"syntax":        {"origin = \"a", `a.toml:1:11: unterminated basic string`},
+		"a double key":  {"[listen]\nport = 1\nport = 2", `a.toml:3:1: key port is already defined`},
+		"a bare secret": {"webhook_secret_token = hunter2", `a.toml:1:24: unexpected character U+0068 'h' at start of value`},
+		"UTF-16":        {"\xff\xfeo\x00", `a.toml:1:1: this file is UTF-16; save it as UTF-8`},
+
+		"origin not a URL":       {`origin = "deploy.example.com"`, `a.toml:1:1: origin is not an http or https URL; write it like "https://deploy.example.com"`},
+		"origin with a password": {`origin = "https://a:hunter2@b.example"`, `a.toml:1:1: origin must have neither a user, a query nor a fragment; write it like "https://deploy.example.com"`},
+		"instance":               {`instance = "a b"`, `a.toml:1:1: instance "a b" must be 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit`},
+		"relative state_dir":     {`state_dir = "state"`, `a.toml:1:1: state_dir must be an absolute path, not "state"; begin it with "/"`},
+		"database_url":           {`database_url = "postgres://u:hunter2@host:port/db"`, `a.toml:1:1: database_url is not a Postgres connection string; write it like "postgres://user:password@host:5432/database"`},
+		"database_url in words":  {`database_url = "host=x password=hunter2 port=y"`, `a.toml:1:1: database_url is not a Postgres connection string; write it like "postgres://user:password@host:5432/database"`},
+		"database_url with a missing file": {
+			`database_url = "host=x password=hunter2 sslmode=verify-full sslrootcert=/no/such/file"`,
+			`a.toml:1:1: database_url names the file "/no/such/file", which cannot be read: there is no such file; write it like "postgres://user:password@host:5432/database"`,
+		},
+		"port too large":         {"listen.port = 65536", `a.toml:1:8: listen.port must be from 0 to 65535, not 65536`},
+		"port negative":          {"admin.port = -1", `a.toml:1:7: admin.port must be from 0 to 65535, not -1`},
+		"a port in host":         {`listen.host = "localhost:80"`, `a.toml:1:8: listen.host is not a host: "localhost:80"; write a name or an address, without brackets; the port has a key of its own`},
+		"brackets in host":       {`listen.host = "[::1]"`, `a.toml:1:8: listen.host is not a host: "[::1]"; write a name or an address, without brackets; the port has a key of its own`},
+		"spaces in host":         {`listen.host = "a b"`, `a.toml:1:8: listen.host is not a host: "a b"; write a name or an address, without a port`},
+		"two servers, one port":  {"listen = { host = \"127.0.0.1\", port = 3401 }", `a.toml:1:32: listen and admin are both 127.0.0.1:3401; give them different ports`},
+		"too many proxies":       {"proxy_fix.x_for = 17", `a.toml:1:11: proxy_fix.x_for must be from 0 to 16, not 17`},
+		"lock scheme":            {`lock.url = "http://:hunter2@localhost"`, `a.toml:1:6: lock.url must be a redis://, rediss:// or unix:// URL; write it like "redis://localhost:6379/0"`},
+		"lock url":               {`lock.url = "redis://:hunter2@localhost/x"`, `a.toml:1:6: lock.url is not a URL that the Redis client understands; write it like "redis://user:password@host:6379/0" or "unix:///path/to/socket?db=0"`},
+		"lock ttl":               {`lock.ttl = "10ms"`, `a.toml:1:6: lock.ttl must be at least 1s: the lock is refreshed several times in that time`},
+		"relative search path":   {`executable_search_paths = ["bin"]`, `a.toml:1:28: executable_search_paths must be absolute paths without a colon, not "bin"; begin it with "/"`},
+		"empty secret":           {`webhook_secret_token = " "`, `a.toml:1:1: webhook_secret_token is empty: anybody could sign a delivery with it; write a long random string, or leave the key out`},
+		"an empty secret of two": {"webhook_secret_token = [\"hunter2\",\n \"\"]", `a.toml:2:2: webhook_secret_token is empty: anybody could sign a delivery with it; write a long random string, or leave the key out`},
+		"relative secret file":   {`webhook_secret_file = "secret"`, `a.toml:1:1: webhook_secret_file must be an absolute path, not "secret"; begin it with "/"`},
+		"missing secret file":    {`webhook_secret_file = "/no/such/file"`, `a.toml:1:1: webhook_secret_file "/no/such/file" cannot be used: there is no such file`},
+		"a device as secret":     {`webhook_secret_file = "/dev/zero"`, `a.toml:1:1: webhook_secret_file "/dev/zero" cannot be used: it is not a regular file`},
+
+		"slug with a slash": {"[deployments.\"a/b\"]", `a.toml:1:14: deployment "a/b": a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; it names a queue's directory`},
+		"slug of dots":      {"[deployments.\"..\"]", `a.toml:1:14: deployment "..": a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; it names a queue's directory`},
+		"slug main":         {"[deployments.Main]", `a.toml:1:14: deployment "Main": this slug is the name of the main queue; choose another`},
+		"slugs by case": {
+			web(build1) + strings.NewReplacer("web]", "Web]", "/var/www/web", "/srv").Replace(web(build1)),
+			`a.toml:1:14: deployments "Web" and "web" differ only in upper and lower case; rename one`,
+		},
+		"one path twice": {
+			web(build1) + strings.NewReplacer("web]", "two]", "/www/web", "/www//web/").Replace(web(build1)),
+			`a.toml:4:1: deployments "two" and "web" have the same path "/var/www/web"; each needs a directory of its own`,
+		},
+		"an empty deployment": {
+			"[deployments.web]",
+			`a.toml:1:14: deployment "web" does not say how to deploy it; add [[deployments.web.steps]] (command), instance_name (pm2), sites (nginx) or systemd_unit_name (self), or say handler = "command" if the checkout is all there is to do` + "\n" +
+				`a.toml:1:14: [deployments.web] has no branch; add branch = "main"` + "\n" +
+				`a.toml:1:14: [deployments.web] has no path; add path = "/var/www/..."` + "\n" +
+				`a.toml:1:14: [deployments.web] has no repository; add repository = "owner/name"`,
+		},
+		"several handlers": {
+			web(build1, `instance_name = "web"`),
+			`a.toml:6:1: deployment "web" has the keys of several handlers: steps, instance_name; remove all but one, or say which with handler = "command"`,
+		},
+		"an unknown handler":    {web(`handler = "pm3"`), `a.toml:5:1: deployments.web.handler must be "command", "pm2", "nginx" or "self", not "pm3"; did you mean "pm2"?`},
+		"a handler without key": {web(`handler = "pm2"`), `a.toml:5:1: deployment "web" has handler "pm2" and no instance_name; add instance_name`},
+		"repository as a URL":   {strings.Replace(web(build1), "octo/web", "https://github.com/octo/web", 1), `a.toml:2:1: deployments.web.repository "https://github.com/octo/web" is a URL; write "owner/name"; a URL to fetch from goes into remote`},
+		"repository of dots":    {strings.Replace(web(build1), "octo/web", "octo/..", 1), `a.toml:2:1: deployments.web.repository "octo/.." is not of the form "owner/name"`},
+		"repository.git":        {strings.Replace(web(build1), "octo/web", "octo/web.git", 1), `a.toml:2:1: deployments.web.repository "octo/web.git" ends in .git, which no repository's name does; write "octo/web"`},
+		"relative path":         {strings.Replace(web(build1), "/var/www", "www", 1), `a.toml:4:1: deployments.web.path "www/web" is a relative path; begin it with "/"`},
+		"the root as path":      {strings.Replace(web(build1), "/var/www/web", "/var/..", 1), `a.toml:4:1: deployments.web.path "/var/.." is the root directory; name a directory of its own`},
+		"a word for a duration": {web(build1, `timeout = "ten minutes"`), `a.toml:6:1: deployments.web.timeout is not a duration: "ten minutes"; write it like "90s", "10m" or "1h30m", or as whole seconds`},
+		"no time at all":        {web(build1, `timeout = 0`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
+		"negative time":         {web(build1, `timeout = -9223372036854775808`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
+		"too much time":         {web(build1, `timeout = 9223372036854775807`), `a.toml:6:1: deployments.web.timeout is too long: 9223372036854775807 seconds`},
+		"pending":               {web(build1, `pending = "lastest"`), `a.toml:6:1: deployments.web.pending must be "every" or "latest", not "lastest"; did you mean "latest"?`},
+		"on_interrupt":          {web(build1, `on_interrupt = "ignore"`), `a.toml:6:1: deployments.web.on_interrupt must be "retry" or "fail", not "ignore"`},
+		"transport helper":      {web(build1, `remote = "ext::sh -c id"`), `a.toml:6:1: deployments.web.remote must not be empty or contain spaces or control characters; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"helper without spaces": {web(build1, `remote = "ext::id"`), `a.toml:6:1: deployments.web.remote is neither a URL nor an absolute path; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"remote as an option":   {web(build1, `remote = "--upload-pack=x"`), `a.toml:6:1: deployments.web.remote must not begin with a dash; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"remote with a port":    {web(build1, `remote = "https://u:hunter2@h:x/a"`), `a.toml:6:1: deployments.web.remote is not a URL; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"remote's scheme":       {web(build1, `remote = "ftp://u:hunter2@h/a"`), `a.toml:6:1: deployments.web.remote has a scheme that is not allowed; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"a relative remote":     {web(build1, `remote = "../web.git"`), `a.toml:6:1: deployments.web.remote is neither a URL nor an absolute path; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"health":                {web(build1, `health = "localhost:3000"`), `a.toml:6:1: deployments.web.health "localhost:3000" is not an http or https URL without a user; write it like "http://localhost:3000/healthz"`},
+		"health without url":    {web(build1, `health = {}`), `a.toml:6:1: [deployments.web.health] has no url; add url = "http://localhost:3000/healthz"`},
+		"unit name":             {web(`systemd_unit_name = "-a b"`), `a.toml:5:1: deployments.web.systemd_unit_name "-a b" is not the name of a systemd unit`},
+		"an empty step": {
+			web(`steps = [{}]`),
+			`a.toml:5:10: [[deployments.web.steps]] has no name; add name = "build"` + "\n" +
+				`a.toml:5:10: [[deployments.web.steps]] has no run; add run = ["program", "argument"]`,
+		},
+		"an empty run":        {web(`steps = [{ name = "a", run = [] }]`), `a.toml:5:24: deployments.web.steps[0].run names no program; write run = ["program", "argument"]`},
+		"no program":          {web(`steps = [{ name = "a", run = ["", "a"] }]`), `a.toml:5:24: deployments.web.steps[0].run names no program; write run = ["program", "argument"]`},
+		"a NUL in run":        {web(`steps = [{ name = "a", run = ["a", "\u0000"] }]`), `a.toml:5:36: deployments.web.steps[0].run[1] has a NUL character, which no program can be given`},
+		"an empty step name":  {web(`steps = [{ name = " ", run = ["a"] }]`), `a.toml:5:12: deployments.web.steps[0].name " " is empty; say in a word or two what it does`},
+		"an escape in a name": {web(`steps = [{ name = "a\u001b[31m", run = ["a"] }]`), `a.toml:5:12: deployments.web.steps[0].name "a\x1b[31m" must be printable, without a space at either end`},
+		"a step name twice": {
+			web(`steps = [{ name = "a", run = ["a"] }, { name = "a", run = ["b"] }]`),
+			`a.toml:5:41: deployments.web.steps[1].name "a" is the name of an earlier step; give each step a name of its own`,
+		},
+		"dir outside":     {web(`steps = [{ name = "a", run = ["a"], dir = "x/../../y" }]`), `a.toml:5:37: deployments.web.steps[0].dir "x/../../y" is not inside of the deployment's path; write it relative to path, without ".."`},
+		"an absolute dir": {web(`steps = [{ name = "a", run = ["a"], dir = "/etc" }]`), `a.toml:5:37: deployments.web.steps[0].dir "/etc" is not inside of the deployment's path; write it relative to path, without ".."`},
+		"variable name":   {web(`steps = [{ name = "a", run = ["a"], env = { "A=B" = "" } }]`), `a.toml:5:45: deployments.web.steps[0].env is not the name of a variable: "A=B"; use letters, digits and underscores, the first no digit`},
+		"site rule":       {web(`sites = [{ rule = "inclued", select = [] }]`), `a.toml:5:12: deployments.web.sites[0].rule must be "include" or "exclude", not "inclued"; did you mean "include"?`},
+		"site traversal":  {web(`sites = [{ rule = "include", select = ["../x"] }]`), `a.toml:5:40: deployments.web.sites[0].select[0] "../x" is not the name of a site; write it like "www.example.com", or "*" for all`},
+		"an empty site rule": {
+			web(`sites = [{}]`),
+			`a.toml:5:10: [[deployments.web.sites]] has no rule; add rule = "include" or rule = "exclude"` + "\n" +
+				`a.toml:5:10: [[deployments.web.sites]] has no select; add select = ["site.example.com"], or "*" in it for all`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := parse(environment(), test.toml)
+			if err == nil {
+				t.Fatalf("no error, want:\n%s\ngot %s", test.want, dump(c))
+			}
+			var all *Errors
+			var one *Error
+			if !errors.As(err, &all) || !errors.As(err, &one) {
+				t.Fatalf("error is a %T", err)
+			}
+			if got := err.Error(); got != test.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, test.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "top-secret") {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestBranches(t *testing.T) {
+	good := []string{"main", "release/1.0", "a", "--upload-pack=x", "-", ";$(id)", "feature/\u00fc", "dependabot/npm_and_yarn/x-1.2", "a@b", "a.lock.b", strings.Repeat("x", 244)}
+	bad := []string{"", "@", "HEAD", "/a", "a/", "a//b", "a..b", "a@{1}", "a.", ".a", "a/.b", "a.lock", "a.lock/b", "a b", "a\tb", "a\x7f", "a~1", "a^", "a:b", "a?", "a*", "a[b", `a\b`, "\xff", strings.Repeat("x", 245)}
+	for _, branch := range good {
+		if wrong, _ := validBranch(branch); wrong != "" {
+			t.Errorf("%q %s", branch, wrong)
+		}
+	}
+	for _, branch := range bad {
+		if wrong, _ := validBranch(branch); wrong == "" {
+			t.Errorf("%q is accepted", branch)
+		}
+	}
+}
+
+func TestRemotes(t *testing.T) {
+	for remote, shown := range map[string]string{
+		"https://github.com/octo/web.git":        "https://github.com/octo/web.git",
+		"http://localhost:3000/web.git":          "http://localhost:3000/web.git",
+		"https://u:p4ssword@example.com/web.git": "https://u:[secret]@example.com/web.git",
+		"https://ghp_token@example.com/web.git":  "https://[secret]@example.com/web.git",
+		"https://example.com/web.git?token=abcd": "https://example.com/web.git?[secret]",
+		"ssh://git@example.com:22/web.git":       "ssh://git@example.com:22/web.git",
+		"git@example.com:octo/web.git":           "git@example.com:octo/web.git",
+		"git://example.com/web.git":              "git://example.com/web.git",
+		"file:///srv/git/web.git":                "file:///srv/git/web.git",
+		"/srv/git/web.git":                       "/srv/git/web.git",
+	} {
+		if wrong, _ := validRemote(remote); wrong != "" {
+			t.Errorf("%q %s", remote, wrong)
+		}
+		if got := maskedRemote(remote); got != shown {
+			t.Errorf("%q is shown as %q, want %q", remote, got, shown)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for name, test := range map[string]struct{ toml, want string }{
+		"an open admin": {`admin.host = "0.0.0.0"`, `a.toml:1: admin.host "0.0.0.0" may be reached from other machines, and the admin pages ask for no password`},
+		"refs/heads":    {strings.Replace(web(build1), `"main"`, `"refs/heads/main"`, 1), `a.toml:3: branch "refs/heads/main" is meant without refs/heads/: a push to "main" will not match`},
+		"a shell line": {
+			web(`steps = [{ name = "a", run = ["make all"] }]`),
+			`a.toml:5: deployments.web.steps[0].run is one word with spaces in it, "make all": there is no shell that would split it; write each argument as an element of its own`,
+		},
+		"an idle key": {web(`handler = "command"`, `sites = []`), `a.toml:6: deployments.web.sites has no effect: the handler is "command"`},
+		"SQLAlchemy":  {`database_url = "postgresql+psycopg://u:hunter2@localhost/db"`, `a.toml:1: database_url names a driver of SQLAlchemy, which has no effect`},
+		"health":      {web(build1, `health = "http://localhost/"`), `a.toml:6: deployments.web.health has no effect yet: health checks come in a later release`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := mustParse(t, test.toml)
+			if len(c.Warnings) != 1 || c.Warnings[0].String() != test.want {
+				t.Errorf("got %q, want %q", c.Warnings, test.want)
+			}
+		})
+	}
+}
