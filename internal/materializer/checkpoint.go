@@ -59,3 +59,10 @@ func setCheckpoint(ctx context.Context, pool *pgxpool.Pool, sql, instance string
 	}
 	return nil
 }
+
+// Checkpoint is the position up to which the queues have been written, as it is
+// stored: 0 where nothing has been.
+func (m *Materializer) Checkpoint(ctx context.Context) (int64, error) {
+	position, _, err := loadCheckpoint(ctx, m.o.Pool, m.o.Instance)
+	return position, err
+}

@@ -153,3 +153,17 @@ func (p Part) describe(slug string) string {
 		return fmt.Sprintf("%s voided it: %s (attempt %d)", show(slug), p.Reason, p.Attempt)
 	}
 }
+
+// Pending says whether anything of the delivery is still to come: it waits, it
+// runs, or it was not decided yet.
+func (s DeliveryState) Pending() bool {
+	if len(s.Parts) == 0 {
+		return s.Void == nil
+	}
+	for _, p := range s.Parts {
+		if p.Status == StatusWaiting || p.Status == StatusRunning {
+			return true
+		}
+	}
+	return false
+}

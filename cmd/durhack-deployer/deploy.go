@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+func (c *cli) deployCommand() *cobra.Command {
+	var ref string
+	var wait, asJSON bool
+	cmd := &cobra.Command{
+		Use: "deploy SLUG [--ref REF] [--wait] [--json]", Short: "Deploy a branch's tip, or a commit, by hand",
+		Long: `Puts a delivery of your own in the main queue, so that it takes the road of
+every push: routed, logged, run by the daemon under the deployment's lock. REF
+is a branch, a tag or a commit hash; without it the tip of the deployment's
+branch is meant. A commit named with --ref is run even when something newer is
+live: that is how to go back on purpose.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			id, commit, err := c.enqueueDeploy(cmd.Context(), cfg, args[0], ref)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(c.out, map[string]string{"delivery_id": id, "deployment": args[0], "commit": commit})
+			} else {
+				_, err = fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", args[0], shortCommit(commit), id)
+			}
+			if err != nil {
+				return err
+			}
+			if !wait {
+				if !asJSON {
+					fmt.Fprintf(c.err, "hint: `durhack-deployer why %s` tells how it went\n", id)
+				}
+				return nil
+			}
+			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
+				live := false
+				err := c.follow(cmd.Context(), store.Log, id, func(e eventlog.Event) { live = e.Type == eventlog.TypeDeployed })
+				if err == nil && !live {
+					err = &hintedError{errors.New("it did not go live"), "`durhack-deployer why " + id + "` says why"}
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&ref, "ref", "", "`REF` to deploy: a branch, a tag or a commit hash (default: the tip of the deployment's branch)")
+	cmd.Flags().BoolVar(&wait, "wait", false, "print the story until it ends; exit 1 unless it went live")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// manualDeploy is the body of a delivery from the command line: the part of a
+// push that the router reads, and what was asked for.
+type manualDeploy struct {
+	Ref          string `json:"ref"`
+	After        string `json:"after"`
+	Deployment   string `json:"deployment"`
+	RequestedRef string `json:"requested_ref,omitempty"`
+	Repository   struct {
+		FullName string `json:"full_name"`
+	} `json:"repository"`
+}
+
+// enqueueDeploy resolves the reference and puts the delivery in the main queue.
+func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref string) (id, commit string, err error) {
+	d, err := deployment(cfg, slug)
+	if err != nil {
+		return "", "", err
+	}
+	if !d.Enabled {
+		return "", "", &hintedError{fmt.Errorf("deployment %q is disabled", slug), "set enabled = true and restart the daemon"}
+	}
+	commit, err = resolve(ctx, cfg, d, ref)
+	if err != nil {
+		return "", "", err
+	}
+	own := manualDeploy{Ref: "refs/heads/" + d.Branch, After: commit, Deployment: slug, RequestedRef: ref}
+	own.Repository.FullName = d.Repository
+	body, err := json.Marshal(own)
+	if err != nil {
+		return "", "", err
+	}
+	now := time.Now()
+	entry := delivery.Delivery{
+		ID: newDeliveryID(now), Event: "push", ContentType: "application/json", ReceivedAt: now.UTC(),
+		Source: string(eventlog.SourceCLI), Actor: actor(), Deployment: slug, Forced: ref != "",
+		Salt: delivery.NewSalt(), Body: body,
+	}
+	if err := daemon.MakeStateDir(cfg); err != nil {
+		return "", "", err
+	}
+	main, err := queue.Open(daemon.QueueDir(cfg, config.MainQueue), c.logger(slog.LevelWarn))
+	if err != nil {
+		return "", "", fmt.Errorf("open the main queue: %w", err)
+	}
+	defer func() { _ = main.Close() }()
+	_, err = main.Put(ctx, entry.ID, func(w io.Writer) error { return entry.EncodeTo(w) })
+	if err != nil {
+		return "", "", fmt.Errorf("put the deploy in the main queue: %w", err)
+	}
+	return entry.ID, commit, nil
+}
+
+// deployment finds a slug, or names those that there are.
+func deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
+	if d, ok := cfg.Deployments[slug]; ok {
+		return d, nil
+	}
+	if len(cfg.Deployments) == 0 {
+		return nil, usagef("unknown deployment %q: the configuration has none", slug)
+	}
+	return nil, usagef("unknown deployment %q; one of: %s", slug, strings.Join(cfg.Slugs(), ", "))
+}
+
+// resolve asks the remote which commit a reference means.
+func resolve(ctx context.Context, cfg *config.Config, d *config.Deployment, ref string) (string, error) {
+	if ref == "" {
+		ref = "refs/heads/" + d.Branch
+	}
+	found, err := daemon.Repository(cfg, d).Resolve(ctx, ref)
+	if err != nil {
+		return "", fmt.Errorf("find %q at the remote of %s: %w", ref, d.Slug, err)
+	}
+	return found.Commit, nil
+}
+
+func newDeliveryID(now time.Time) string {
+	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
+}
+
+// actor is the person at the command line, also behind sudo.
+func actor() string {
+	name := os.Getenv("SUDO_USER")
+	if name == "" {
+		if u, err := user.Current(); err == nil {
+			name = u.Username
+		}
+	}
+	if name == "" {
+		name = fmt.Sprintf("uid %d", os.Getuid())
+	}
+	return name
+}
+
+// runGit runs git outside of any deployment, for the demo's sample.
+func runGit(ctx context.Context, dir string, env []string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+)
+
+func (c *cli) planCommand() *cobra.Command {
+	var ref string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "plan SLUG [--ref REF] [--json]", Short: "Print the steps that a deploy would run, without running them",
+		Long: `Prints the plan of a deployment for a branch, tag or commit hash (default: the
+tip of its branch). The remote is asked for the commit; nothing else is done.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			d, err := deployment(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			handler, err := daemon.Handler(cfg, d)
+			if err != nil {
+				return err
+			}
+			commit, err := resolve(cmd.Context(), cfg, d, ref)
+			if err != nil {
+				return err
+			}
+			plan, err := handler.Plan(cmd.Context(), handlers.Job{
+				Deployment: d.Slug, Repository: d.Repository, Branch: d.Branch, Commit: commit, Path: d.Path, Actor: actor(),
+			})
+			if err != nil {
+				return err
+			}
+			return c.printPlan(d.Slug, commit, plan, asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&ref, "ref", "", "`REF` to plan for: a branch, a tag or a commit hash")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// planRow is a line of `plan --json`.
+type planRow struct {
+	Step      int      `json:"step"`
+	Name      string   `json:"name"`
+	Run       []string `json:"run,omitempty"`
+	Describe  string   `json:"describe,omitempty"`
+	TimeoutMS int64    `json:"timeout_ms,omitempty"`
+}
+
+func (c *cli) printPlan(slug, commit string, plan handlers.Plan, asJSON bool) error {
+	if asJSON {
+		for i, s := range plan.Steps {
+			if err := writeJSON(c.out, planRow{i + 1, s.Name, s.Argv, s.Describe, s.Timeout.Milliseconds()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	fmt.Fprintf(c.out, "%s at %s would run:\n", slug, commit)
+	t := newTable(c.out, "", "STEP", "TIMEOUT", "RUNS")
+	for i, s := range plan.Steps {
+		timeout, runs := "-", s.Describe
+		if s.Timeout > 0 {
+			timeout = s.Timeout.String()
+		}
+		if len(s.Argv) > 0 {
+			runs = quoteArgv(s.Argv)
+		}
+		t.row(fmt.Sprint(i+1), s.Name, timeout, runs)
+	}
+	return t.flush()
+}
+
+// quoteArgv shows where each argument begins and ends.
+func quoteArgv(argv []string) string {
+	quoted := make([]string, len(argv))
+	for i, a := range argv {
+		if a == "" || strings.ContainsAny(a, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		quoted[i] = a
+	}
+	return strings.Join(quoted, " ")
+}

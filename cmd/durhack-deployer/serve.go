@@ -1,0 +1,49 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	return c.daemonCommand("serve", "Run the whole daemon: listener, router and workers",
+		`Runs the listener and the workers in one process. Pushes are accepted while the
+database is away; they wait in the queue. SIGTERM drains: the listener stops,
+a running deploy may finish within its grace, what is left waits for the next
+start. A second signal gives up at once.`, true, true)
+}
+
+func (c *cli) listenCommand() *cobra.Command {
+	return c.daemonCommand("listen", "Run only the listener: HTTP in, queue files out",
+		`Runs only the listener. It needs the webhook secret and write access to
+{state_dir}/queues/main: no database, no lock server, no checkout. Run "work"
+beside it, as another user if you like; they share nothing but that directory.`, true, false)
+}
+
+func (c *cli) workCommand() *cobra.Command {
+	return c.daemonCommand("work", "Run only the router and the workers",
+		`Runs the router, the projections and a worker for each deployment. It needs no
+webhook secret and opens no public port; "listen" fills its main queue.`, false, true)
+}
+
+func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			log := c.logger(slog.LevelInfo)
+			for _, w := range cfg.Warnings {
+				log.Warn("configuration", "warning", w.String())
+			}
+			return daemon.Run(cmd.Context(), daemon.Options{
+				Config: cfg, Listen: listen, Work: work, Version: version().Version, Logger: log,
+			})
+		},
+	}
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+type statusOptions struct {
+	json bool
+	at   time.Time // zero: now
+}
+
+// statusRow is a line of `status --json`. Commit, delivery, attempt and since
+// are those of what is live; Last is the newest transition, live or not.
+type statusRow struct {
+	Slug       string      `json:"slug"`
+	Repository string      `json:"repository"`
+	Branch     string      `json:"branch"`
+	Status     string      `json:"status"`
+	Commit     *string     `json:"commit"`
+	DeliveryID *string     `json:"delivery_id"`
+	Attempt    *int        `json:"attempt"`
+	Since      *time.Time  `json:"since"`
+	Actor      *string     `json:"actor"`
+	Pending    int         `json:"pending"`
+	Last       *statusMark `json:"last"`
+	Failure    *failure    `json:"failure"`
+}
+
+type statusMark struct {
+	Type       eventlog.Type `json:"type"`
+	Commit     string        `json:"commit"`
+	DeliveryID string        `json:"delivery_id"`
+	Attempt    int           `json:"attempt"`
+	At         time.Time     `json:"at"`
+	Actor      string        `json:"actor"`
+}
+
+type failure struct {
+	Step     string `json:"step"`
+	ExitCode *int   `json:"exit_code"`
+	Signal   string `json:"signal,omitempty"`
+	Error    string `json:"error"`
+}
+
+func (c *cli) statusCommand() *cobra.Command {
+	var o statusOptions
+	var at string
+	cmd := &cobra.Command{
+		Use: "status [--at TIME] [--json]", Short: "Print what is live at each deployment",
+		Long: `Prints a line for each configured deployment: its status (never, pending,
+running, live, failed, disabled), the commit that is live, since when, by whom
+and by which delivery. --at folds the log up to that moment instead.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if at != "" {
+				var err error
+				if o.at, err = parseTime(at, time.Now()); err != nil {
+					return err
+				}
+			}
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				return c.status(cmd.Context(), cfg, store, o)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&at, "at", "", "the state at `TIME`: 2026-01-31, \"2026-01-31 15:04\", RFC 3339, or how long ago: 90m, 30d")
+	jsonFlag(cmd, &o.json)
+	return cmd
+}
+
+func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Store, o statusOptions) error {
+	known, err := deployments(ctx, cfg, store, o.at)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		for _, slug := range cfg.Slugs() {
+			if err := writeJSON(c.out, newStatusRow(cfg.Deployments[slug], known[slug])); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(cfg.Deployments) == 0 {
+		fmt.Fprintln(c.out, "no deployments are configured")
+		return nil
+	}
+	t := newTable(c.out, "DEPLOYMENT", "STATUS", "LIVE", "SINCE", "BY", "DELIVERY", "WAITING", "NOTE")
+	for _, slug := range cfg.Slugs() {
+		row := newStatusRow(cfg.Deployments[slug], known[slug])
+		live, since, by, id := "-", "-", "-", "-"
+		if row.Commit != nil {
+			live, since, by, id = shortCommit(*row.Commit), clock(*row.Since), *row.Actor, *row.DeliveryID
+		}
+		t.paintedRow(1, statusColour(row.Status), slug, row.Status, live, since, by, id, fmt.Sprint(row.Pending), row.note())
+	}
+	if err := t.flush(); err != nil || !o.at.IsZero() {
+		return err
+	}
+	return c.statusNotes(ctx, cfg, store)
+}
+
+// statusNotes says what the table cannot show: deliveries that are not routed
+// yet, and read models that are behind.
+func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
+	main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue))
+	if err == nil && len(main) > 0 {
+		fmt.Fprintf(c.out, "%d deliveries wait to be routed; is `durhack-deployer work` or `serve` running?\n", len(main))
+	}
+	lags, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
+	if err != nil {
+		return err
+	}
+	for _, lag := range lags {
+		if lag.Events > 0 {
+			fmt.Fprintf(c.out, "this is %d events behind the log (projection %s); is the daemon running?\n", lag.Events, lag.Name)
+		}
+	}
+	return nil
+}
+
+// deployments reads the read model, or folds the log up to a moment.
+func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, at time.Time) (map[string]projections.Deployment, error) {
+	var list []projections.Deployment
+	var err error
+	if at.IsZero() {
+		p := projections.New(store.Pool, store.Log, discard())
+		if err := settle(ctx, p); err != nil {
+			return nil, err
+		}
+		list, err = p.Deployments(ctx, cfg.Instance)
+	} else {
+		var state *projections.State
+		if state, err = projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Until: at})); err == nil {
+			list = state.Deployments(cfg.Instance)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state of the deployments: %w", err)
+	}
+	bySlug := make(map[string]projections.Deployment, len(list))
+	for _, d := range list {
+		bySlug[d.Slug] = d
+	}
+	return bySlug, nil
+}
+
+// settle gives the daemon a moment to bring the read models up to the log, so
+// that who asks right after a deploy sees it.
+func settle(ctx context.Context, p *projections.Projector) error {
+	const tries, pause = 50, 20 * time.Millisecond
+	for range tries {
+		lags, err := p.Lag(ctx)
+		if err != nil {
+			return err
+		}
+		behind := false
+		for _, lag := range lags {
+			behind = behind || lag.Events > 0 && lag.Err == nil
+		}
+		if !behind {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+	return nil // statusNotes says how far behind it is
+}
+
+func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
+	row := statusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending}
+	if p.Status == "" {
+		row.Status = string(projections.StatusNever)
+	}
+	if !d.Enabled {
+		row.Status = "disabled"
+	}
+	if m := p.Live; m != nil {
+		row.Commit, row.DeliveryID, row.Attempt, row.Since, row.Actor = &m.Commit, &m.DeliveryID, &m.Attempt, &m.Since, &m.Actor
+	}
+	if m := p.Last; m != nil {
+		row.Last = &statusMark{p.LastType, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
+	}
+	if f := p.Failure; f != nil {
+		row.Failure = &failure{f.Step, f.ExitCode, f.Signal, f.Error}
+	}
+	return row
+}
+
+// note is what the newest transition adds to what is live.
+func (r statusRow) note() string {
+	if r.Last == nil {
+		return ""
+	}
+	switch {
+	case r.Failure != nil && r.Status == string(projections.StatusFailed):
+		s := fmt.Sprintf("%s failed at step %s", shortCommit(r.Last.Commit), r.Failure.Step)
+		if r.Failure.ExitCode != nil {
+			s += fmt.Sprintf(", exit %d", *r.Failure.ExitCode)
+		}
+		return s + "; why " + r.Last.DeliveryID
+	case r.Status == string(projections.StatusRunning):
+		return fmt.Sprintf("%s since %s; why %s", shortCommit(r.Last.Commit), clock(r.Last.At), r.Last.DeliveryID)
+	}
+	return ""
+}
+
+func statusColour(status string) colour {
+	switch status {
+	case string(projections.StatusLive):
+		return green
+	case string(projections.StatusFailed):
+		return red
+	case string(projections.StatusRunning), string(projections.StatusPending):
+		return blue
+	}
+	return grey
+}

@@ -1,0 +1,150 @@
+// Package daemon is the one place that knows every part: it wires them by the
+// configuration, starts them, keeps them running, and stops them in order.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/webhook"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// Options say which parts run: both for `serve`, one for `listen` or `work`.
+type Options struct {
+	Config  *config.Config
+	Listen  bool
+	Work    bool
+	Version string
+	Logger  *slog.Logger
+	// Listening, if not nil, is called once with the public address.
+	Listening func(net.Addr)
+}
+
+// Run runs until ctx ends, then drains: the listener stops accepting and
+// finishes its requests, a running deploy gets its grace, and what is left
+// waits in the queues. It returns early with an error only for what a restart
+// by itself cannot mend (a port in use, an unwritable state_dir, a newer
+// schema); the database being away is waited out.
+func Run(ctx context.Context, o Options) error {
+	if err := Refuse(o.Config, o.Listen, o.Work); err != nil {
+		return err
+	}
+	if err := MakeStateDir(o.Config); err != nil {
+		return err
+	}
+	main, err := queue.Open(QueueDir(o.Config, config.MainQueue), o.Logger)
+	if err != nil {
+		return fmt.Errorf("open the main queue: %w", err)
+	}
+	defer func() { _ = main.Close() }()
+	// Each part's end ends the others; drained in the order listener, worker,
+	// because the worker's last entries may come from the listener's last requests.
+	listening, stopListening := context.WithCancel(ctx)
+	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopListening()
+	defer stopWorking()
+
+	var serve func(context.Context) error
+	if o.Listen {
+		if serve, err = newListener(ctx, o, main); err != nil {
+			return err
+		}
+	}
+	var parts sync.WaitGroup
+	var listenErr, workErr error
+	parts.Go(func() {
+		defer stopWorking()
+		if serve == nil {
+			<-listening.Done()
+			return
+		}
+		listenErr = serve(listening)
+	})
+	parts.Go(func() {
+		defer stopListening()
+		if !o.Work {
+			<-working.Done()
+			return
+		}
+		workErr = work(working, o, main)
+	})
+	notify(o.Logger, sd.SdNotifyReady)
+	<-listening.Done()
+	notify(o.Logger, sd.SdNotifyStopping)
+	parts.Wait()
+	return errors.Join(listenErr, workErr)
+}
+
+// Refuse names what must be mended in the configuration before a daemon with
+// these parts may start.
+func Refuse(cfg *config.Config, listen, work bool) error {
+	if listen {
+		if err := cfg.RequireSecret(); err != nil {
+			return err
+		}
+	}
+	if problems := cfg.Problems(); work && len(problems) > 0 {
+		return &config.Errors{List: problems}
+	}
+	return nil
+}
+
+// newListener binds the public address; the function it returns serves it.
+func newListener(ctx context.Context, o Options, main *queue.Queue) (func(context.Context) error, error) {
+	var secrets [][]byte
+	for _, s := range o.Config.Secrets {
+		secrets = append(secrets, []byte(s.Reveal()))
+	}
+	handler, err := webhook.NewHandler(webhook.Options{
+		Secrets: secrets, Queue: main, Log: o.Logger, Instance: o.Config.Instance, Version: o.Version,
+		ProxyFix: webhook.ProxyFix{XFor: o.Config.ProxyFix.XFor, XProto: o.Config.ProxyFix.XProto},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", o.Config.Listen.String())
+	if err != nil {
+		return nil, fmt.Errorf("listen for webhooks on %s ([listen] host, port): %w", o.Config.Listen, err)
+	}
+	o.Logger.Info("listening", "addr", l.Addr().String(), "path", "/github-webhook")
+	if o.Listening != nil {
+		o.Listening(l.Addr())
+	}
+	server := webhook.NewServer(handler, o.Logger, webhook.Limits{})
+	return func(ctx context.Context) error { return server.Serve(ctx, l) }, nil
+}
+
+// notify tells systemd, where there is one that asked.
+func notify(log *slog.Logger, state string) {
+	if _, err := sd.SdNotify(false, state); err != nil {
+		log.Warn("notify systemd", "error", err)
+	}
+}
+
+// keep runs f again, after a pause, whenever it fails, until ctx ends: a part
+// that cannot go on (a hole in the log, an event that it does not know) must
+// not take the others with it, and must not be silent.
+func keep(ctx context.Context, log *slog.Logger, name string, f func(context.Context) error) {
+	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		err := f(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		log.Error("a part stopped and is started again", "part", name, "in", pause.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}

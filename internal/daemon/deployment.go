@@ -1,0 +1,79 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/worker"
+)
+
+// Handler is the handler that the configuration of a deployment asks for.
+func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) {
+	if d.Unsupported != "" {
+		return nil, fmt.Errorf("deployment %q: %s", d.Slug, d.Unsupported)
+	}
+	steps := make([]command.StepConfig, len(d.Steps))
+	for i, s := range d.Steps {
+		steps[i] = command.StepConfig{Name: s.Name, Run: s.Run, Dir: s.Dir, Env: s.Env, Timeout: s.Timeout}
+	}
+	return command.New(command.Config{Path: d.Path, Remote: d.Remote, Steps: steps, SearchPaths: cfg.ExecutableSearchPaths})
+}
+
+// Repository is the clone that a deployment works in.
+func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
+	return git.Open(d.Path, d.Remote, git.Options{SearchPaths: cfg.ExecutableSearchPaths})
+}
+
+// clone is a git.Repo as the worker wants to ask it.
+type clone struct{ *git.Repo }
+
+func (c clone) FetchCommit(ctx context.Context, branch, commit string) error {
+	return c.Repo.FetchCommit(ctx, branch, commit, io.Discard)
+}
+
+// runWorker runs the worker of one deployment until ctx ends.
+func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, d *config.Deployment) error {
+	var handler handlers.Handler
+	if d.Enabled { // a disabled one voids what still waits, and runs nothing
+		var err error
+		if handler, err = Handler(o.Config, d); err != nil {
+			return err
+		}
+	}
+	q, err := queues.get(d.Slug)
+	if err != nil {
+		return err
+	}
+	watch, err := q.Watch()
+	if err != nil {
+		return fmt.Errorf("watch the queue of %s: %w", d.Slug, err)
+	}
+	defer func() { _ = watch.Close() }()
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("ask for the name of this host: %w", err)
+	}
+	var secrets []string
+	for _, s := range o.Config.Hidden() {
+		secrets = append(secrets, s.Reveal())
+	}
+	return worker.New(worker.Options{
+		Instance: o.Config.Instance, Host: host, Handler: handler, Repository: clone{Repository(o.Config, d)},
+		Deployment: worker.Deployment{
+			Slug: d.Slug, Repository: d.Repository, Path: d.Path, Enabled: d.Enabled,
+			LatestOnly:       d.Pending == config.PendingLatest,
+			RetryInterrupted: d.OnInterrupt == config.OnInterruptRetry,
+			Timeout:          d.Timeout,
+		},
+		Queue: watch, Files: q, Log: store.Log, Locker: locker,
+		RunsDir: filepath.Join(o.Config.StateDir, "runs"), Secrets: secrets,
+		SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
+	}).Run(ctx)
+}

@@ -1,0 +1,139 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+)
+
+// database is the name of the database in a private cluster.
+const database = "durhack_deployer"
+
+// Store is an open event log with what lies below it: the pool and, without a
+// database_url, the private cluster. Close it.
+type Store struct {
+	Pool *pgxpool.Pool
+	Log  *eventlog.Log
+	// cluster is nil with a database_url.
+	cluster *localpg.Cluster
+	dsn     string
+}
+
+// OpenStore connects to the configured database, or to the private cluster,
+// which it starts when it is not running. It brings the schema up to date when
+// migrate is set or the cluster is private, and else refuses one that is not.
+func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrate bool) (_ *Store, err error) {
+	s := &Store{dsn: cfg.DatabaseURL}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if s.dsn == "" {
+		if err := MakeStateDir(cfg); err != nil {
+			return nil, err
+		}
+		s.cluster, err = localpg.Open(ctx, localpg.Config{
+			Dir: filepath.Join(cfg.StateDir, "postgres"), Log: log, Durable: true,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("open the private Postgres of %s: %w", cfg.StateDir, err)
+		}
+		if err := s.cluster.EnsureDatabase(ctx, database); err != nil {
+			return nil, err
+		}
+		s.dsn = s.cluster.DSN(database)
+		migrate = true
+	}
+	if err := s.schema(ctx, migrate); err != nil {
+		return nil, err
+	}
+	poolConfig, err := pgxpool.ParseConfig(s.dsn)
+	if err != nil {
+		return nil, fmt.Errorf("read database_url: %w", err)
+	}
+	poolConfig.AfterConnect = migrations.SetRole
+	// A daemon must notice a server that vanished without a word.
+	poolConfig.ConnConfig.ConnectTimeout = 10 * time.Second
+	if poolConfig.ConnConfig.RuntimeParams["application_name"] == "" {
+		poolConfig.ConnConfig.RuntimeParams["application_name"] = "durhack-deployer"
+	}
+	s.Pool, err = pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("open the connection pool: %w", err)
+	}
+	s.Log = eventlog.Open(s.Pool, log)
+	return s, nil
+}
+
+func (s *Store) schema(ctx context.Context, migrate bool) error {
+	conn, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if migrate {
+		return migrations.Migrate(ctx, conn)
+	}
+	return migrations.Check(ctx, conn)
+}
+
+// Supervise keeps a private cluster running until ctx ends; with a
+// database_url there is nothing to do.
+func (s *Store) Supervise(ctx context.Context) error {
+	if s.cluster == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.cluster.Supervise(ctx)
+}
+
+// Close lets go of the log, the pool and the cluster, in that order. The last
+// user of a private cluster stops it.
+func (s *Store) Close() {
+	if s.Log != nil {
+		s.Log.Close()
+	}
+	if s.Pool != nil {
+		s.Pool.Close()
+	}
+	if s.cluster != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		_ = s.cluster.Close(ctx) // a cluster that stays up is adopted by the next user
+	}
+}
+
+// DescribeSchema says which version the schema has, and who guards the log.
+func (s *Store) DescribeSchema(ctx context.Context, w io.Writer) error {
+	conn, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	version, err := migrations.Version()
+	if err != nil {
+		return err
+	}
+	roles, err := migrations.Roles(ctx, conn)
+	if err != nil {
+		return err
+	}
+	guard := "the application role may read and append, no more"
+	if !roles {
+		guard = "the connecting role owns the log, because it may not create roles: only triggers guard it (docs/operations.md)"
+	}
+	_, err = fmt.Fprintf(w, "the schema is at version %d; %s\n", version, guard)
+	return err
+}

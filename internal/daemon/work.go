@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/worker"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// work runs everything behind the main queue until ctx ends.
+func work(ctx context.Context, o Options, main *queue.Queue) error {
+	store, err := awaitStore(ctx, o)
+	if err != nil || store == nil {
+		return err
+	}
+	defer store.Close()
+	locker, closeLocker, err := NewLocker(o.Config, o.Logger)
+	if err != nil {
+		return err
+	}
+	defer closeLocker()
+
+	// The cluster must outlive those who write to it.
+	supervised, stopSupervising := context.WithCancel(context.WithoutCancel(ctx))
+	var below, parts sync.WaitGroup
+	defer below.Wait()
+	defer stopSupervising()
+	below.Go(func() { keep(supervised, o.Logger, "postgres", store.Supervise) })
+
+	queues := newQueueSet(o.Config, o.Logger)
+	defer queues.close()
+	watched, err := router.Watch(main)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = watched.Close() }()
+	r := router.New(router.Options{
+		Instance: o.Config.Instance, Queue: watched, Log: store.Log,
+		Rules: func() []router.Rule { return router.Rules(o.Config) }, Logger: o.Logger,
+	})
+	m := newMaterializer(o.Config, store, o.Logger, queues)
+	p := projections.New(store.Pool, store.Log, o.Logger)
+	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run) })
+	parts.Go(func() { keep(ctx, o.Logger, "projections", p.Run) })
+	parts.Go(func() { keep(ctx, o.Logger, "materializer", m.Run) })
+	for _, slug := range o.Config.Slugs() {
+		parts.Go(func() {
+			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {
+				return runWorker(ctx, o, store, locker, queues, o.Config.Deployments[slug])
+			})
+		})
+	}
+	o.Logger.Info("working", "instance", o.Config.Instance, "deployments", len(o.Config.Deployments))
+	parts.Wait()
+	return nil
+}
+
+// awaitStore waits for the database as long as it takes: pushes are accepted
+// meanwhile. It returns nil, nil when ctx ended first.
+func awaitStore(ctx context.Context, o Options) (*Store, error) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		store, err := OpenStore(ctx, o.Config, o.Logger, true)
+		if err == nil {
+			return store, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		var tooNew *migrations.TooNewError
+		if errors.As(err, &tooNew) {
+			return nil, err
+		}
+		o.Logger.Warn("waiting for the database; pushes are accepted and queued", "retry_in", pause.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// NewLocker returns the lock of the configuration: flock(2) beside the queues,
+// or Redis with a [lock] url.
+func NewLocker(cfg *config.Config, log *slog.Logger) (worker.Locker, func(), error) {
+	if cfg.Lock.URL.Reveal() == "" {
+		return lock.NewFlock(filepath.Join(cfg.StateDir, "queues")), func() {}, nil
+	}
+	redis, err := lock.NewRedis(cfg.Lock.URL.Reveal(), cfg.Lock.TTL, log)
+	if err != nil {
+		return nil, nil, fmt.Errorf("[lock] url: %w", err)
+	}
+	return redis, func() { _ = redis.Close() }, nil
+}

@@ -1,0 +1,124 @@
+// Package verify holds the log against its own rules and everything that is
+// derived from it against the log: order, accounting, read models, queues.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// settle is how long a queue may differ from the log because the daemon is in
+// the middle of a step: what still differs then is a breach.
+const settle = 700 * time.Millisecond
+
+// Options are what is held against each other.
+type Options struct {
+	Instance string
+	// Audit folds the log: see projections.Projector.Audit.
+	Audit func(ctx context.Context, progress func(done, total int64)) (projections.Audit, error)
+	// Expected is what the log says each deployment's queue should hold.
+	Expected func(ctx context.Context) (map[string][]materializer.Entry, error)
+	// Checkpoint is the position up to which the queues have been written.
+	Checkpoint func(ctx context.Context) (int64, error)
+	// QueueDir is the directory of a deployment's queue, Slugs the deployments.
+	QueueDir func(slug string) string
+	Slugs    []string
+	Progress func(done, total int64)
+}
+
+// Result is what was found.
+type Result struct {
+	// Events is the number of events that were folded.
+	Events     int64
+	Accounting projections.Accounting
+	// Breaches are for people, one line each.
+	Breaches []string
+}
+
+// Run checks everything. The daemon may run meanwhile.
+func Run(ctx context.Context, o Options) (Result, error) {
+	audit, err := o.Audit(ctx, o.Progress)
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Events: audit.Head, Accounting: audit.Accounting[o.Instance]}
+	for _, instance := range slices.Sorted(maps.Keys(audit.Accounting)) {
+		for _, b := range audit.Accounting[instance].Breaches {
+			r.Breaches = append(r.Breaches, "log: "+b)
+		}
+	}
+	if a := r.Accounting; a.Received != a.Voided+a.Finished+a.Pending {
+		r.Breaches = append(r.Breaches, fmt.Sprintf("accounting: %d received, but %d voided + %d finished + %d pending",
+			a.Received, a.Voided, a.Finished, a.Pending))
+	}
+	for _, d := range audit.Differences {
+		r.Breaches = append(r.Breaches, "projection "+d.String())
+	}
+	queues, err := o.queues(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	r.Breaches = append(r.Breaches, queues...)
+	return r, nil
+}
+
+// queues compares twice and reports what differs both times.
+func (o Options) queues(ctx context.Context) ([]string, error) {
+	first, err := o.compareQueues(ctx)
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-time.After(settle):
+	}
+	second, err := o.compareQueues(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(first, func(breach string) bool { return !slices.Contains(second, breach) }), nil
+}
+
+func (o Options) compareQueues(ctx context.Context) ([]string, error) {
+	checkpoint, err := o.Checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	expected, err := o.Expected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slugs := slices.Compact(slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(expected)), o.Slugs...))))
+	var breaches []string
+	for _, slug := range slugs {
+		entries, err := queue.List(o.QueueDir(slug))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look at the queue of %s: %w", slug, err)
+		}
+		there := make(map[string]bool, len(entries))
+		for _, e := range entries {
+			there[e.Name] = true
+		}
+		for _, e := range expected[slug] {
+			if name := e.Name(); there[name] {
+				delete(there, name)
+			} else if e.Position <= checkpoint {
+				breaches = append(breaches, fmt.Sprintf("queue %s: %s is missing (ordered at position %d, not ended); mend it with `durhack-deployer queue rebuild`", slug, name, e.Position))
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(there)) {
+			breaches = append(breaches, fmt.Sprintf("queue %s: %s is there, but the log says that it has ended or was never ordered", slug, name))
+		}
+	}
+	return breaches, nil
+}

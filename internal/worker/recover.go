@@ -1,0 +1,126 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
+)
+
+const (
+	thenRetry = "retry"
+	thenFail  = "fail"
+	// maxInterruptions in a row, then the delivery fails: what takes the daemon
+	// down each time must not be retried for ever.
+	maxInterruptions = 3
+)
+
+// endOpenRun ends a run that was left open. The caller holds the lock, so
+// nobody is running it any more, except perhaps its orphaned processes.
+func (w *Worker) endOpenRun(ctx context.Context) error {
+	r := *w.seen.open
+	if killed, err := handlers.KillOrphan(processFile(r.started.RunLog), w.o.StepGrace); err != nil {
+		return fmt.Errorf("end the processes that an earlier run left: %w", err)
+	} else if killed {
+		w.o.Logger.Warn("ended the processes that an earlier run left", "delivery", r.deliveryID)
+	}
+	end, err := loadResult(r.started.RunLog)
+	if err != nil {
+		w.o.Logger.Warn("unreadable result of an earlier run", "delivery", r.deliveryID, "error", err)
+	}
+	if end == nil {
+		failed := eventlog.Failed{
+			V: eventlog.CurrentVersion, Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
+			Steps: []eventlog.Step{}, RunLog: r.started.RunLog,
+		}
+		detail := fmt.Sprintf("process %d on %s ended without recording a result", r.started.PID, r.started.Host)
+		end = w.interrupted(r, detail, "", &failed)
+	}
+	_, err = w.appendEnd(ctx, r, end)
+	w.seen.open = nil // when fenced, the next catch-up reads what the successor did
+	return err
+}
+
+// interrupted is the end of a run that was cut short: retried by policy, else
+// failed as well, by the given event.
+func (w *Worker) interrupted(r run, detail, step string, failed *eventlog.Failed) []eventlog.Data {
+	i := eventlog.Interrupted{V: eventlog.CurrentVersion, Detail: detail, Then: thenRetry, Step: step}
+	again := 0
+	if w.seen.interrupted == r.deliveryID {
+		again = w.seen.interruptions
+	}
+	switch {
+	case !w.o.Deployment.RetryInterrupted:
+		failed.Error = "interrupted, and on_interrupt = \"fail\": " + detail
+	case again+1 >= maxInterruptions:
+		failed.Error = fmt.Sprintf("interrupted %d times in a row: %s", again+1, detail)
+	default:
+		return []eventlog.Data{i}
+	}
+	i.Then = thenFail
+	return []eventlog.Data{i, *failed}
+}
+
+// A result stands beside its run log from the end of the run until it is
+// appended, so that a crash in between loses nothing.
+
+type storedResult struct {
+	Type eventlog.Type   `json:"type"`
+	Data json.RawMessage `json:"data"`
+}
+
+func resultFile(runLog string) string  { return strings.TrimSuffix(runLog, ".log") + ".result.json" }
+func processFile(runLog string) string { return strings.TrimSuffix(runLog, ".log") + ".process" }
+
+func saveResult(runLog string, end []eventlog.Data) error {
+	var stored []storedResult
+	for _, d := range end {
+		raw, err := json.Marshal(d)
+		if err != nil {
+			return fmt.Errorf("encode the result: %w", err)
+		}
+		stored = append(stored, storedResult{d.EventType(), raw})
+	}
+	raw, err := json.Marshal(stored)
+	if err != nil {
+		return fmt.Errorf("encode the result: %w", err)
+	}
+	return durable.WriteFile(resultFile(runLog), raw, 0o640)
+}
+
+// loadResult returns nil when there is none.
+func loadResult(runLog string) ([]eventlog.Data, error) {
+	raw, err := os.ReadFile(resultFile(runLog))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the result: %w", err)
+	}
+	var stored []storedResult
+	if err := json.Unmarshal(raw, &stored); err != nil {
+		return nil, fmt.Errorf("decode the result: %w", err)
+	}
+	var end []eventlog.Data
+	for _, s := range stored {
+		d, err := eventlog.Event{Type: s.Type, Data: s.Data}.Decode()
+		if err != nil {
+			return nil, err
+		}
+		end = append(end, d)
+	}
+	return end, nil
+}
+
+func removeResult(runLog string) {
+	// A result that stays is appended again at the next start, which the log
+	// recognises as the same event.
+	_ = os.Remove(resultFile(runLog))
+}

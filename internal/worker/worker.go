@@ -1,0 +1,234 @@
+// Package worker runs one deployment: it takes the deployment's queue in order,
+// under the deployment's lock, decides whether an assignment still makes sense,
+// runs the handler's plan, and records what happened. It alone appends
+// `started`, `deployed`, `failed` and `interrupted`.
+//
+// The order of its effects is the crash story: `started` is committed before
+// the first step runs; the result is durable in a file beside the run log
+// before it is appended; the queue file goes only after the end is committed.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// Queue is the part of a queue's watcher that the worker uses.
+type Queue interface {
+	Next(ctx context.Context, max int) ([]queue.Entry, error)
+	Pending() []queue.Entry
+	Done(e queue.Entry) error
+	Quarantine(e queue.Entry, reason error) error
+}
+
+// Files reads the content of queue entries.
+type Files interface {
+	Read(e queue.Entry) ([]byte, error)
+}
+
+// Log is the part of the event log that the worker uses.
+type Log interface {
+	Append(ctx context.Context, g eventlog.Group) ([]eventlog.Event, error)
+	Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error]
+}
+
+// Locker excludes other workers of the same deployment, in this and in other
+// processes. held ends, with a cause, when the lock is lost.
+type Locker interface {
+	Acquire(ctx context.Context, name string) (held context.Context, release func() error, err error)
+}
+
+// Repository answers what the stale check asks about the deployment's clone.
+// None of its methods touches the working tree.
+type Repository interface {
+	// Head is the commit that is checked out, empty where there is no clone yet.
+	Head(ctx context.Context) (string, error)
+	// FetchCommit makes the branch's tip and the commit known to the clone.
+	FetchCommit(ctx context.Context, branch, commit string) error
+	// IsAncestor is false where ancestor is not known to the clone.
+	IsAncestor(ctx context.Context, ancestor, of string) (bool, error)
+	// RemoteTip is the commit that the branch points to at the remote now.
+	RemoteTip(ctx context.Context, branch string) (string, error)
+}
+
+// Deployment is the worker's view of one deployment's configuration.
+type Deployment struct {
+	Slug       string
+	Repository string
+	Path       string
+	Enabled    bool
+	// LatestOnly is pending = "latest": what waits behind a newer push is superseded.
+	LatestOnly bool
+	// RetryInterrupted is on_interrupt = "retry".
+	RetryInterrupted bool
+	// Timeout bounds a whole run; 0 means no bound.
+	Timeout time.Duration
+}
+
+// Options are a worker's parts. All are required unless a default is named.
+type Options struct {
+	Instance   string
+	Host       string
+	Deployment Deployment
+	Handler    handlers.Handler
+	Repository Repository
+	Queue      Queue
+	Files      Files
+	Log        Log
+	Locker     Locker
+	// RunsDir is {state_dir}/runs; the worker makes its own folder in it.
+	RunsDir string
+	// Secrets are masked in run logs and output tails.
+	Secrets []string
+	// SearchPaths are looked at for programs before PATH.
+	SearchPaths []string
+	// DrainGrace is how long a run may go on once Run's context ended (default 10 s).
+	DrainGrace time.Duration
+	// StepGrace is the time between TERM and KILL (default 5 s).
+	StepGrace time.Duration
+	Logger    *slog.Logger
+}
+
+// Worker runs one deployment. Create it with New, start it with Run, once.
+type Worker struct {
+	o    Options
+	runs string
+	seen history
+	// running is true from before `started` is appended until the run has ended.
+	running atomic.Bool
+}
+
+// New returns a worker that has not started.
+func New(o Options) *Worker {
+	if o.DrainGrace == 0 {
+		o.DrainGrace = 10 * time.Second
+	}
+	if o.StepGrace == 0 {
+		o.StepGrace = 5 * time.Second
+	}
+	o.Logger = o.Logger.With("deployment", o.Deployment.Slug)
+	return &Worker{o: o, runs: filepath.Join(o.RunsDir, o.Deployment.Slug)}
+}
+
+// Run works until ctx ends, then lets a running deploy finish within
+// DrainGrace and returns nil. Errors of one entry or of the database are
+// retried; Run returns early only when its folder of run logs cannot be made.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := os.MkdirAll(w.runs, 0o750); err != nil {
+		return fmt.Errorf("make the folder of run logs: %w", err)
+	}
+	// What a crash left open is ended before anything waits for new work, so
+	// that nothing is reported as running that is not.
+	if !w.retry(ctx, "recover", func() error { return w.locked(ctx, func(context.Context) error { return nil }) }) {
+		return nil
+	}
+	for {
+		entries, err := w.o.Queue.Next(ctx, 1)
+		if err != nil || ctx.Err() != nil {
+			return nil // only the end of ctx or of the watcher ends Next
+		}
+		if !w.retry(ctx, "work on "+entries[0].Name, func() error { return w.take(ctx, entries[0]) }) {
+			return nil
+		}
+	}
+}
+
+// retry calls f until it succeeds, pausing longer each time; false when ctx ended first.
+func (w *Worker) retry(ctx context.Context, what string, f func() error) bool {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := f()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		w.o.Logger.Warn("will try again", "doing", what, "in", pause.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+}
+
+// locked runs f with the deployment's lock held, on a history that is up to
+// date and in which no earlier run is open.
+func (w *Worker) locked(ctx context.Context, f func(held context.Context) error) (err error) {
+	// The end of ctx gives up the wait for the lock and all that reads the log,
+	// but a run that has begun outlasts it: runContext drains it.
+	hold, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if !w.running.Load() {
+			cancel()
+		}
+	})()
+	held, release, err := w.o.Locker.Acquire(hold, w.o.Deployment.Slug)
+	if err != nil {
+		return fmt.Errorf("acquire the lock of %s: %w", w.o.Deployment.Slug, err)
+	}
+	defer func() {
+		if rerr := release(); rerr != nil {
+			w.o.Logger.Warn("release the lock", "error", rerr)
+		}
+	}()
+	if err := w.seen.catchUp(held, w.o.Log, w.o.Instance, w.o.Deployment.Slug); err != nil {
+		return err
+	}
+	if w.seen.open != nil {
+		if err := w.endOpenRun(held); err != nil {
+			return err
+		}
+	}
+	return f(held)
+}
+
+// take brings one queue entry to its end. nil means that the entry is dealt
+// with (or rests for the next start, when ctx ended); an error means try again.
+func (w *Worker) take(ctx context.Context, e queue.Entry) error {
+	raw, err := w.o.Files.Read(e)
+	if errors.Is(err, queue.ErrGone) {
+		return w.o.Queue.Done(e)
+	}
+	if err != nil {
+		return err
+	}
+	job, err := materializer.Decode(raw)
+	if err == nil && job.Deployment != w.o.Deployment.Slug {
+		err = fmt.Errorf("the entry is for deployment %q", job.Deployment)
+	}
+	if err != nil {
+		w.o.Logger.Error("unreadable queue entry, moved to quarantine", "entry", e.Name, "error", err)
+		return w.o.Queue.Quarantine(e, err)
+	}
+	return w.locked(ctx, func(held context.Context) error {
+		return w.decide(ctx, held, e, job)
+	})
+}
+
+// logPath is the path of an attempt's run log; the other files of the attempt
+// stand beside it.
+func (w *Worker) logPath(deliveryID string, attempt int) string {
+	return filepath.Join(w.runs, deliveryID+"-"+strconv.Itoa(attempt)+".log")
+}
+
+func (w *Worker) transition(deliveryID string, attempt int, actor string, d eventlog.Data) eventlog.Transition {
+	return eventlog.Transition{
+		Instance: w.o.Instance, DeliveryID: deliveryID, Deployment: w.o.Deployment.Slug,
+		Attempt: attempt, Actor: actor, Data: d,
+	}
+}
