@@ -174,7 +174,7 @@ func noDeployment(repository, branch string, elsewhere, all []Rule) *eventlog.Vo
 	switch {
 	case len(elsewhere) > 0:
 		for _, r := range elsewhere {
-			known = append(known, show(r.Branch)+" ("+label(r)+")")
+			known = append(known, show(r.Branch)+" ("+label(r, ", disabled")+")")
 		}
 		detail += fmt.Sprintf("; %s deploys from: %s", show(repository), strings.Join(known, ", "))
 	case len(all) > 0:
@@ -198,7 +198,7 @@ func (out *Decision) command(d delivery.Delivery, p payload, rules []Rule) {
 	if i < 0 {
 		var known []string
 		for _, r := range rules {
-			known = append(known, label(r))
+			known = append(known, label(r, " (disabled)"))
 		}
 		have := "no deployment is configured at all"
 		if len(known) > 0 {
@@ -256,11 +256,11 @@ func lowerASCII(s string) string {
 	}, s)
 }
 
-func label(r Rule) string {
+func label(r Rule, disabled string) string {
 	if r.Enabled {
 		return show(r.Slug)
 	}
-	return show(r.Slug) + ", disabled"
+	return show(r.Slug) + disabled
 }
 
 func void(reason eventlog.Reason, format string, args ...any) *eventlog.Voided {

@@ -72,6 +72,8 @@ type Router struct {
 	// conflicts and failures count, by entry, what kept it from being appended.
 	// Only Run's goroutine uses them.
 	conflicts, failures map[ulid.ULID]int
+	// pause is the first one after an error; it doubles up to lastPause.
+	pause time.Duration
 }
 
 const (
@@ -85,8 +87,8 @@ const (
 	// commit succeed, for a reason that is not known to be its own.
 	maxFailures = 10
 
-	firstBackoff = 100 * time.Millisecond
-	lastBackoff  = 5 * time.Second
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
 )
 
 // New returns a Router that has not started.
@@ -100,7 +102,7 @@ func New(o Options) *Router {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	return &Router{o: o, conflicts: map[ulid.ULID]int{}, failures: map[ulid.ULID]int{}}
+	return &Router{o: o, conflicts: map[ulid.ULID]int{}, failures: map[ulid.ULID]int{}, pause: firstPause}
 }
 
 // Run routes until ctx ends, and then returns nil. What was not routed stays in
@@ -110,7 +112,7 @@ func New(o Options) *Router {
 // Run twice at once on one queue is safe for the log (the loser of each race
 // reads again), but has no use.
 func (r *Router) Run(ctx context.Context) error {
-	backoff := firstBackoff
+	pause := r.pause
 	for {
 		entries, err := r.o.Queue.Next(ctx, r.o.BatchSize)
 		if ctx.Err() != nil {
@@ -121,17 +123,17 @@ func (r *Router) Run(ctx context.Context) error {
 		}
 		err = r.route(ctx, entries)
 		if err == nil {
-			backoff = firstBackoff
+			pause = r.pause
 			continue
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.o.Logger.Warn("routing paused; the deliveries wait in the queue", "error", err, "retry_in", backoff)
-		if !sleep(ctx, backoff) {
+		r.o.Logger.Warn("routing paused; the deliveries wait in the queue", "error", err, "retry_in", pause)
+		if !sleep(ctx, pause) {
 			return nil
 		}
-		backoff = min(2*backoff, lastBackoff)
+		pause = min(2*pause, lastPause)
 	}
 }
 

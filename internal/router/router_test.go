@@ -1,0 +1,442 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// named is a push of its own ID.
+func named(id, body string) delivery.Delivery {
+	d := push(body)
+	d.ID = id
+	return d
+}
+
+func TestRouterRecordsDecisionsAndBodies(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	defer start(t, q, Options{Log: log})()
+	pushed := put(t, q, named("push-1", body("refs/heads/main", sha, "octo/app")))
+	put(t, q, named("push-2", "\xff\x00not JSON"))
+	manual := command("web", body("refs/heads/dev", sha, "octo/app"))
+	manual.ID = "cli-1"
+	put(t, q, manual)
+	waitEmpty(t, q)
+
+	all := events(t, log, eventlog.Filter{})
+	want := []string{
+		"received  1", "forwarded docs 1", "forwarded web 1",
+		"received  1", "voided  1",
+		"received  1", "forwarded web 1",
+	}
+	if got := summary(all); !slices.Equal(got, want) {
+		t.Fatalf("events\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for i, want := range map[int][2]string{0: {"push-1", "sam"}, 4: {"push-2", "unknown"}, 6: {"cli-1", "root@host"}} {
+		if all[i].DeliveryID != want[0] || all[i].Actor != want[1] {
+			t.Errorf("event %d is %+v", i, all[i])
+		}
+	}
+	data, err := all[0].Decode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := data.(eventlog.Received); r.Entry != pushed.ID.String() || r.Commit != sha {
+		t.Errorf("received %+v", r)
+	}
+	var r eventlog.Received
+	if err := json.Unmarshal(all[3].Data, &r); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := log.Payload(context.Background(), r.PayloadDigest); err != nil || string(p.Body) != "\xff\x00not JSON" {
+		t.Errorf("payload %q, %v", p.Body, err)
+	}
+	runs, err := all[6].Assignments()
+	if err != nil || len(runs) != 1 || !runs[0].Forced || runs[0].Branch != "dev" {
+		t.Errorf("assignments %+v, %v", runs, err)
+	}
+}
+
+func TestOneDeliveryFiftyTimesAtOnce(t *testing.T) {
+	log, pool := openLog(t)
+	q := openQueue(t)
+	// Two routers, which is one more than there should be.
+	defer start(t, q, Options{Log: log})()
+	defer start(t, q, Options{Log: log, BatchSize: 3})()
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() { put(t, q, named("same", body("refs/heads/main", sha, "octo/app"))) })
+	}
+	all.Wait()
+	waitEmpty(t, q)
+	count := map[eventlog.Type]int{}
+	entries := map[string]bool{}
+	for _, e := range events(t, log, eventlog.Filter{}) {
+		count[e.Type]++
+		var d struct{ Entry, Action string }
+		if err := json.Unmarshal(e.Data, &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.Entry != "" && entries[d.Entry] {
+			t.Errorf("entry %s is in the log twice", d.Entry)
+		}
+		entries[d.Entry] = true
+		if d.Action != "" && d.Action != eventlog.ActionIgnored {
+			t.Errorf("action %q", d.Action)
+		}
+	}
+	if count[eventlog.TypeReceived] != 1 || count[eventlog.TypeForwarded] != 2 || count[eventlog.TypeRedelivered] != 49 || len(count) != 3 {
+		t.Errorf("events %v", count)
+	}
+	var payloads int
+	if err := pool.QueryRow(context.Background(), "select count(*) from payloads").Scan(&payloads); err != nil || payloads != 1 {
+		t.Errorf("%d payloads, %v", payloads, err)
+	}
+	if moved, err := q.Quarantined(); err != nil || len(moved) > 0 {
+		t.Errorf("in quarantine: %q, %v", moved, err)
+	}
+}
+
+// A crash after the commit leaves the file, and the next start finds it.
+func TestCrashBetweenAppendAndDone(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	put(t, q, named("a", body("refs/heads/main", sha, "octo/app")))
+	put(t, q, named("b", body("refs/heads/dev", sha, "octo/app")))
+	stop := start(t, q, Options{Log: log, Queue: &crashingQueue{drops: 1 << 30}})
+	wait(t, "both are in the log", func() bool { return len(events(t, log, eventlog.Filter{})) == 5 })
+	stop()
+	if left, err := q.List(); err != nil || len(left) != 2 {
+		t.Fatalf("left %v, %v", left, err)
+	}
+	before := summary(events(t, log, eventlog.Filter{}))
+	// The configuration changed meanwhile: what was decided stays.
+	defer start(t, q, Options{Log: log, Rules: func() []Rule { return nil }})()
+	waitEmpty(t, q)
+	if after := summary(events(t, log, eventlog.Filter{})); !slices.Equal(before, after) {
+		t.Errorf("before the crash\n%q\nand after\n%q", before, after)
+	}
+}
+
+func TestRedeliveryOfAFailureRetriesIt(t *testing.T) {
+	log, pool := openLog(t)
+	q := openQueue(t)
+	defer start(t, q, Options{Log: log})()
+	d := named("d", body("refs/heads/main", sha, "octo/app"))
+	put(t, q, d)
+	waitEmpty(t, q)
+	end := func(slug string, attempt int, data eventlog.Data) {
+		t.Helper()
+		_, err := log.Append(context.Background(), eventlog.Group{Transitions: []eventlog.Transition{
+			{Instance: "test", DeliveryID: "d", Deployment: slug, Attempt: attempt, Actor: "sam", Data: data},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	failed := eventlog.Failed{V: 1, Commit: sha, Step: "build", Steps: []eventlog.Step{}}
+	end("web", 1, failed)
+	end("docs", 1, eventlog.Deployed{V: 1, Commit: sha, Steps: []eventlog.Step{}})
+	put(t, q, d) // retries web
+	waitEmpty(t, q)
+	put(t, q, d) // ignored: web waits
+	waitEmpty(t, q)
+	end("web", 2, failed)
+	other := d
+	other.Body = []byte(body("refs/heads/main", sha256s, "octo/app"))
+	put(t, q, other) // retries web, on the first body's commit
+	waitEmpty(t, q)
+
+	var got []string
+	for _, e := range events(t, log, eventlog.Filter{Types: []eventlog.Type{eventlog.TypeRedelivered}}) {
+		var r eventlog.Redelivered
+		if err := json.Unmarshal(e.Data, &r); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprint(e.Attempt, " ", r.Action))
+		for _, a := range r.Deployments {
+			got[len(got)-1] += fmt.Sprintf(" %s %d %v", a.Deployment, a.Attempt, a.Commit == sha)
+		}
+		if strings.Contains(r.Detail, "its body differs") != (e.Attempt == 3) {
+			t.Errorf("detail %q", r.Detail)
+		}
+	}
+	if want := []string{"1 retried web 2 true", "2 ignored", "3 retried web 3 true"}; !slices.Equal(got, want) {
+		t.Errorf("redeliveries %q, want %q", got, want)
+	}
+	var payloads int
+	if err := pool.QueryRow(context.Background(), "select count(*) from payloads").Scan(&payloads); err != nil || payloads != 2 {
+		t.Errorf("%d payloads, %v; the first body and the other one are to be kept", payloads, err)
+	}
+}
+
+func TestUnreadableEntriesAreSetAside(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	plant := func(content string) {
+		t.Helper()
+		_, err := q.Put(context.Background(), "bad", func(w io.Writer) error { _, err := io.WriteString(w, content); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	plant("")
+	plant("{")
+	plant(`{"v":99,"delivery_id":"bad"}`)
+	plant(`{"v":1,"delivery_id":"other"}`)
+	put(t, q, named("good", body("refs/heads/main", sha, "octo/app")))
+	gone := put(t, q, named("gone", body("refs/heads/main", sha, "octo/app")))
+	w, err := Watch(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close() //nolint:errcheck // only read
+	if err := q.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- New(Options{Instance: "test", Queue: w, Log: log, Rules: func() []Rule { return rules }}).Run(ctx)
+	}()
+	wait(t, "nothing is pending", func() bool { return len(w.Pending()) == 0 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	moved, err := q.Quarantined()
+	if err != nil || len(moved) != 4 {
+		t.Fatalf("in quarantine: %q, %v", moved, err)
+	}
+	for _, name := range moved {
+		reason, err := os.ReadFile(filepath.Join(q.Dir(), "quarantine", name+".reason"))
+		if err != nil || len(reason) == 0 {
+			t.Errorf("reason %q, %v", reason, err)
+		}
+	}
+	if got := summary(events(t, log, eventlog.Filter{})); len(got) != 3 {
+		t.Errorf("events %q", got)
+	}
+}
+
+func TestAPoisonedDeliveryBlocksNoOther(t *testing.T) {
+	refusals := map[string]struct {
+		err       error
+		quarantee bool
+	}{
+		"its content":     {fmt.Errorf("append: %w", &pgconn.PgError{Code: "22P05", Message: "untranslatable"}), true},
+		"a constraint":    {&pgconn.PgError{Code: "23514"}, true},
+		"conflicts":       {&eventlog.ConflictError{Stored: eventlog.Event{Type: eventlog.TypeReceived}}, true},
+		"who knows":       {errors.New("who knows"), true},
+		"everyone's lack": {&pgconn.PgError{Code: "42501"}, false},
+	}
+	log, _ := openLog(t)
+	for name, refusal := range refusals {
+		t.Run(name, func(t *testing.T) {
+			q := openQueue(t)
+			var healed atomic.Bool
+			faulty := &faultyLog{Log: log}
+			faulty.before = func(groups []eventlog.Group) ([]eventlog.Result, error, bool) {
+				if healed.Load() {
+					return nil, nil, false
+				}
+				return refuse(context.Background(), log, "bad", groups, refusal.err)
+			}
+			bad := named("bad", body("refs/heads/main", sha, "octo/app"))
+			put(t, q, bad)
+			put(t, q, named("good-0", body("refs/heads/main", sha, "octo/app")))
+			defer start(t, q, Options{Instance: name, Log: faulty})()
+			for i := range 12 {
+				if i > 0 {
+					put(t, q, named(fmt.Sprint("good-", i), body("refs/heads/main", sha, "octo/app")))
+				}
+				wait(t, "the good one is routed", func() bool {
+					return len(events(t, log, eventlog.Filter{Instance: name, DeliveryID: fmt.Sprint("good-", i)})) == 3
+				})
+				if !refusal.quarantee && i == 2 {
+					break
+				}
+				if moved, err := q.Quarantined(); err != nil {
+					t.Fatal(err)
+				} else if len(moved) == 1 {
+					break
+				}
+			}
+			if !refusal.quarantee {
+				healed.Store(true)
+			}
+			waitEmpty(t, q)
+			moved, err := q.Quarantined()
+			if err != nil || (len(moved) == 1) != refusal.quarantee {
+				t.Errorf("in quarantine: %q, %v", moved, err)
+			}
+			if got := len(events(t, log, eventlog.Filter{Instance: name, DeliveryID: "bad"})); (got == 0) != refusal.quarantee {
+				t.Errorf("%d events of the poisoned one", got)
+			}
+		})
+	}
+}
+
+// An event of a newer binary is no fault of the entry, so it waits.
+func TestEventsThatAreNotKnownLeaveTheEntryAlone(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	var asked atomic.Int32
+	faulty := &faultyLog{Log: log, find: func() error {
+		if asked.Add(1) <= 2 {
+			return &eventlog.UnknownEventError{Position: 1, Type: "pinned"}
+		}
+		return nil
+	}}
+	put(t, q, named("d", body("refs/heads/main", sha, "octo/app")))
+	defer start(t, q, Options{Log: faulty})()
+	waitEmpty(t, q)
+	if moved, err := q.Quarantined(); err != nil || len(moved) > 0 || asked.Load() < 3 {
+		t.Errorf("in quarantine %q, %v; asked %d times", moved, err, asked.Load())
+	}
+}
+
+func TestDatabaseAwayAndBack(t *testing.T) {
+	server := pgtest.NewServer(t)
+	log, _ := logOn(t, migrate(t, server.Database(t, "away")))
+	q := openQueue(t)
+	defer start(t, q, Options{Log: log})()
+	put(t, q, named("before", body("refs/heads/main", sha, "octo/app")))
+	waitEmpty(t, q)
+	server.Kill(t)
+	for i := range 5 {
+		put(t, q, named(fmt.Sprint("during-", i), body("refs/heads/main", sha, "octo/app")))
+	}
+	server.Start(t)
+	waitEmpty(t, q)
+	var order []string
+	for _, e := range events(t, log, eventlog.Filter{Types: []eventlog.Type{eventlog.TypeReceived}}) {
+		order = append(order, e.DeliveryID)
+	}
+	if want := []string{"before", "during-0", "during-1", "during-2", "during-3", "during-4"}; !slices.Equal(order, want) {
+		t.Errorf("received %q", order)
+	}
+}
+
+// Batches that are cut short by their bytes lose nothing and keep the order.
+func TestOrderOverSmallBatches(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	var want []string
+	for i := range 30 {
+		want = append(want, fmt.Sprint("d-", i))
+		put(t, q, named(want[i], body("refs/heads/main", sha, "octo/mixed")))
+	}
+	defer start(t, q, Options{Log: log, BatchSize: 7, BatchBytes: 1500})()
+	waitEmpty(t, q)
+	var got []string
+	for _, e := range events(t, log, eventlog.Filter{Types: []eventlog.Type{eventlog.TypeForwarded}}) {
+		got = append(got, e.DeliveryID)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("forwarded in the order %q", got)
+	}
+}
+
+// TestRouterAgainstAModel feeds shuffled and doubled deliveries to routers that
+// crash at every step, and compares the log with what plain counting expects.
+func TestRouterAgainstAModel(t *testing.T) {
+	log, _ := openLog(t)
+	bodies := []string{
+		body("refs/heads/main", sha, "octo/app"), body("refs/heads/main", sha, "octo/mixed"), body("refs/heads/dev", sha, "octo/app"),
+		body("refs/heads/staging", sha, "octo/app"), body("refs/tags/v1", sha, "octo/app"), "{}", "",
+	}
+	root := t.TempDir()
+	runs := 0
+	rapid.Check(t, func(t *rapid.T) {
+		runs++
+		instance := fmt.Sprint("model-", runs, "-", rand.Uint64())
+		q, err := queue.Open(filepath.Join(root, instance), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close() //nolint:errcheck // a directory of this check alone
+		content := rapid.SliceOfN(rapid.SampledFrom(bodies), 1, 6).Draw(t, "deliveries")
+		copies := map[int]int{}
+		rounds := rapid.IntRange(1, 3).Draw(t, "starts")
+		for round := range rounds {
+			for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(content)-1), 0, 8).Draw(t, "order") {
+				put(t, q, named(fmt.Sprint("d-", i), content[i]))
+				copies[i]++
+			}
+			// Fails before and after the commit, and around the removal of files.
+			faults := rapid.SliceOfN(rapid.SampledFrom([]string{"", "find", "before", "after"}), 0, 3).Draw(t, "faults")
+			var mu sync.Mutex
+			next := func(kind string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if len(faults) > 0 && (faults[0] == kind || faults[0] == "") {
+					fails := faults[0] == kind
+					faults = faults[1:]
+					if fails {
+						return errCrash
+					}
+				}
+				return nil
+			}
+			faulty := &faultyLog{
+				Log:  log,
+				find: func() error { return next("find") },
+				before: func([]eventlog.Group) ([]eventlog.Result, error, bool) {
+					err := next("before")
+					return nil, err, err != nil
+				},
+				after: func([]eventlog.Group, []eventlog.Result) error { return next("after") },
+			}
+			stop := start(t, q, Options{
+				Instance: instance, Log: faulty, BatchSize: rapid.IntRange(1, 5).Draw(t, "batch"),
+				Queue: &crashingQueue{drops: rapid.IntRange(0, 2).Draw(t, "drops")},
+			})
+			if last := round == rounds-1; last || rapid.Bool().Draw(t, "drain") {
+				waitEmpty(t, q)
+			}
+			stop() // with work left, this is where it is cut off
+		}
+		check(t, log, instance, content, copies)
+	})
+}
+
+func check(t *rapid.T, log *eventlog.Log, instance string, content []string, copies map[int]int) {
+	t.Helper()
+	for i, n := range copies {
+		id := fmt.Sprint("d-", i)
+		decision := Decide(named(id, content[i]), rules)
+		want := []string{"received  1"}
+		if decision.Void != nil {
+			want = append(want, "voided  1")
+		}
+		for _, a := range decision.Forwards {
+			want = append(want, fmt.Sprintf("forwarded %s 1", a.Deployment))
+		}
+		for k := 1; k < n; k++ {
+			want = append(want, fmt.Sprintf("redelivered  %d", k))
+		}
+		if got := summary(events(t, log, eventlog.Filter{Instance: instance, DeliveryID: id})); !slices.Equal(got, want) {
+			t.Fatalf("delivery %s, which came %d times, has events %q, want %q", id, n, got, want)
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package router
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+)
+
+// happened makes the stored form of an event, for folds without a database.
+func happened(t *testing.T, slug string, attempt int, data eventlog.Data) eventlog.Event {
+	t.Helper()
+	raw, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := eventlog.Event{DeliveryID: "d-1", Type: data.EventType(), Attempt: attempt, Actor: "sam", Data: raw}
+	if slug != "" {
+		e.Deployment = &slug
+	}
+	return e
+}
+
+// history is a delivery that was forwarded to web and docs, and then more.
+func history(t *testing.T, more ...eventlog.Event) []eventlog.Event {
+	t.Helper()
+	forwarded := eventlog.Forwarded{V: 1, Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "old"}
+	return append([]eventlog.Event{
+		happened(t, "", 1, eventlog.Received{V: 1, Event: "push", Entry: "E1"}),
+		happened(t, "web", 1, forwarded),
+		happened(t, "docs", 1, forwarded),
+	}, more...)
+}
+
+func TestFold(t *testing.T) {
+	retried := eventlog.Redelivered{V: 1, Action: eventlog.ActionRetried, Entry: "E2",
+		Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Branch: "main", Commit: sha}}}
+	replayed := eventlog.Replayed{V: 1, Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 4, Commit: sha}}}
+	tests := []struct {
+		name    string
+		events  []eventlog.Event
+		status  Status
+		attempt int
+		highest int
+		detail  string // of Redeliver
+		retries int    // the attempt that Redeliver gives to web, 0 for none
+	}{
+		{"forwarded", history(t), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
+		{"started", history(t, happened(t, "web", 1, eventlog.Started{V: 1})), StatusRunning, 1, 1, "web is running it (attempt 1)", 0},
+		{"deployed", history(t, happened(t, "web", 1, eventlog.Deployed{V: 1})), StatusDeployed, 1, 1, "web deployed it (attempt 1)", 0},
+		{"failed", history(t, happened(t, "web", 1, eventlog.Failed{V: 1, Step: "bu\nild"})), StatusFailed, 1, 1,
+			`web failed it at step "bu\nild" (attempt 1) and tries again as attempt 2`, 2},
+		{"stale", history(t, happened(t, "web", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonStale})), StatusVoided, 1, 1, "web voided it: stale (attempt 1)", 0},
+		{"interrupted", history(t, happened(t, "web", 1, eventlog.Interrupted{V: 1, Then: "retry"})), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
+		{"interrupted and running again", history(t, happened(t, "web", 1, eventlog.Interrupted{V: 1, Then: "retry"}), happened(t, "web", 2, eventlog.Started{V: 1})),
+			StatusRunning, 2, 2, "web is running it (attempt 2)", 0},
+		{"interrupted and failed", history(t, happened(t, "web", 1, eventlog.Interrupted{V: 1, Then: "fail"}), happened(t, "web", 1, eventlog.Failed{V: 1})),
+			StatusFailed, 1, 1, "web failed it (attempt 1) and tries again as attempt 2", 2},
+		{"retried", history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "", 1, retried)), StatusWaiting, 2, 2, "web waits for it (attempt 2)", 0},
+		{"retried and failed", history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "", 1, retried), happened(t, "web", 2, eventlog.Failed{V: 1})),
+			StatusFailed, 2, 2, "web failed it (attempt 2) and tries again as attempt 3", 3},
+		{"replayed and live after a failure", history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "", 4, replayed), happened(t, "web", 4, eventlog.Deployed{V: 1})),
+			StatusDeployed, 4, 4, "web deployed it (attempt 4)", 0},
+		{"an end of an older attempt that comes late", history(t, happened(t, "", 4, replayed), happened(t, "web", 1, eventlog.Failed{V: 1})),
+			StatusWaiting, 4, 4, "web waits for it (attempt 4)", 0},
+		{"a replay that met a run of its number", history(t, happened(t, "web", 4, eventlog.Started{V: 1}), happened(t, "", 4, replayed)),
+			StatusRunning, 4, 4, "web is running it (attempt 4)", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := Fold(tt.events)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := s.Parts["web"]
+			if p.Status != tt.status || p.Attempt != tt.attempt || s.Highest() != tt.highest || p.Assignment.Commit != sha {
+				t.Errorf("part %+v, highest %d; want %s, attempt %d, highest %d", p, s.Highest(), tt.status, tt.attempt, tt.highest)
+			}
+			if !s.Handled("E1") || s.Handled("E3") {
+				t.Error("entries are not told apart")
+			}
+			got := Redeliver(s, delivery.Delivery{ID: "d-1"}, rules)
+			if !strings.Contains(got.Detail, tt.detail) || !strings.Contains(got.Detail, "docs waits for it (attempt 1)") {
+				t.Errorf("detail %q, want %q in it", got.Detail, tt.detail)
+			}
+			retries := 0
+			for _, a := range got.Deployments {
+				if a.Deployment != "web" || a.Commit != sha || a.ConfigDigest != "d-web" {
+					t.Errorf("retries %+v", a)
+				}
+				retries = a.Attempt
+			}
+			if retries != tt.retries || (got.Action == eventlog.ActionRetried) != (tt.retries > 0) {
+				t.Errorf("%s as attempt %d, want %d", got.Action, retries, tt.retries)
+			}
+			if hint := "durhack-deployer replay d-1"; strings.Contains(got.Detail, hint) == (tt.retries > 0) {
+				t.Errorf("detail %q", got.Detail)
+			}
+		})
+	}
+}
+
+func TestFoldRefusesWhatItDoesNotKnow(t *testing.T) {
+	for _, e := range []eventlog.Event{
+		{Position: 7, Type: "pinned", Data: []byte(`{"v":1}`)},
+		{Position: 7, Type: eventlog.TypeReceived, Data: []byte(`{"v":2}`)},
+	} {
+		var unknown *eventlog.UnknownEventError
+		if _, err := Fold([]eventlog.Event{e}); !errors.As(err, &unknown) {
+			t.Errorf("%s: %v", e.Type, err)
+		}
+	}
+}
+
+func TestRedeliverOfWhatIsNotDeployedAnyMore(t *testing.T) {
+	s, err := Fold(history(t, happened(t, "web", 1, eventlog.Failed{V: 1, Step: "build"}), happened(t, "docs", 1, eventlog.Failed{V: 1})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := Redeliver(s, delivery.Delivery{ID: "d-1"}, []Rule{{Slug: "web", Enabled: false}})
+	if got.Action != eventlog.ActionIgnored || len(got.Deployments) > 0 {
+		t.Errorf("got %+v", got)
+	}
+	want := `docs failed it (attempt 1), and is not configured any more; web failed it at step "build" (attempt 1), and is disabled now; to run it all the same: durhack-deployer replay d-1`
+	if got.Detail != want {
+		t.Errorf("detail %q", got.Detail)
+	}
+}
+
+func TestRedeliverOfAVoid(t *testing.T) {
+	s, err := Fold([]eventlog.Event{
+		happened(t, "", 1, eventlog.Received{V: 1}), happened(t, "", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonNoDeployment}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := Redeliver(s, delivery.Delivery{ID: "d-1"}, rules)
+	if want := "it was voided: no_deployment; to run it all the same: durhack-deployer replay d-1"; got.Action != eventlog.ActionIgnored || got.Detail != want {
+		t.Errorf("%s: %q", got.Action, got.Detail)
+	}
+}
+
+func TestPlanReplay(t *testing.T) {
+	failedTwice := history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "web", 2, eventlog.Failed{V: 1}))
+	push1 := push(body("refs/heads/main", sha, "octo/app"))
+	tests := []struct {
+		name    string
+		events  []eventlog.Event
+		body    delivery.Delivery
+		only    []string
+		to      []string
+		attempt int
+		void    eventlog.Reason
+		err     error
+	}{
+		{"everything", failedTwice, push1, nil, []string{"docs", "web"}, 3, "", nil},
+		{"one", failedTwice, push1, []string{"docs"}, []string{"docs"}, 3, "", nil},
+		{"none of these", failedTwice, push1, []string{"api"}, nil, 0, "", ErrNotChosen},
+		{"void by today's rules", failedTwice, push(body("refs/heads/gone", sha, "octo/app")), nil, nil, 0, eventlog.ReasonNoDeployment, nil},
+		{"was void, is not by today's rules", []eventlog.Event{
+			happened(t, "", 1, eventlog.Received{V: 1}), happened(t, "", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonNoDeployment}),
+		}, push1, nil, []string{"docs", "web"}, 1, "", nil},
+		{"unknown", nil, push1, nil, nil, 0, "", ErrUnknownDelivery},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			runs, void, err := PlanReplay(tt.events, tt.body, rules, tt.only)
+			if !errors.Is(err, tt.err) {
+				t.Fatalf("error %v, want %v", err, tt.err)
+			}
+			if (void != nil) != (tt.void != "") || void != nil && void.Reason != tt.void {
+				t.Errorf("void %+v, want %q", void, tt.void)
+			}
+			var to []string
+			for _, a := range runs {
+				to = append(to, a.Deployment)
+				if a.Attempt != tt.attempt || a.Commit != sha {
+					t.Errorf("run %+v", a)
+				}
+			}
+			if !slices.Equal(to, tt.to) {
+				t.Errorf("to %q, want %q", to, tt.to)
+			}
+		})
+	}
+}
