@@ -108,7 +108,7 @@ func (c *Cluster) launchOnce(ctx context.Context, old postmaster) error {
 	if err := c.writeAccess(); err != nil {
 		return err
 	}
-	if err := c.clearStale(old); err != nil {
+	if err := c.clearStale(ctx, old); err != nil {
 		return err
 	}
 	return c.launch(p)
@@ -125,8 +125,18 @@ func passing(said string) bool {
 // living one's: its process ID may belong to another program by now (in a
 // container, after a restart, it usually does), or to a zombie. That no backend of it
 // lives Postgres checks again by the shared memory of the data directory.
-func (c *Cluster) clearStale(old postmaster) error {
-	if old.pid != 0 && unix.Kill(old.pid, 0) != unix.ESRCH {
+func (c *Cluster) clearStale(ctx context.Context, old postmaster) error {
+	if old.damaged {
+		// It would take a server that is starting by other hands a moment to write.
+		if err := pause(ctx, 10*pollInterval); err != nil {
+			return err
+		}
+		var err error
+		if old, err = c.readPIDFile(); err != nil {
+			return err
+		}
+	}
+	if old.damaged || old.pid != 0 && !c.isPostmaster(old.pid) && unix.Kill(old.pid, 0) != unix.ESRCH {
 		c.log.Warn("removing a stale postmaster.pid", "dir", c.dir, "pid", old.pid)
 		if err := os.Remove(filepath.Join(c.dir, "data", "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -236,34 +246,35 @@ func (c *Cluster) logSince(offset int64) string {
 
 // stop asks for a fast shutdown and waits for the server's end. The start lock is held.
 func (c *Cluster) stop(ctx context.Context) error {
-	asked := 0
-	for {
-		pm, err := c.readPIDFile()
-		if err != nil {
-			return err
-		}
-		if !c.isPostmaster(pm.pid) {
-			if asked != 0 {
-				c.log.Info("stopped the private Postgres", "dir", c.dir, "pid", asked)
-			}
+	pm, err := c.readPIDFile()
+	if err != nil {
+		return err
+	}
+	pid := pm.pid
+	if !c.isPostmaster(pid) {
+		// One that was just launched has perhaps not written the file yet.
+		if pid = c.launched; pid == 0 || c.ended(pid) {
 			return nil
 		}
-		if asked != pm.pid {
-			asked = pm.pid
-			if err := signalProcess(pm.pid, unix.SIGINT); err != nil {
-				return err
-			}
-		}
+	}
+	if err := signalProcess(pid, unix.SIGINT); err != nil {
+		return err
+	}
+	// The file goes a moment before the process does.
+	for c.isPostmaster(pid) || c.children[pid] && !c.ended(pid) {
 		if err := pause(ctx, pollInterval); err != nil {
-			return fmt.Errorf("wait for Postgres (process %d) to stop: %w", pm.pid, err)
+			return fmt.Errorf("wait for Postgres (process %d) to stop: %w", pid, err)
 		}
 	}
+	c.log.Info("stopped the private Postgres", "dir", c.dir, "pid", pid)
+	return nil
 }
 
 // postmaster is what a server says about itself in postmaster.pid.
 type postmaster struct {
-	pid    int    // 0: there is no such file
-	status string // starting, ready, stopping
+	pid     int    // 0: there is no such file, or it is damaged
+	status  string // starting, ready, stopping
+	damaged bool   // being written, or half-written when the power went
 }
 
 func (c *Cluster) readPIDFile() (postmaster, error) {
@@ -277,10 +288,10 @@ func (c *Cluster) readPIDFile() (postmaster, error) {
 	// It is written in one go but extended later; only the first line is certain.
 	lines := strings.Split(string(b), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
-	if err != nil || pid <= 1 {
-		return postmaster{}, nil // being written, or damaged: not a server that can be waited for
+	if err != nil || pid == 0 {
+		return postmaster{damaged: true}, nil
 	}
-	pm := postmaster{pid: pid}
+	pm := postmaster{pid: max(pid, -pid)} // negative: a repair in single-user mode
 	if len(lines) >= 8 {
 		pm.status = strings.TrimSpace(lines[7])
 	}
