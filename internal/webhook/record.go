@@ -39,7 +39,7 @@ func (h *handler) logRequest(r *http.Request, rec record, took time.Duration) {
 		slog.String("path", printable(r.URL.Path, 128)),
 		slog.Int("status", rec.status),
 		slog.String("client", clientAddress(r, h.proxies.XFor)),
-		slog.Duration("took", took))
+		slog.Float64("duration_ms", float64(took.Microseconds())/1000))
 	if h.proxies.XProto > 0 {
 		attrs = append(attrs, slog.String("scheme", clientScheme(r, h.proxies.XProto)))
 	}
