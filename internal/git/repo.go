@@ -72,11 +72,16 @@ func (r *Repo) prepareDir(gitDir string) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("look at the working tree: %w", err)
 	}
-	names, err := os.ReadDir(r.dir)
+	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return fmt.Errorf("look at the working tree: %w", err)
 	}
-	if len(names) > 0 {
+	for _, entry := range entries {
+		if entry.Name() == ".git" { // somebody else has just made it
+			return r.prepareDir(gitDir)
+		}
+	}
+	if len(entries) > 0 {
 		return &NotRepositoryError{Dir: r.dir, Detail: "is not empty and is not a git repository"}
 	}
 	if err := os.Mkdir(gitDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -1,0 +1,214 @@
+package command
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ handlers.Handler = (*Handler)(nil)
+
+func runGit(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com",
+		"GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// sample makes a bare repository with one commit on a branch.
+func sample(t *testing.T, branch string) (remote, commit string) {
+	t.Helper()
+	dir := t.TempDir()
+	remote, work := filepath.Join(dir, "remote.git"), filepath.Join(dir, "work")
+	runGit(t, dir, "init", "--quiet", "--bare", remote)
+	runGit(t, dir, "init", "--quiet", work)
+	if err := os.MkdirAll(filepath.Join(work, "app"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "app", "build.sh"), []byte("#!/bin/sh\necho \"built $DURHACK_COMMIT of $DURHACK_BRANCH for $STAGE\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	runGit(t, work, "add", "--all")
+	runGit(t, work, "commit", "--quiet", "-m", "first $(id)\n\n\x1b[2J")
+	runGit(t, work, "push", "--quiet", remote, "HEAD:refs/heads/"+branch)
+	return remote, runGit(t, work, "rev-parse", "HEAD")
+}
+
+func TestDeploy(t *testing.T) {
+	t.Parallel()
+	const branch = "--upload-pack=x;$(id)"
+	remote, commit := sample(t, branch)
+	live := filepath.Join(t.TempDir(), "live")
+	h, err := New(Config{Path: live, Remote: remote, Steps: []StepConfig{
+		{Name: "build", Run: []string{"./build.sh"}, Dir: "app", Env: map[string]string{"STAGE": "production"}},
+		{Name: "literal", Run: []string{"printf", "%s\n", "$HOME", "{commit}", "a b", ""}},
+		{Name: "fails", Run: []string{"sh", "-c", "echo hunter2hunter2; exit 3"}},
+		{Name: "never", Run: []string{"false"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := handlers.Job{Deployment: "site", DeliveryID: "d", Attempt: 1, Branch: branch, Commit: commit}
+	plan, err := h.Plan(t.Context(), job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"fetch", "checkout", "build", "literal", "fails", "never"}; !slices.Equal(plan.Names(), want) {
+		t.Errorf("the plan is %q", plan.Names())
+	}
+	if _, err := os.Stat(live); err == nil {
+		t.Error("planning made something")
+	}
+	for _, s := range plan.Steps {
+		if s.Describe == "" || strings.ContainsRune(s.Describe, '\n') {
+			t.Errorf("%s describes itself as %q", s.Name, s.Describe)
+		}
+	}
+	logFile := filepath.Join(t.TempDir(), "runs", "d-1.log")
+	runLog, err := handlers.OpenRunLog(logFile, []string{"hunter2hunter2"}, handlers.RunLogOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	processFile := filepath.Join(t.TempDir(), "process")
+	r := handlers.Execute(t.Context(), plan, handlers.Env{
+		Out: runLog, Vars: handlers.Environment(job, nil), ProcessFile: processFile,
+	}, runLog)
+	if err := runLog.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := os.ReadFile(logFile)
+	if r.FailedStep != "fails" || r.ExitCode == nil || *r.ExitCode != 3 || len(r.Steps) != 5 {
+		t.Errorf("result %+v\n%s", r, text)
+	}
+	if want := "built " + commit + " of " + branch + " for production\n"; !strings.Contains(string(text), want) {
+		t.Errorf("%q is not in\n%s", want, text)
+	}
+	if want := "$HOME\n{commit}\na b\n\n"; !strings.Contains(string(text), want) {
+		t.Errorf("%q is not in\n%s", want, text)
+	}
+	// The program is printed too: it must not tell what its output may not.
+	if runLog.Tail() != "$ sh -c \"echo ***; exit 3\"\n***\n" || strings.Contains(string(text), "hunter2") {
+		t.Errorf("tail %q in\n%s", runLog.Tail(), text)
+	}
+	if _, err := os.Stat(processFile); err == nil {
+		t.Error("the process file is still there")
+	}
+}
+
+func TestStepTimeout(t *testing.T) {
+	t.Parallel()
+	remote, commit := sample(t, "main")
+	h, err := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, Steps: []StepConfig{
+		{Name: "endless", Run: []string{"sleep", "1000"}, Timeout: 10 * time.Millisecond},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil)}, nil)
+	if !errors.As(r.Err, new(*handlers.TimeoutError)) || r.FailedStep != "endless" || r.Signal != "SIGTERM" || r.ExitCode != nil {
+		t.Errorf("result %+v", r)
+	}
+}
+
+func TestSearchPaths(t *testing.T) {
+	t.Parallel()
+	remote, commit := sample(t, "main")
+	tools := t.TempDir()
+	if err := os.WriteFile(filepath.Join(tools, "mytool"), []byte("#!/bin/sh\nexit 9\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, run := range map[string]string{"found": "mytool", "missing": "othertool"} {
+		h, err := New(Config{
+			Path: filepath.Join(t.TempDir(), "live"), Remote: remote, SearchPaths: []string{tools},
+			Steps: []StepConfig{{Name: "s", Run: []string{run}}, {Name: "t", Run: []string{"x"}, Dir: "gone"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil)}, nil)
+		switch name {
+		case "found":
+			if r.ExitCode == nil || *r.ExitCode != 9 {
+				t.Errorf("%s: %+v", name, r)
+			}
+		case "missing":
+			if !errors.As(r.Err, new(*handlers.NotFoundError)) || r.ExitCode != nil || !strings.Contains(r.Err.Error(), tools) {
+				t.Errorf("%s: %+v", name, r)
+			}
+		}
+		gone := handlers.Execute(t.Context(), handlers.Plan{Steps: plan.Steps[3:]}, handlers.Env{}, nil)
+		if gone.Err == nil || !strings.Contains(gone.Err.Error(), "is not a directory at this commit") {
+			t.Errorf("a missing dir: %v", gone.Err)
+		}
+	}
+}
+
+func TestFaultsOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	good := func() Config {
+		return Config{Path: "/srv/x", Remote: "https://example.com/x.git", Steps: []StepConfig{{Name: "a", Run: []string{"true"}}}}
+	}
+	if _, err := New(good()); err != nil {
+		t.Error(err)
+	}
+	for want, spoil := range map[string]func(c *Config){
+		"is not absolute":           func(c *Config) { c.Path = "x" },
+		"is not a URL or a path":    func(c *Config) { c.Remote = "--upload-pack=x" },
+		"remote \"\"":               func(c *Config) { c.Remote = "" },
+		"has no name":               func(c *Config) { c.Steps[0].Name = "" },
+		"the name is taken":         func(c *Config) { c.Steps[0].Name = "fetch" },
+		"step 2 (\"a\"): the name":  func(c *Config) { c.Steps = append(c.Steps, c.Steps[0]) },
+		"names no program":          func(c *Config) { c.Steps[0].Run = nil },
+		"dir \"../x\" is not":       func(c *Config) { c.Steps[0].Dir = "../x" },
+		"dir \"/etc\" is not":       func(c *Config) { c.Steps[0].Dir = "/etc" },
+		"timeout is negative":       func(c *Config) { c.Steps[0].Timeout = -1 },
+		"env \"A=B\" cannot be set": func(c *Config) { c.Steps[0].Env = map[string]string{"A=B": ""} },
+	} {
+		c := good()
+		spoil(&c)
+		if _, err := New(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
+	}
+}
+
+func TestPlanRefuses(t *testing.T) {
+	t.Parallel()
+	h, err := New(Config{Path: "/srv/x", Remote: "https://example.com/x.git"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := strings.Repeat("ab", 20)
+	for _, job := range []handlers.Job{{Branch: "main", Commit: "HEAD"}, {Branch: "main"}, {Branch: "a..b", Commit: full}, {Commit: full}} {
+		if _, err := h.Plan(t.Context(), job); err == nil {
+			t.Errorf("%+v was planned", job)
+		}
+	}
+}

@@ -1,0 +1,643 @@
+package git
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/handlers/process"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is a bare remote, a clone to push from, and the Repo under test.
+type world struct {
+	t            *testing.T
+	bare, pusher string
+	repo         *Repo
+	out          bytes.Buffer
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, bare: filepath.Join(dir, "remote.git"), pusher: filepath.Join(dir, "pusher")}
+	w.git(dir, "init", "--quiet", "--bare", "--initial-branch=main", w.bare)
+	w.git(dir, "init", "--quiet", "--initial-branch=main", w.pusher)
+	w.repo = Open(filepath.Join(dir, "live"), w.bare, Options{Grace: 100 * time.Millisecond})
+	return w
+}
+
+// git runs git by hand, outside the code under test.
+func (w *world) git(dir string, args ...string) string {
+	w.t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(w.bare), "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("git %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// commit makes a commit of files in the pusher; a nil content removes.
+func (w *world) commit(message string, files map[string]string) string {
+	w.t.Helper()
+	for name, content := range files {
+		path := filepath.Join(w.pusher, name)
+		if content == "" {
+			_ = os.Remove(path)
+			continue
+		}
+		w.write(path, content)
+	}
+	w.git(w.pusher, "add", "--all")
+	w.git(w.pusher, "commit", "--quiet", "--allow-empty", "-m", message)
+	return w.git(w.pusher, "rev-parse", "HEAD")
+}
+
+func (w *world) push(branch string) {
+	w.t.Helper()
+	w.git(w.pusher, "push", "--quiet", "--force", w.bare, "HEAD:refs/heads/"+branch)
+}
+
+func (w *world) write(path, content string) {
+	w.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) live(name string) string {
+	b, err := os.ReadFile(filepath.Join(w.repo.Dir(), name))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// deploy is what the command handler does.
+func (w *world) deploy(branch, commit string) error {
+	ctx := w.t.Context()
+	if err := w.repo.EnsureClone(ctx, &w.out); err != nil {
+		return err
+	}
+	if err := w.repo.FetchCommit(ctx, branch, commit, &w.out); err != nil {
+		return err
+	}
+	return w.repo.Checkout(ctx, commit, &w.out)
+}
+
+// assertLive: the working tree is exactly commit, but for untracked files.
+func (w *world) assertLive(commit string) {
+	w.t.Helper()
+	if head, err := w.repo.Head(w.t.Context()); err != nil || head != commit {
+		w.t.Errorf("HEAD is %q, %v; want %s", head, err, commit)
+	}
+	if diff := w.git(w.repo.Dir(), "status", "--porcelain", "--untracked-files=no"); diff != "" {
+		w.t.Errorf("the working tree differs from %s:\n%s", commit, diff)
+	}
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatalf("%v\noutput:\n%s", err, w.out.String())
+	}
+}
+
+func TestExactlyTheCommit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.commit("first \x1b[31m\n\n<script>", map[string]string{"a": "1", ".gitignore": "node_modules\n.env\n", "old": "x"})
+	second := w.commit("second", map[string]string{"a": "2", "old": ""})
+	third := w.commit("third", map[string]string{"a": "3"})
+	w.push("main")
+
+	w.must(w.deploy("main", second)) // not the tip, on the first deploy
+	w.assertLive(second)
+	w.must(w.deploy("main", third))
+	w.assertLive(third)
+
+	// Local edits go, also staged ones; ignored and untracked files stay; an
+	// untracked file in the way does not stop a checkout.
+	w.write(filepath.Join(w.repo.Dir(), "a"), "edited by hand")
+	w.write(filepath.Join(w.repo.Dir(), "staged"), "by hand")
+	w.git(w.repo.Dir(), "add", "staged")
+	for _, name := range []string{"node_modules/x", ".env", "untracked", "old"} {
+		w.write(filepath.Join(w.repo.Dir(), name), "mine")
+	}
+	w.must(w.deploy("main", first))
+	w.assertLive(first)
+	if w.live("a") != "1" || w.live("old") != "x" {
+		t.Errorf("a is %q, old is %q", w.live("a"), w.live("old"))
+	}
+	for _, name := range []string{"node_modules/x", ".env", "untracked"} {
+		if w.live(name) != "mine" {
+			t.Errorf("%s is %q", name, w.live(name))
+		}
+	}
+	if b := w.git(w.repo.Dir(), "rev-parse", "refs/remotes/origin/main"); b != third {
+		t.Errorf("origin/main is %s, want %s", b, third)
+	}
+}
+
+func TestCommitThatIsOnNoBranch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.commit("base", map[string]string{"a": "0"})
+	pushedAway := w.commit("pushed away", map[string]string{"a": "1"})
+	w.push("main")
+	w.git(w.pusher, "reset", "--quiet", "--hard", "HEAD^")
+	w.commit("instead", map[string]string{"a": "2"})
+	w.push("main")
+	w.must(w.deploy("main", pushedAway))
+	w.assertLive(pushedAway)
+
+	// The branch is gone, the commit is not.
+	onDeleted := w.commit("deleted branch", map[string]string{"a": "3"})
+	w.push("feature")
+	w.git(w.bare, "branch", "--quiet", "-D", "feature")
+	w.must(w.deploy("feature", onDeleted))
+	w.assertLive(onDeleted)
+
+	err := w.deploy("main", strings.Repeat("0123456789", 4))
+	if err == nil || !strings.Contains(err.Error(), "not our ref") {
+		t.Errorf("a commit that is nowhere: %v", err)
+	}
+	tree := w.git(w.pusher, "rev-parse", "HEAD^{tree}")
+	if err := w.deploy("main", tree); err == nil || !strings.Contains(err.Error(), "not a commit") {
+		t.Errorf("a tree: %v", err)
+	}
+	w.assertLive(onDeleted)
+}
+
+func TestNamesThatLookLikeOptions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	proof := filepath.Join(t.TempDir(), "proof")
+	branches := []string{"--upload-pack=touch${IFS}" + proof, "-d", ";$(id)", "--", "a'b\"c", "\u00fc", "refs/heads/main", "HEAD", strings.Repeat("ab01", 10)}
+	for i, branch := range branches {
+		commit := w.commit(fmt.Sprint("commit ", i), map[string]string{"a": fmt.Sprint(i + 1)})
+		w.push(branch)
+		w.must(w.deploy(branch, commit))
+		w.assertLive(commit)
+		if tip, err := w.repo.RemoteTip(t.Context(), branch); err != nil || tip != commit {
+			t.Errorf("tip of %q is %q, %v", branch, tip, err)
+		}
+		if ref, err := w.repo.Resolve(t.Context(), branch); !ValidHash(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Branch() != branch) {
+			t.Errorf("resolve %q is %+v, %v", branch, ref, err)
+		}
+	}
+	if _, err := os.Stat(proof); err == nil {
+		t.Error("a branch name was run")
+	}
+	for _, bad := range []string{"", "a b", "a..b", "*", "a?", "x.lock", "x/.y", "/a", "a/", "a//b", "a\nb", "a:b", "a^{commit}", "a~1", "@{u}", "[a]", "a\\b", "@"} {
+		if err := w.repo.FetchCommit(t.Context(), bad, strings.Repeat("a", 40), nil); err == nil {
+			t.Errorf("branch %q was taken", bad)
+		}
+		if _, err := w.repo.RemoteTip(t.Context(), bad); err == nil {
+			t.Errorf("branch %q was taken", bad)
+		}
+	}
+	for _, bad := range []string{"", "HEAD", "--help", "abc", strings.Repeat("A", 40), strings.Repeat("a", 41), strings.Repeat("a", 40) + "\n"} {
+		if w.repo.FetchCommit(t.Context(), "main", bad, nil) == nil || w.repo.Checkout(t.Context(), bad, nil) == nil {
+			t.Errorf("hash %q was taken", bad)
+		}
+	}
+}
+
+// TestValidBranchIsGits compares our rules with git's own.
+func TestValidBranchIsGits(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`(\.|\.\.|/|@|\{|-|a|b|lock|\.lock| |~|\^|:|\?|\*|\[|\\|\x7f|\x01|ü){1,6}`).Draw(t, "name")
+		err := exec.Command("git", "check-ref-format", "refs/heads/"+name).Run()
+		// git allows the branch refs/heads/@; we do not need it.
+		if want := err == nil && name != "@"; ValidBranch(name) != want {
+			t.Fatalf("ValidBranch(%q) = %v", name, !want)
+		}
+	})
+}
+
+func TestQuestions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	// Before there is anything here.
+	if head, err := w.repo.Head(ctx); head != "" || err != nil {
+		t.Errorf("head %q, %v", head, err)
+	}
+	if _, err := w.repo.RemoteTip(ctx, "main"); !errors.Is(err, ErrRefNotFound) {
+		t.Errorf("tip of an empty remote: %v", err)
+	}
+	first := w.commit("first", nil)
+	second := w.commit("second", nil)
+	w.push("main")
+	w.git(w.pusher, "tag", "-a", "v1", "-m", "one", first)
+	w.git(w.pusher, "tag", "light", first)
+	w.git(w.pusher, "push", "--quiet", w.bare, "v1", "light")
+	// A ref whose end looks like the one that is asked for.
+	w.git(w.pusher, "push", "--quiet", w.bare, first+":refs/x/refs/heads/main")
+	if tip, err := w.repo.RemoteTip(ctx, "main"); tip != second || err != nil {
+		t.Errorf("tip %q, %v", tip, err)
+	}
+	if has, err := w.repo.Has(ctx, first); has || err != nil {
+		t.Errorf("has %v, %v", has, err)
+	}
+	if err := w.repo.EnsureClone(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if head, err := w.repo.Head(ctx); head != "" || err != nil {
+		t.Errorf("head of a fresh clone %q, %v", head, err)
+	}
+	w.must(w.deploy("main", second))
+	unknown := strings.Repeat("12", 20)
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{{first, second, true}, {second, first, false}, {first, first, true}, {unknown, first, false}} {
+		if got, err := w.repo.IsAncestor(ctx, c.a, c.b); got != c.want || err != nil {
+			t.Errorf("IsAncestor(%s, %s) = %v, %v", c.a, c.b, got, err)
+		}
+	}
+	if _, err := w.repo.IsAncestor(ctx, first, unknown); err == nil {
+		t.Error("an unknown descendant is no error")
+	}
+	for name, want := range map[string]Ref{
+		"main":            {"refs/heads/main", second},
+		"refs/heads/main": {"refs/heads/main", second},
+		"v1":              {"refs/tags/v1", first},
+		"refs/tags/v1":    {"refs/tags/v1", first},
+		"light":           {"refs/tags/light", first},
+		unknown:           {"", unknown},
+		first[:9]:         {"", first},
+	} {
+		if got, err := w.repo.Resolve(ctx, name); got != want || err != nil {
+			t.Errorf("Resolve(%q) = %+v, %v; want %+v", name, got, err, want)
+		}
+	}
+	for _, name := range []string{"nonesuch", "refs/heads/nonesuch", "heads/main", "abcdef1"} {
+		if got, err := w.repo.Resolve(ctx, name); !errors.Is(err, ErrRefNotFound) {
+			t.Errorf("Resolve(%q) = %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestDirectoryOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write(filepath.Join(w.repo.Dir(), "precious"), "data")
+	err := w.repo.EnsureClone(t.Context(), nil)
+	if !errors.As(err, new(*NotRepositoryError)) || w.live("precious") != "data" {
+		t.Errorf("not empty: %v", err)
+	}
+	w = newWorld(t)
+	w.write(filepath.Join(w.repo.Dir(), ".git"), "gitdir: /elsewhere")
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) {
+		t.Errorf("a .git file: %v", err)
+	}
+	// An empty directory, inside of somebody else's repository, becomes one of its own.
+	w = newWorld(t)
+	commit := w.commit("x", nil)
+	w.push("main")
+	w.repo = Open(filepath.Join(w.pusher, "inner"), w.bare, Options{})
+	if err := os.Mkdir(w.repo.Dir(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.must(w.deploy("main", commit))
+	w.assertLive(commit)
+	if outer := w.git(w.pusher, "config", "--local", "--list"); strings.Contains(outer, "remote.origin") {
+		t.Error("the outer repository was changed")
+	}
+}
+
+func TestRemoteThatMoves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.commit("first", nil)
+	w.push("main")
+	w.must(w.deploy("main", first))
+	moved := w.bare + "-moved"
+	if err := os.Rename(w.bare, moved); err != nil {
+		t.Fatal(err)
+	}
+	// The commit is here: a remote that is away does not matter.
+	w.must(w.deploy("main", first))
+	w.bare = moved
+	second := w.commit("second", nil)
+	w.push("main")
+	if err := w.deploy("main", second); err == nil || !strings.Contains(err.Error(), "does not appear to be a git repository") {
+		t.Errorf("the remote is away: %v", err)
+	}
+	w.repo = Open(w.repo.Dir(), "file://"+moved, Options{})
+	w.must(w.deploy("main", second))
+	w.assertLive(second)
+	if url := w.git(w.repo.Dir(), "config", "remote.origin.url"); url != "file://"+moved {
+		t.Errorf("origin is %q", url)
+	}
+}
+
+func TestNothingOfTheRepositoryRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	proof := filepath.Join(t.TempDir(), "proof")
+	first := w.commit("first", map[string]string{".gitmodules": "[submodule \"s\"]\n\tpath = s\n\turl = ext::touch " + proof + "\n"})
+	w.push("main")
+	w.must(w.deploy("main", first))
+	for _, hook := range []string{"post-checkout", "reference-transaction", "post-index-change", "post-merge"} {
+		path := filepath.Join(w.repo.Dir(), ".git", "hooks", hook)
+		w.write(path, "#!/bin/sh\ntouch "+proof+"\n")
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.git(w.repo.Dir(), "config", "core.fsmonitor", "touch "+proof)
+	w.git(w.repo.Dir(), "config", "submodule.recurse", "true")
+	_ = os.Remove(proof) // the two lines above ran it
+	second := w.commit("second", map[string]string{"a": "1"})
+	w.push("main")
+	w.must(w.deploy("main", second))
+	w.repo = Open(w.repo.Dir(), "ext::touch "+proof, Options{})
+	if _, err := w.repo.RemoteTip(t.Context(), "main"); err == nil || !strings.Contains(err.Error(), "transport 'ext' not allowed") {
+		t.Errorf("ext: %v", err)
+	}
+	if _, err := os.Stat(proof); err == nil {
+		t.Error("something of the repository was run")
+	}
+}
+
+// TestForeignOwner: as root, a working tree that belongs to the app's user.
+func TestForeignOwner(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.commit("first", nil)
+	w.push("main")
+	w.must(w.deploy("main", first))
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(w.repo.Dir(), link); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if out, err := exec.Command("chown", "-R", "nobody", w.repo.Dir()).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	second := w.commit("second", nil)
+	w.push("main")
+	w.must(w.deploy("main", second))
+	w.repo = Open(link, w.bare, Options{})
+	w.must(w.deploy("main", first))
+	if head, err := w.repo.Head(t.Context()); err != nil || head != first {
+		t.Errorf("HEAD is %q, %v", head, err)
+	}
+}
+
+func TestCredentialsStaySecret(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	// Nobody listens at port 1. git's own message names the URL with its password.
+	for _, remote := range []string{
+		"http://user:s3cr3t%2Ftoken@127.0.0.1:1/x.git", "http://s3cr3ttoken@127.0.0.1:1/x.git",
+	} {
+		w.repo = Open(filepath.Join(t.TempDir(), "live"), remote, Options{})
+		err := w.deploy("main", strings.Repeat("ab", 20))
+		if err == nil {
+			t.Fatal("no error")
+		}
+		_, tipErr := w.repo.RemoteTip(t.Context(), "main")
+		config, _ := os.ReadFile(filepath.Join(w.repo.Dir(), ".git", "config"))
+		for _, text := range []string{err.Error(), tipErr.Error(), w.out.String(), string(config)} {
+			if strings.Contains(text, "s3cr3t") {
+				t.Errorf("leaked: %s", text)
+			}
+		}
+		if !strings.Contains(err.Error(), "127.0.0.1") || !strings.Contains(string(config), "127.0.0.1:1/x.git") {
+			t.Errorf("it does not say which remote: %v\n%s", err, config)
+		}
+		for _, arg := range w.repo.environment() {
+			if strings.Contains(arg, remote) && !strings.HasPrefix(arg, "GIT_CONFIG_VALUE_") {
+				t.Errorf("the remote is in %q", arg)
+			}
+		}
+	}
+}
+
+// TestManyAtOnce: several Repos on one directory exclude each other.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var commits []string
+	for i := range 6 {
+		commits = append(commits, w.commit(fmt.Sprint(i), map[string]string{"a": fmt.Sprint(i + 1)}))
+	}
+	w.push("main")
+	var wg sync.WaitGroup
+	errs := make([]error, len(commits))
+	for i, commit := range commits {
+		wg.Go(func() {
+			repo := Open(w.repo.Dir(), w.bare, Options{})
+			errs[i] = repo.EnsureClone(t.Context(), nil)
+			if errs[i] == nil {
+				errs[i] = repo.FetchCommit(t.Context(), "main", commit, nil)
+			}
+			if errs[i] == nil {
+				errs[i] = repo.Checkout(t.Context(), commit, nil)
+			}
+		})
+	}
+	wg.Wait()
+	w.must(errors.Join(errs...))
+	head, err := w.repo.Head(t.Context())
+	w.must(err)
+	w.assertLive(head)
+}
+
+func TestStaleLocks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.commit("first", map[string]string{"a": "1"})
+	w.push("main")
+	w.must(w.deploy("main", first))
+	second := w.commit("second", map[string]string{"a": "2"})
+	w.push("main")
+	for _, lock := range []string{"index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/remotes/origin/main.lock"} {
+		w.write(filepath.Join(w.repo.Dir(), ".git", lock), "")
+	}
+	w.repo.remote = "file://" + w.bare // so that the configuration is written, too
+	w.must(w.deploy("main", second))
+	w.assertLive(second)
+
+	held, err := os.Create(filepath.Join(w.repo.Dir(), ".git", "index.lock"))
+	w.must(err)
+	defer func() { _ = held.Close() }()
+	if err := w.repo.Checkout(t.Context(), first, nil); err == nil || !strings.Contains(err.Error(), "is held by process "+fmt.Sprint(os.Getpid())) {
+		t.Errorf("a lock that somebody holds: %v", err)
+	}
+	w.assertLive(second)
+}
+
+// TestInterruptedCheckoutLeavesNoStrays: B is killed when its files are there
+// and its index is not; then C is deployed.
+func TestInterruptedCheckoutLeavesNoStrays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.commit("a", map[string]string{"f": "a"})
+	b := w.commit("b", map[string]string{"f": "b", "only-in-b": "b"})
+	c := w.commit("c", map[string]string{"f": "c", "only-in-b": ""})
+	w.push("main")
+	w.must(w.deploy("main", a))
+	w.write(filepath.Join(w.repo.Dir(), "only-in-b"), "b")
+	w.write(filepath.Join(w.repo.Dir(), ".git", "index.lock"), "half")
+	w.write(filepath.Join(w.repo.Dir(), ".git", targetName), b+"\n")
+	w.must(w.deploy("main", c))
+	w.assertLive(c)
+	if stray := w.live("only-in-b"); stray != "" {
+		t.Error("a file of the interrupted checkout is still there")
+	}
+}
+
+// TestKilledAtAnyMoment kills the git of a first deploy with KILL, again and
+// again, a little later each time; a deploy after that must succeed.
+func TestKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	files := map[string]string{}
+	for i := range 200 {
+		files[fmt.Sprintf("d%d/f%d", i%7, i)] = strings.Repeat(fmt.Sprint(i, " "), 500)
+	}
+	first := w.commit("first", files)
+	w.push("main")
+	kills := 0
+	for round, delay := 0, time.Duration(0); round < 15; round++ {
+		delay += time.Millisecond + delay/3
+		dir := filepath.Join(t.TempDir(), "live")
+		stopKilling := make(chan struct{})
+		var killer sync.WaitGroup
+		file := filepath.Join(t.TempDir(), "process")
+		killed := false
+		killer.Go(func() {
+			select {
+			case <-stopKilling:
+				return
+			case <-time.After(delay):
+			}
+			for !killed {
+				select {
+				case <-stopKilling:
+					return
+				case <-time.After(100 * time.Microsecond):
+					killed = killProcessIn(file)
+				}
+			}
+		})
+		w.repo = Open(dir, w.bare, Options{ProcessFile: file})
+		err := w.repo.EnsureClone(t.Context(), nil)
+		if err == nil {
+			err = w.repo.FetchCommit(t.Context(), "main", first, nil)
+		}
+		if err == nil {
+			err = w.repo.Checkout(t.Context(), first, nil)
+		}
+		close(stopKilling)
+		killer.Wait()
+		if killed {
+			kills++
+		}
+		w.must(w.deploy("main", first))
+		w.assertLive(first)
+		if err == nil && !killed {
+			break // it was faster than the kill: every earlier moment was tried
+		}
+	}
+	if kills < 3 {
+		t.Errorf("only %d kills: the test tests nothing", kills)
+	}
+}
+
+// killProcessIn kills the group of the program that a process file names.
+func killProcessIn(file string) bool {
+	b, err := os.ReadFile(file)
+	var program struct{ PID int }
+	if err != nil || json.Unmarshal(b, &program) != nil || program.PID < 2 {
+		return false
+	}
+	return unix.Kill(-program.PID, unix.SIGKILL) == nil
+}
+
+func TestCanceled(t *testing.T) {
+	t.Parallel()
+	errWanted := errors.New("enough")
+	w := newWorld(t)
+	// A remote that never answers.
+	stuck := filepath.Join(t.TempDir(), "ssh")
+	w.write(stuck, "#!/bin/sh\nexec sleep 1000\n")
+	w.must(os.Chmod(stuck, 0o755))
+	w.repo = Open(w.repo.Dir(), "ssh://example.invalid/x.git", Options{
+		Grace: 50 * time.Millisecond, Vars: []string{"PATH=" + os.Getenv("PATH"), "GIT_SSH_COMMAND=" + stuck},
+	})
+	w.must(w.repo.EnsureClone(t.Context(), nil))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(50*time.Millisecond, func() { cancel(errWanted) })
+	err := w.repo.FetchCommit(ctx, "main", strings.Repeat("ab", 20), nil)
+	if !errors.Is(err, errWanted) || !errors.As(err, new(*process.StoppedError)) {
+		t.Errorf("got %v", err)
+	}
+	// Waiting for the lock ends, too.
+	unlock, err := w.repo.lock(t.Context())
+	w.must(err)
+	defer unlock()
+	if err := w.repo.Checkout(ctx, strings.Repeat("ab", 20), nil); !errors.Is(err, errWanted) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMessage(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]string{
+		"":                                   "",
+		"From x\nfatal: bad\x1b[31m\r\nhint": "fatal: bad [31m; hint",
+		"1\n2\n3\n4\n5\n":                    "2; 3; 4; 5",
+		"error: \xff\n":                      "error: ?",
+	} {
+		var l lastBytes
+		_, _ = l.Write([]byte(said))
+		if got := l.message(); got != want {
+			t.Errorf("%q: %q, want %q", said, got, want)
+		}
+	}
+}
+
+func FuzzUserinfo(f *testing.F) {
+	f.Add("https://user:pass@host/x")
+	f.Add("https://to%2fken@h")
+	f.Add("ssh://git@host/x")
+	f.Add("/path@x")
+	f.Fuzz(func(t *testing.T, remote string) {
+		r := Open("/d", remote, Options{})
+		public := r.publicRemote()
+		if len(userinfo(remote)) > 0 && len(public) >= len(remote) {
+			t.Fatalf("%q became %q", remote, public)
+		}
+	})
+}
