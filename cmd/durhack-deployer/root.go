@@ -23,6 +23,9 @@ const (
 	exitUsage = 2
 )
 
+// sameSignal is how soon a second signal is still the first one.
+const sameSignal = 300 * time.Millisecond
+
 type streams struct {
 	in       io.Reader
 	out, err io.Writer
@@ -46,16 +49,22 @@ func run(args []string, s streams) int {
 
 	done := make(chan error, 1)
 	go func() { done <- newRoot(s, args).ExecuteContext(ctx) }()
-	for stopping := false; ; stopping = true {
+	var first time.Time
+	for {
 		select {
 		case err := <-done:
 			return report(s.err, err)
 		case sig := <-signals:
-			if stopping {
-				fmt.Fprintf(s.err, "durhack-deployer: a second %s: giving up at once; the next start puts things in order\n", sig)
-				return exitError
+			// One Ctrl-C may come twice: from the terminal, and passed on by a parent.
+			if first.IsZero() {
+				first = time.Now()
+				cancel()
 			}
-			cancel()
+			if time.Since(first) < sameSignal {
+				continue
+			}
+			fmt.Fprintf(s.err, "durhack-deployer: a second %s: giving up at once; the next start puts things in order\n", sig)
+			return exitError
 		}
 	}
 }
