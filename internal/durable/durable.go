@@ -29,6 +29,12 @@ const tempPrefix = ".tmp-"
 // bufferSize is how much of a file is collected before it is written, in bytes.
 const bufferSize = 64 << 10
 
+// maxFileSyncs bounds how many files of a directory are synced at once. Enough
+// for the file system to put them into one commit; beyond that, more threads
+// only fight for its locks (and each costs a stack), and the last in line waits
+// for longer. The Go runtime serves those who wait in the order of arrival.
+const maxFileSyncs = 32
+
 var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferSize) }}
 
 // Dir is an open directory whose writers share its syncs. It may be used by
@@ -38,6 +44,8 @@ type Dir struct {
 	sys  *sysDir
 	ops  Ops
 	sync *group
+	// fileSyncs has room for maxFileSyncs.
+	fileSyncs chan struct{}
 }
 
 // Option changes how a Dir works.
@@ -59,11 +67,11 @@ func Open(path string, opts ...Option) (*Dir, error) {
 }
 
 func newDir(path string, sys *sysDir, opts ...Option) *Dir {
-	d := &Dir{path: path, sys: sys, ops: sys}
+	d := &Dir{path: path, sys: sys, ops: sys, fileSyncs: make(chan struct{}, maxFileSyncs)}
 	for _, opt := range opts {
 		opt(d)
 	}
-	d.sync = &group{sync: func() error { return d.ops.Sync() }}
+	d.sync = newGroup(func() error { return d.ops.Sync() })
 	return d
 }
 
@@ -132,14 +140,14 @@ func (d *Dir) stage(mode fs.FileMode, write func(io.Writer) error) (*Staged, err
 		return nil, fmt.Errorf("create a file in %s: %w", d.path, err)
 	}
 	s := &Staged{dir: d, temp: temp, file: f}
-	if err := fill(f, write); err != nil {
+	if err := d.fill(f, write); err != nil {
 		s.Discard()
 		return nil, fmt.Errorf("write a file in %s: %w", d.path, err)
 	}
 	return s, nil
 }
 
-func fill(f File, write func(io.Writer) error) error {
+func (d *Dir) fill(f File, write func(io.Writer) error) error {
 	w := buffers.Get().(*bufio.Writer)
 	w.Reset(f)
 	defer func() {
@@ -152,7 +160,10 @@ func fill(f File, write func(io.Writer) error) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	d.fileSyncs <- struct{}{}
+	err := f.Sync()
+	<-d.fileSyncs
+	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	return nil

@@ -12,7 +12,11 @@ type group struct {
 	mu   sync.Mutex
 	next *batch // gathering; nil when the next caller must start one
 
-	turn sync.Mutex // held by the leader of the batch that is syncing
+	turn chan struct{} // has room for one: the leader of the batch that is syncing
+}
+
+func newGroup(sync func() error) *group {
+	return &group{sync: sync, turn: make(chan struct{}, 1)}
 }
 
 // batch is the callers of one sync.
@@ -33,8 +37,8 @@ func (g *group) wait() error {
 	g.mu.Unlock()
 
 	// The first caller of a batch leads it: no goroutine outlives its caller.
-	g.turn.Lock()
-	defer g.turn.Unlock()
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
 	g.mu.Lock()
 	g.next = nil // the sync begins: who comes now belongs to the one after
 	g.mu.Unlock()
