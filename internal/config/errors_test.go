@@ -17,6 +17,10 @@ func TestErrors(t *testing.T) {
 			`orgin = "https://a.example"`,
 			`a.toml:1:1: unknown key "orgin" at the top level; did you mean "origin"?`,
 		},
+		"two slips in a long key": {
+			`webhok_secret_tokne = "top-secret-value"`,
+			`a.toml:1:1: unknown key "webhok_secret_tokne" at the top level; did you mean "webhook_secret_token"?`,
+		},
 		"unknown table": {
 			"[listne]\nport = 1",
 			`a.toml:1:2: unknown key "listne" at the top level; did you mean "listen"?`,

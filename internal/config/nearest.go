@@ -16,6 +16,9 @@ func nearest(key string, fields map[string]*field) []string {
 	var names []string
 	for name := range fields {
 		limit := max(1, min(len(name), len(key))/3)
+		if abs(len(name)-len(key)) > limit { // the distance is at least that
+			continue
+		}
 		d := distance(strings.ToLower(key), name)
 		if d > limit {
 			continue
@@ -37,6 +40,8 @@ func nearest(key string, fields map[string]*field) []string {
 	})
 	return names
 }
+
+func abs(n int) int { return max(n, -n) }
 
 // distance counts the insertions, deletions, substitutions and swaps of
 // neighbours that turn a into b (optimal string alignment), by byte.

@@ -100,7 +100,11 @@ type checker struct {
 	root     *field
 	errors   []*Error
 	warnings []Warning
+	unknown  int
 }
+
+// maxUnknown bounds how many unknown keys are reported, over all files.
+const maxUnknown = 100
 
 // table checks the keys of n. name is its dotted path, "" for the top level.
 func (c *checker) table(n *node, fields map[string]*field, name string) {
@@ -109,6 +113,9 @@ func (c *checker) table(n *node, fields map[string]*field, name string) {
 		f := fields[key]
 		if f == nil {
 			value.bad = true
+			if c.unknown++; c.unknown > maxUnknown {
+				continue // this is no configuration of ours at all
+			}
 			c.errors = append(c.errors, &Error{
 				File: value.at.file, Line: value.at.line, Column: value.at.column, Key: path,
 				Message:    fmt.Sprintf("unknown key %q %s", key, within(name)),

@@ -1,8 +1,22 @@
 package config
 
-import "log/slog"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+)
 
-const masked = "[secret]"
+const (
+	masked = "[secret]"
+
+	// samplePlaceholder is the secret in the Python deployer's own default.toml,
+	// which everybody can read.
+	samplePlaceholder = "not-a-real-secret-token"
+)
 
 // Secret is a value that no log, error, event or page may show. Every usual
 // way of printing it gives "[secret]".
@@ -30,3 +44,83 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // MarshalJSON implements json.Marshaler.
 func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() + `"`), nil }
+
+// secrets gathers the webhook secrets: those written down, then those of files,
+// then systemd's credential. All of them are valid at once.
+func (t table) secrets() []Secret {
+	var list []Secret
+	var placeholder *node
+	add := func(secret Secret) {
+		if !slices.Contains(list, secret) {
+			list = append(list, secret)
+			t.hide(secret.Reveal())
+		}
+	}
+	const token, file = "webhook_secret_token", "webhook_secret_file"
+	tokens, nodes := t.strings(token)
+	for i, text := range tokens {
+		switch {
+		case strings.TrimSpace(text) == "":
+			t.fail(nodes[i], token, token+" is empty: anybody could sign a delivery with it", "write a long random string, or leave the key out")
+		case text == samplePlaceholder:
+			placeholder = nodes[i]
+		default:
+			add(Secret(text))
+		}
+	}
+	if n := t.get(token); n != nil {
+		t.record(token, quote(masked), n)
+	}
+	paths, nodes := t.strings(file)
+	for i, path := range paths {
+		if !filepath.IsAbs(path) {
+			t.fail(nodes[i], file, fmt.Sprintf("%s must be an absolute path, not %q", file, path), `begin it with "/"`)
+			continue
+		}
+		secret, err := readSecretFile(path)
+		if err != nil {
+			t.fail(nodes[i], file, fmt.Sprintf("%s %q cannot be used: %s", file, path, reason(err)), secretFileAdvice(err))
+			continue
+		}
+		add(secret)
+	}
+	if n := t.get(file); n != nil {
+		t.record(file, quoteList(paths), n)
+	}
+	t.credential(add)
+	if placeholder != nil {
+		const what = token + ` is the placeholder of the Python deployer's default.toml, which everybody can read`
+		if len(list) == 0 {
+			t.warn(placeholder.at, token, what+": anybody could sign a delivery with it; set a secret of your own")
+			add(samplePlaceholder)
+		} else {
+			t.warn(placeholder.at, token, what+": it is ignored, because there is another secret")
+		}
+	}
+	return list
+}
+
+// credential adds what systemd passes with LoadCredential=webhook_secret:... .
+func (t table) credential(add func(Secret)) {
+	dir := t.env("CREDENTIALS_DIRECTORY")
+	if !filepath.IsAbs(dir) {
+		return
+	}
+	path := filepath.Join(dir, "webhook_secret")
+	secret, err := readSecretFile(path)
+	switch {
+	case err == nil:
+		add(secret)
+		t.values = append(t.values, Value{Key: "webhook_secret", Value: quote(masked), Source: "credential"})
+	case errors.Is(err, fs.ErrNotExist): // the unit passes other credentials
+	default:
+		t.failAt(position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q cannot be used: %s", path, reason(err)), secretFileAdvice(err))
+	}
+}
+
+func secretFileAdvice(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "let the user that runs durhack-deployer read it, or pass it as a systemd credential"
+	}
+	return ""
+}

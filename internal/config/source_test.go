@@ -255,6 +255,23 @@ func newBuild(on host, pairs ...string) (*Config, []*Error) {
 	return build(nil, nil, environment(pairs...), on)
 }
 
+func TestOnlySoManyUnknownKeysAreReported(t *testing.T) {
+	_, err := parse(environment(), strings.Repeat("[[deployments.web.sites]]\nx = 1\n", 2*maxUnknown))
+	var all *Errors
+	if !errors.As(err, &all) {
+		t.Fatalf("error is %v", err)
+	}
+	unknown := 0
+	for _, e := range all.List {
+		if strings.HasPrefix(e.Message, "unknown key") {
+			unknown++
+		}
+	}
+	if unknown != maxUnknown {
+		t.Errorf("%d unknown keys are reported, want %d", unknown, maxUnknown)
+	}
+}
+
 func TestDefaultPaths(t *testing.T) {
 	etc, local := filepath.Join(t.TempDir(), "etc"), filepath.Join(t.TempDir(), "config")
 	check := func(want ...string) {

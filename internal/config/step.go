@@ -1,0 +1,93 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+func (t table) steps() []Step {
+	n := t.get("steps")
+	if n == nil {
+		return nil
+	}
+	if len(n.list) == 0 {
+		t.record("steps", "[]", n)
+	}
+	var steps []Step
+	names := map[string]bool{}
+	for i, element := range n.list {
+		step := table{reader: t.reader, node: element, name: fmt.Sprintf("%s[%d]", join(t.name, "steps"), i)}
+		s := Step{
+			Name:    step.required("name", `name = "build"`, validStepName),
+			Dir:     step.optional("dir", validStepDir),
+			Timeout: step.duration("timeout", 0),
+		}
+		if s.Name != "" && names[s.Name] {
+			step.fail(step.get("name"), "name", fmt.Sprintf("%s.name %q is the name of an earlier step", step.name, s.Name), "give each step a name of its own")
+		}
+		names[s.Name] = true
+		s.Run = step.run()
+		s.Env = step.environment()
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+func (t table) run() []string {
+	run, nodes := t.strings("run")
+	n := t.get("run")
+	switch {
+	case n == nil && !t.has("run"):
+		t.failAt(t.node.at, t.name+".run", fmt.Sprintf("%s has no run", header(t.name)), `add run = ["program", "argument"]`)
+	case n == nil: // reported as not a list of strings
+	case len(run) == 0 || run[0] == "":
+		t.fail(n, "run", t.name+".run names no program", `write run = ["program", "argument"]`)
+	default:
+		for i, argument := range run {
+			if strings.ContainsRune(argument, 0) {
+				t.fail(nodes[i], "run", fmt.Sprintf("%s.run[%d] has a NUL character, which no program can be given", t.name, i), "")
+			}
+		}
+		if len(run) == 1 && strings.ContainsAny(run[0], " \t") {
+			t.warn(n.at, t.name+".run", fmt.Sprintf("%s.run is one word with spaces in it, %q: there is no shell that would split it; write each argument as an element of its own", t.name, run[0]))
+		}
+		t.record("run", quoteList(run), n)
+	}
+	return run
+}
+
+func (t table) environment() map[string]string {
+	n := t.get("env")
+	if n == nil {
+		return nil
+	}
+	env := map[string]string{}
+	for _, name := range n.keys() {
+		value := n.table[name]
+		if value.bad {
+			continue
+		}
+		sub := table{reader: t.reader, node: n, name: t.name + ".env"}
+		switch {
+		case !variablePattern.MatchString(name):
+			sub.fail(value, name, fmt.Sprintf("%s is not the name of a variable: %q", sub.name, name), "use letters, digits and underscores, the first no digit")
+			continue
+		case strings.ContainsRune(value.text, 0):
+			sub.fail(value, name, fmt.Sprintf("%s has a NUL character, which no variable can hold", join(sub.name, name)), "")
+			continue
+		}
+		env[name] = value.text
+		shown := value.text
+		if secretName(name) {
+			shown = masked
+			t.hide(value.text)
+			if u, err := url.Parse(value.text); err == nil && u.User != nil {
+				password, _ := u.User.Password()
+				t.hide(password)
+			}
+		}
+		sub.record(name, quote(shown), value)
+	}
+	return env
+}
