@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -372,6 +373,14 @@ func TestKillOrphan(t *testing.T) {
 			eventually(t, "a process file", func() bool { _, err := os.Stat(file); return err == nil })
 			_ = daemon.Process.Signal(syscall.SIGKILL)
 			_ = daemon.Wait()
+			if strings.HasPrefix(name, "leader dies") {
+				b, err := os.ReadFile(file)
+				var r record
+				if err != nil || json.Unmarshal(b, &r) != nil || r.PID == pid {
+					t.Fatalf("process file %s, %v", b, err)
+				}
+				eventually(t, "the end of the leader", func() bool { return !alive(r.PID) })
+			}
 			if !alive(pid) {
 				t.Fatal("there is no orphan to find")
 			}
@@ -509,5 +518,23 @@ func TestProcessFile(t *testing.T) {
 	c.File = filepath.Join(t.TempDir(), "no", "such", "dir")
 	if err := Run(t.Context(), c); !errors.As(err, new(*StartError)) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// BenchmarkRun is the cost of a program beyond itself: see BenchmarkExec.
+func BenchmarkRun(b *testing.B) {
+	c := Command{Argv: []string{"/bin/true"}, File: filepath.Join(b.TempDir(), "process")}
+	for b.Loop() {
+		if err := Run(b.Context(), c); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkExec(b *testing.B) {
+	for b.Loop() {
+		if err := exec.Command("/bin/true").Run(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

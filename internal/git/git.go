@@ -76,7 +76,7 @@ func (r *Repo) Dir() string { return r.dir }
 // stands without one (that is how tokens are given).
 func userinfo(remote string) []string {
 	scheme, rest, ok := strings.Cut(remote, "://")
-	if !ok || scheme == "ssh" {
+	if !ok {
 		return nil
 	}
 	authority, _, _ := strings.Cut(rest, "/")
@@ -86,8 +86,11 @@ func userinfo(remote string) []string {
 	}
 	user, password, both := strings.Cut(authority[:at], ":")
 	secret := user
-	if both {
+	switch {
+	case both:
 		secret = password
+	case scheme == "ssh": // a login name, as in git@github.com
+		return nil
 	}
 	secrets := []string{secret, authority[:at]}
 	if plain, err := url.PathUnescape(secret); err == nil {

@@ -416,9 +416,11 @@ func TestForeignOwner(t *testing.T) {
 func TestCredentialsStaySecret(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	// Nobody listens at port 1. git's own message names the URL with its password.
+	// Nobody listens at port 1. git leaves the password out of some messages, and
+	// repeats what it does not understand.
 	for _, remote := range []string{
 		"http://user:s3cr3t%2Ftoken@127.0.0.1:1/x.git", "http://s3cr3ttoken@127.0.0.1:1/x.git",
+		"git://user:s3cr3ttoken@127.0.0.1:1/x.git",
 	} {
 		w.repo = Open(filepath.Join(t.TempDir(), "live"), remote, Options{})
 		err := w.deploy("main", strings.Repeat("ab", 20))
@@ -624,6 +626,24 @@ func TestMessage(t *testing.T) {
 		_, _ = l.Write([]byte(said))
 		if got := l.message(); got != want {
 			t.Errorf("%q: %q, want %q", said, got, want)
+		}
+	}
+}
+
+func TestPublicRemote(t *testing.T) {
+	t.Parallel()
+	for remote, want := range map[string]string{
+		"https://github.com/o/r.git":       "https://github.com/o/r.git",
+		"https://token@github.com/o/r.git": "https://github.com/o/r.git",
+		"https://u:p@ss@h:1/o/r@x":         "https://h:1/o/r@x",
+		"https://token@h":                  "https://h",
+		"ssh://git@h/x":                    "ssh://git@h/x",
+		"ssh://git:password@h/x":           "ssh://h/x",
+		"git@github.com:o/r.git":           "git@github.com:o/r.git",
+		"/srv/a@b.git":                     "/srv/a@b.git",
+	} {
+		if got := Open("/d", remote, Options{}).publicRemote(); got != want {
+			t.Errorf("%s: %s, want %s", remote, got, want)
 		}
 	}
 }
