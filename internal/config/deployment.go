@@ -11,7 +11,6 @@ import (
 const (
 	defaultTimeout       = 30 * time.Minute
 	defaultHealthTimeout = 30 * time.Second
-	mainQueue            = "main" // its name is taken in the directory of queues
 )
 
 // deployments reads every deployment, those of this version's handlers and the others.
@@ -32,7 +31,7 @@ func (t table) deployments() map[string]*Deployment {
 			t.failAt(n.at, key, fmt.Sprintf("deployment %q: a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit", slug), "it names a queue's directory")
 			continue
 		}
-		if strings.EqualFold(slug, mainQueue) {
+		if strings.EqualFold(slug, MainQueue) {
 			t.failAt(n.at, key, fmt.Sprintf("deployment %q: this slug is the name of the main queue", slug), "choose another")
 			continue
 		}

@@ -290,5 +290,10 @@ func TestDefaultPaths(t *testing.T) {
 	if err := os.Chmod(etc, 0); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // an ordinary user could not remove it otherwise
+		if err := os.Chmod(etc, 0o755); err != nil {
+			t.Error(err)
+		}
+	})
 	unprivileged(t, func() { check(etc) })
 }
