@@ -52,6 +52,8 @@ type Materializer struct {
 	o        Options
 	position atomic.Int64
 	saved    int64 // only Run's goroutine uses it
+	// pause is the first one after an error; it doubles up to lastPause.
+	pause time.Duration
 }
 
 const (
@@ -64,8 +66,8 @@ const (
 	// checkpoint is moved: reading them again costs little.
 	saveEvery = 256
 
-	firstBackoff = 100 * time.Millisecond
-	lastBackoff  = 5 * time.Second
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
 	// saveTimeout bounds the wait for a checkpoint, which may lag without harm.
 	saveTimeout = 2 * time.Second
 )
@@ -78,7 +80,7 @@ func New(o Options) *Materializer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	return &Materializer{o: o}
+	return &Materializer{o: o, pause: firstPause}
 }
 
 // Position is the newest position whose files are durable, 0 before Run has
@@ -90,47 +92,44 @@ func (m *Materializer) Position() int64 { return m.position.Load() }
 // event that this binary does not know ends it with that error.
 func (m *Materializer) Run(ctx context.Context) error {
 	defer m.flush(ctx)
-	backoff := firstBackoff
+	pause := m.pause
 	for ready, incomplete := false, false; ; {
 		before := m.Position()
-		err := m.follow(ctx, ready, incomplete)
+		var err error
+		if !ready {
+			err = m.begin(ctx, incomplete)
+			ready = err == nil
+		}
+		if ready {
+			err = m.o.Log.Follow(ctx, m.Position(), m.apply)
+			incomplete = errors.Is(err, errIncomplete)
+			ready = !incomplete
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		var hole *eventlog.HoleError
 		var unknown *eventlog.UnknownEventError
-		if errors.As(err, &hole) || errors.As(err, &unknown) {
+		if errors.As(err, &hole) || errors.As(err, &unknown) || errors.Is(err, eventlog.ErrClosed) {
 			return fmt.Errorf("materialize the queues: %w", err)
 		}
-		incomplete = errors.Is(err, errIncomplete)
-		ready = m.Position() > 0 && !incomplete
 		if m.Position() > before {
-			backoff = firstBackoff
+			pause = m.pause
 		}
-		m.o.Logger.Warn("materializing paused", "error", err, "retry_in", backoff, "position", m.Position())
-		t := time.NewTimer(backoff)
+		m.o.Logger.Warn("materializing paused", "error", err, "retry_in", pause, "position", m.Position())
+		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			t.Stop()
 			return nil
 		case <-t.C:
 		}
-		backoff = min(2*backoff, lastBackoff)
+		pause = min(2*pause, lastPause)
 	}
 }
 
-// follow makes sure, unless ready, that the directories hold everything up to
-// the checkpoint, and then applies what comes after it.
-func (m *Materializer) follow(ctx context.Context, ready, incomplete bool) error {
-	if !ready {
-		if err := m.begin(ctx, incomplete); err != nil {
-			return err
-		}
-	}
-	return m.o.Log.Follow(ctx, m.Position(), m.apply)
-}
-
-// begin finds the position to follow from. There is one recovery: Rebuild.
+// begin finds the position to follow from, and makes sure that the directories
+// hold everything up to it. There is one recovery: Rebuild.
 func (m *Materializer) begin(ctx context.Context, incomplete bool) error {
 	stored, found, err := loadCheckpoint(ctx, m.o.Pool, m.o.Instance)
 	if err != nil {
@@ -227,47 +226,42 @@ func (m *Materializer) apply(ctx context.Context, events []eventlog.Event) error
 // the work is owed, ls shows it, and it is done should the deployment come back.
 func (m *Materializer) put(ctx context.Context, e Entry) error {
 	if err := e.check(); err != nil {
-		// No directory can have that name, and nothing of ours writes it. One such
-		// event must not stop the others; verify reports that its file is missing.
-		m.o.Logger.Error("an assignment of the log cannot be queued", "position", e.Position, "error", err)
+		m.unqueueable(e, err)
 		return nil
 	}
 	if !m.marked(e.Deployment) {
 		return fmt.Errorf("queue of %s: %w", e.Deployment, errIncomplete)
 	}
-	q, err := m.open(e.Deployment)
-	if err != nil {
-		return err
-	}
-	return m.write(ctx, q, e)
+	return m.with(e.Deployment, func(q *queue.Queue) error { return write(ctx, q, e) })
 }
 
-func (m *Materializer) open(slug string) (*queue.Queue, error) {
+// unqueueable reports an assignment that no file can hold; nothing of ours makes
+// one. It must not stop the others, and verify finds its file missing.
+func (m *Materializer) unqueueable(e Entry, why error) {
+	m.o.Logger.Error("an assignment of the log cannot be queued", "position", e.Position, "error", why)
+}
+
+// with calls f with the queue of slug. Where the directory that it has open was
+// deleted, f is called again with a new one in its place: one lost directory
+// must not stop the other deployments.
+func (m *Materializer) with(slug string, f func(q *queue.Queue) error) error {
 	q, err := m.o.OpenQueue(slug)
 	if err != nil {
-		return nil, fmt.Errorf("open the queue of %s: %w", slug, err)
+		return fmt.Errorf("open the queue of %s: %w", slug, err)
 	}
-	return q, nil
-}
-
-// write puts the entry into q, or, where the directory that q has open was
-// deleted, into a new one in its place: one lost directory must not stop the
-// other deployments.
-func (m *Materializer) write(ctx context.Context, q *queue.Queue, e Entry) error {
-	err := putEntry(ctx, q, e)
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err = f(q); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	m.o.Logger.Error("the directory of a queue was deleted; it is made again, but its worker sees that only after a restart",
-		"deployment", e.Deployment, "error", err)
-	fresh, err := queue.Open(filepath.Join(m.o.QueuesDir, e.Deployment), m.o.Logger)
+		"deployment", slug, "error", err)
+	fresh, err := queue.Open(filepath.Join(m.o.QueuesDir, slug), m.o.Logger)
 	if err != nil {
-		return fmt.Errorf("open the queue of %s: %w", e.Deployment, err)
+		return fmt.Errorf("open the queue of %s: %w", slug, err)
 	}
-	return errors.Join(putEntry(ctx, fresh, e), fresh.Close())
+	return errors.Join(f(fresh), fresh.Close())
 }
 
-func putEntry(ctx context.Context, q *queue.Queue, e Entry) error {
+func write(ctx context.Context, q *queue.Queue, e Entry) error {
 	id, err := ulid.ParseStrict(e.EventID)
 	if err != nil {
 		return fmt.Errorf("queue entry: %q is not an event ID: %w", e.EventID, err)
@@ -296,10 +290,6 @@ func (m *Materializer) marked(slug string) bool {
 }
 
 func (m *Materializer) mark(slug string) error {
-	// Made here where the directory was deleted while its queue was open.
-	if err := os.MkdirAll(filepath.Join(m.o.QueuesDir, slug), 0o750); err != nil {
-		return fmt.Errorf("mark the queue of %s as complete: %w", slug, err)
-	}
 	f, err := os.OpenFile(m.markerPath(slug), os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o640)
 	if errors.Is(err, fs.ErrExist) {
 		return nil

@@ -66,8 +66,9 @@ func (m *Materializer) rebuild(ctx context.Context) (int64, error) {
 	}
 	for slug, entries := range expected {
 		if !validSlug(slug) {
-			m.o.Logger.Error("an assignment of the log cannot be queued", "position", entries[0].Position,
-				"error", fmt.Errorf("%q is not the name of a deployment", slug))
+			for _, e := range entries {
+				m.unqueueable(e, e.check())
+			}
 		} else if !slices.Contains(slugs, slug) {
 			slugs = append(slugs, slug)
 		}
@@ -85,24 +86,23 @@ func (m *Materializer) rebuild(ctx context.Context) (int64, error) {
 }
 
 func (m *Materializer) rebuildQueue(ctx context.Context, slug string, entries []Entry) error {
-	q, err := m.open(slug)
-	if err != nil {
-		return err
-	}
 	want := map[string]bool{}
 	for _, e := range entries {
 		want[e.Name()] = true
-		if e.check() != nil {
-			continue
-		}
-		if err := m.write(ctx, q, e); err != nil {
-			return err
-		}
 	}
-	if err := m.sweep(ctx, q, slug, want); err != nil {
-		return fmt.Errorf("sweep the queue of %s: %w", slug, err)
-	}
-	return m.mark(slug)
+	return m.with(slug, func(q *queue.Queue) error {
+		for _, e := range entries {
+			if err := e.check(); err != nil {
+				m.unqueueable(e, err)
+			} else if err := write(ctx, q, e); err != nil {
+				return err
+			}
+		}
+		if err := m.sweep(ctx, q, slug, want); err != nil {
+			return fmt.Errorf("sweep the queue of %s: %w", slug, err)
+		}
+		return m.mark(slug)
+	})
 }
 
 // sweep removes what is in the queue and not wanted.

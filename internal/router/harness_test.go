@@ -66,17 +66,7 @@ func migrate(t testing.TB, dsn string) *pgxpool.Pool {
 	if err := errors.Join(migrations.Migrate(ctx, conn), conn.Close(ctx)); err != nil {
 		t.Fatal(err)
 	}
-	config, err := pgxpool.ParseConfig(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.AfterConnect = migrations.SetRole
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
+	return pgtest.Pool(t, dsn)
 }
 
 func openQueue(t testing.TB) *queue.Queue {

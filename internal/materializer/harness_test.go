@@ -1,0 +1,320 @@
+package materializer
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "rapid.checks") }) {
+		// Each check of the model starts materializers.
+		if err := flag.Set("rapid.checks", "30"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(pgtest.MainNoLeaks(m))
+}
+
+const (
+	patience = 60 * time.Second
+	sha      = "0123456789abcdef0123456789abcdef01234567"
+)
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// site is one instance: its part of the log, and its queues.
+type site struct {
+	instance string
+	dir      string
+	log      *eventlog.Log
+	pool     *pgxpool.Pool
+	slugs    []string
+
+	mu     sync.Mutex
+	queues map[string]*queue.Queue
+}
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	pool := pgtest.Migrated(t)
+	log := eventlog.Open(pool, quiet)
+	t.Cleanup(log.Close)
+	s := &site{instance: "test", dir: filepath.Join(t.TempDir(), "queues"), log: log, pool: pool, slugs: []string{"web", "docs"}}
+	t.Cleanup(s.close)
+	return s
+}
+
+// open opens each queue once, as the daemon does.
+func (s *site) open(slug string) (*queue.Queue, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q := s.queues[slug]; q != nil {
+		return q, nil
+	}
+	q, err := queue.Open(filepath.Join(s.dir, slug), quiet)
+	if err != nil {
+		return nil, err
+	}
+	if s.queues == nil {
+		s.queues = map[string]*queue.Queue{}
+	}
+	s.queues[slug] = q
+	return q, nil
+}
+
+// close is what the end of the process does to the queues.
+func (s *site) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, q := range s.queues {
+		_ = q.Close()
+	}
+	s.queues = nil
+}
+
+func (s *site) materializer() *Materializer {
+	m := New(Options{Instance: s.instance, QueuesDir: s.dir, OpenQueue: s.open, Slugs: s.slugs, Log: s.log, Pool: s.pool, Logger: quiet})
+	m.pause = time.Millisecond
+	return m
+}
+
+// run starts a materializer and returns what stops it.
+func (s *site) run(t rapid.TB) (m *Materializer, stop func()) {
+	t.Helper()
+	m = s.materializer()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	var once sync.Once
+	return m, func() {
+		once.Do(func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+	}
+}
+
+func (s *site) append(t rapid.TB, transitions ...eventlog.Transition) []eventlog.Event {
+	t.Helper()
+	for i := range transitions {
+		if transitions[i].Instance == "" {
+			transitions[i].Instance = s.instance
+		}
+		transitions[i].Actor = "sam"
+	}
+	events, err := s.log.Append(context.Background(), eventlog.Group{Transitions: transitions})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+func forwarded(delivery, slug string, attempt int) eventlog.Transition {
+	return eventlog.Transition{DeliveryID: delivery, Deployment: slug, Attempt: attempt,
+		Data: eventlog.Forwarded{V: 1, Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "c", Forced: true}}
+}
+
+func replayed(delivery string, attempt int, slugs ...string) eventlog.Transition {
+	d := eventlog.Replayed{V: 1, Reason: "again"}
+	for _, slug := range slugs {
+		d.Deployments = append(d.Deployments, eventlog.Assignment{Deployment: slug, Attempt: attempt, Branch: "main", Commit: sha})
+	}
+	return eventlog.Transition{DeliveryID: delivery, Attempt: attempt, Data: d}
+}
+
+func redelivered(delivery string, nth, attempt int, slugs ...string) eventlog.Transition {
+	d := eventlog.Redelivered{V: 1, Action: eventlog.ActionRetried}
+	for _, slug := range slugs {
+		d.Deployments = append(d.Deployments, eventlog.Assignment{Deployment: slug, Attempt: attempt, Branch: "main", Commit: sha})
+	}
+	return eventlog.Transition{DeliveryID: delivery, Attempt: nth, Data: d}
+}
+
+func deployed(delivery, slug string, attempt int) eventlog.Transition {
+	return eventlog.Transition{DeliveryID: delivery, Deployment: slug, Attempt: attempt,
+		Data: eventlog.Deployed{V: 1, Commit: sha, Steps: []eventlog.Step{}}}
+}
+
+func wait(t rapid.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// caughtUp waits until m has applied everything in the log.
+func (s *site) caughtUp(t rapid.TB, m *Materializer) {
+	t.Helper()
+	head, err := s.log.Head(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the materializer has caught up", func() bool { return m.Position() >= head })
+}
+
+// files lists what the queues hold: slug, delivery and attempt of each entry,
+// in the order of the queue. Hidden files and quarantines are not listed.
+func (s *site) files(t rapid.TB) []string {
+	t.Helper()
+	var out []string
+	slugs, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, slug := range slugs {
+		names, err := os.ReadDir(filepath.Join(s.dir, slug.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if name.IsDir() || strings.HasPrefix(name.Name(), ".") {
+				continue
+			}
+			raw, err := os.ReadFile(filepath.Join(s.dir, slug.Name(), name.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := Decode(raw)
+			if err != nil || e.Name() != name.Name() || e.Deployment != slug.Name() {
+				t.Fatalf("%s/%s: %+v, %v", slug.Name(), name.Name(), e, err)
+			}
+			out = append(out, fmt.Sprintf("%s %s %d", e.Deployment, e.DeliveryID, e.Attempt))
+		}
+	}
+	return out
+}
+
+func (s *site) expectFiles(t rapid.TB, want ...string) {
+	t.Helper()
+	if got := s.files(t); !slices.Equal(got, want) {
+		t.Fatalf("queues hold\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func (s *site) checkpoint(t rapid.TB) int64 {
+	t.Helper()
+	position, _, err := loadCheckpoint(context.Background(), s.pool, s.instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return position
+}
+
+func (s *site) setCheckpoint(t rapid.TB, position int64) {
+	t.Helper()
+	if err := resetCheckpoint(context.Background(), s.pool, s.instance, position); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// work ends the first entry of a queue, as a worker does: event, then file.
+func (s *site) work(t rapid.TB, slug string) {
+	t.Helper()
+	q, err := s.open(slug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := q.List()
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("list %s: %v, %v", slug, entries, err)
+	}
+	raw, err := q.Read(entries[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.append(t, deployed(e.DeliveryID, slug, e.Attempt))
+	if err := q.Remove(entries[0]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func quarantined(t rapid.TB, s *site, slug string) []string {
+	t.Helper()
+	q, err := s.open(slug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := q.Quarantined()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// scriptedLog is a log with events of the test's own.
+type scriptedLog struct {
+	Log
+	head   func() int64
+	events []eventlog.Event
+	find   func(f eventlog.Filter)
+}
+
+func (l *scriptedLog) Head(ctx context.Context) (int64, error) {
+	if l.head != nil {
+		return l.head(), nil
+	}
+	return l.Log.Head(ctx)
+}
+
+func (l *scriptedLog) Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error] {
+	if l.find != nil {
+		l.find(f)
+	}
+	return l.Log.Find(ctx, f)
+}
+
+func (l *scriptedLog) Follow(ctx context.Context, after int64, apply func(context.Context, []eventlog.Event) error) error {
+	if l.events == nil {
+		return l.Log.Follow(ctx, after, apply)
+	}
+	if err := apply(ctx, l.events); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func migrate(t testing.TB, dsn string) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(migrations.Migrate(ctx, conn), conn.Close(ctx)); err != nil {
+		t.Fatal(err)
+	}
+}

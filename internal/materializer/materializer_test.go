@@ -1,0 +1,355 @@
+package materializer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+)
+
+func TestEachAssignmentBecomesAFile(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	defer stop()
+	s.append(t,
+		eventlog.Transition{DeliveryID: "a", Attempt: 1, Data: eventlog.Received{V: 1}},
+		forwarded("a", "web", 1), forwarded("a", "docs", 1))
+	s.append(t, forwarded("b", "web", 1))
+	other := forwarded("x", "web", 1)
+	other.Instance = "another"
+	s.append(t, other)
+	s.append(t, redelivered("b", 1, 2, "web"))
+	s.append(t, replayed("a", 3, "web", "docs"))
+	s.append(t, forwarded("c", "retired", 1)) // not configured: still owed
+	s.caughtUp(t, m)
+	s.expectFiles(t, "docs a 1", "docs a 3", "retired c 1", "web a 1", "web b 1", "web b 2", "web a 3")
+	stop()
+	if head, err := s.log.Head(context.Background()); err != nil || s.checkpoint(t) != head {
+		t.Errorf("checkpoint %d, head %d, %v", s.checkpoint(t), head, err)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "main")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("it touched the main queue")
+	}
+}
+
+func TestEntryHoldsWhatTheWorkerNeeds(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	defer stop()
+	event := s.append(t, forwarded("a", "web", 1))[0]
+	s.caughtUp(t, m)
+	raw, err := os.ReadFile(filepath.Join(s.dir, "web", event.ID+"_a.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf(`{"v":1,"position":1,"event_id":%q,"delivery_id":"a","cause":"forwarded","actor":"sam",`+
+		`"deployment":"web","attempt":1,"branch":"main","commit":%q,"rule":"r","config_digest":"c","forced":true}`+"\n", event.ID, sha)
+	if string(raw) != want {
+		t.Errorf("entry\n%s\nwant\n%s", raw, want)
+	}
+}
+
+// A crash between the file and the checkpoint repeats the write, which changes
+// nothing; what ended in the meantime is not written again.
+func TestCrashBetweenFileAndCheckpoint(t *testing.T) {
+	s := newSite(t)
+	s.append(t, forwarded("old", "web", 1))
+	m, stop := s.run(t)
+	s.append(t, forwarded("a", "web", 1))
+	s.append(t, forwarded("b", "web", 1))
+	s.append(t, forwarded("c", "docs", 1))
+	s.caughtUp(t, m)
+	stop()
+	s.work(t, "web") // old
+	s.work(t, "web") // a
+	want := []string{"docs c 1", "web b 1"}
+	s.expectFiles(t, want...)
+
+	for position := range int64(5) {
+		s.setCheckpoint(t, position)
+		m, stop = s.run(t)
+		s.caughtUp(t, m)
+		stop()
+		s.expectFiles(t, want...)
+	}
+}
+
+func TestCheckpointNeverGoesBack(t *testing.T) {
+	s := newSite(t)
+	ctx := context.Background()
+	for _, move := range []struct{ to, want int64 }{{5, 5}, {3, 5}, {5, 5}, {9, 9}, {0, 9}} {
+		if err := advanceCheckpoint(ctx, s.pool, s.instance, move.to); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.checkpoint(t); got != move.want {
+			t.Errorf("after a move to %d it is %d, want %d", move.to, got, move.want)
+		}
+	}
+}
+
+// A directory that is gone, or was made again without what it held, is noticed
+// at the start; so is a lost checkpoint, and one of a longer log.
+func TestStartNoticesWhatWasLost(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	for i := range 5 {
+		s.append(t, forwarded(fmt.Sprint("d-", i), "web", 1), forwarded(fmt.Sprint("d-", i), "docs", 1))
+	}
+	s.append(t, forwarded("d-0", "retired", 1))
+	s.caughtUp(t, m)
+	stop()
+	s.work(t, "web")
+	want := s.files(t)
+	if len(want) != 10 {
+		t.Fatalf("queues hold %q", want)
+	}
+	path := func(slug string) string { return filepath.Join(s.dir, slug) }
+	losses := map[string]func() error{
+		"one directory":         func() error { return os.RemoveAll(path("web")) },
+		"all directories":       func() error { return os.RemoveAll(s.dir) },
+		"content, made again":   func() error { return errors.Join(os.RemoveAll(path("web")), os.Mkdir(path("web"), 0o750)) },
+		"not configured, empty": func() error { return errors.Join(os.RemoveAll(path("retired")), os.Mkdir(path("retired"), 0o750)) },
+		"checkpoint, and a file": func() error {
+			_, err := s.pool.Exec(context.Background(), "update checkpoints set position = 1000 where instance = $1", s.instance)
+			files, _ := filepath.Glob(path("web/*.json"))
+			return errors.Join(err, os.Remove(files[0]))
+		},
+	}
+	for name, lose := range losses {
+		t.Run(name, func(t *testing.T) {
+			s.close()
+			if err := lose(); err != nil {
+				t.Fatal(err)
+			}
+			if slices.Equal(s.files(t), want) {
+				t.Fatal("nothing was lost")
+			}
+			m, stop := s.run(t)
+			defer stop()
+			wait(t, "it has begun", func() bool { return m.Position() > 0 })
+			s.caughtUp(t, m)
+			s.expectFiles(t, want...)
+			head, err := s.log.Head(context.Background())
+			if err != nil || s.checkpoint(t) != head {
+				t.Errorf("checkpoint %d, head %d, %v", s.checkpoint(t), head, err)
+			}
+		})
+	}
+}
+
+// While the daemon runs, a lost directory must not keep the others waiting.
+func TestDirectoryLostWhileRunning(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	defer stop()
+	s.append(t, forwarded("a", "web", 1), forwarded("a", "docs", 1))
+	s.caughtUp(t, m)
+	if err := os.RemoveAll(filepath.Join(s.dir, "web")); err != nil {
+		t.Fatal(err)
+	}
+	s.append(t, forwarded("b", "web", 1), forwarded("b", "docs", 1))
+	s.caughtUp(t, m)
+	s.expectFiles(t, "docs a 1", "docs b 1", "web a 1", "web b 1")
+}
+
+func TestRebuildMakesTheQueuesExact(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	s.append(t, forwarded("a", "web", 1), forwarded("a", "docs", 1))
+	s.append(t, forwarded("b", "web", 1))
+	s.caughtUp(t, m)
+	stop()
+	// Ended, but the process died before it removed the file.
+	s.append(t, deployed("a", "web", 1))
+	q, err := s.open("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plant := func(delivery, content string) {
+		t.Helper()
+		id := ulid.Make()
+		content = strings.ReplaceAll(content, "ID", id.String())
+		_, err := q.PutAs(context.Background(), id, delivery, func(w io.Writer) error { _, err := io.WriteString(w, content); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	plant("junk", "{")
+	plant("b", `{"v":1,"position":3,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"web","attempt":1}`)   // no such event
+	plant("b", `{"v":1,"position":999,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"web","attempt":2}`) // of a longer log
+	plant("b", `{"v":1,"position":3,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"docs","attempt":1}`)  // of another queue
+	plant("c", `{"v":1,"position":3,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"web","attempt":1}`)   // under another name
+	if err := s.materializer().Rebuild(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.expectFiles(t, "docs a 1", "web b 1")
+	if names := quarantined(t, s, "web"); len(names) != 5 {
+		t.Errorf("in quarantine: %q", names)
+	}
+}
+
+// What is ordered while a rebuild is under way, and written by the daemon,
+// stays; what ends while it is under way goes.
+func TestRebuildBesideARunningDaemon(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	defer stop()
+	s.append(t, forwarded("a", "web", 1))
+	s.caughtUp(t, m)
+	scripted := &scriptedLog{Log: s.log}
+	calls := 0
+	scripted.find = func(eventlog.Filter) {
+		if calls++; calls == 1 { // the head was read; the files were not
+			s.append(t, forwarded("b", "web", 1))
+			s.caughtUp(t, m)
+		}
+	}
+	o := s.materializer().o
+	o.Log = scripted
+	if err := New(o).Rebuild(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.expectFiles(t, "web a 1", "web b 1")
+	if names := quarantined(t, s, "web"); len(names) > 0 {
+		t.Errorf("in quarantine: %q", names)
+	}
+}
+
+func TestSlugsThatAreNoDirectories(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	defer stop()
+	bad := []string{"../../escape", "..", ".hidden", "main", "a/b", "/etc/x", strings.Repeat("x", 65)}
+	for i, slug := range bad {
+		s.append(t, replayed(fmt.Sprint("d-", i), 1, slug))
+	}
+	s.append(t, forwarded("good", "web", 1))
+	s.caughtUp(t, m)
+	s.expectFiles(t, "web good 1")
+	if err := s.materializer().Rebuild(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.expectFiles(t, "web good 1")
+	above, err := os.ReadDir(filepath.Dir(s.dir))
+	if err != nil || len(above) != 1 {
+		t.Errorf("beside the queues: %v, %v", above, err)
+	}
+	expected, err := s.materializer().Expected(context.Background())
+	if err != nil || len(expected) != len(bad)+1 {
+		t.Errorf("expected %v, %v", expected, err)
+	}
+}
+
+func TestEventsThatAreNotKnown(t *testing.T) {
+	for _, tt := range []struct {
+		instance string
+		stops    bool
+	}{{"test", true}, {"another", false}} {
+		s := newSite(t)
+		s.append(t, forwarded("a", "web", 1))
+		o := s.materializer().o
+		scripted := &scriptedLog{Log: s.log, events: []eventlog.Event{
+			{Position: 2, Instance: tt.instance, Type: "pinned", Data: []byte(`{"v":1}`)},
+		}}
+		o.Log = scripted
+		m := New(o)
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- m.Run(ctx) }()
+		if !tt.stops {
+			wait(t, "it went past the event", func() bool { return m.Position() == 2 })
+			cancel()
+		}
+		err := <-ended
+		cancel()
+		var unknown *eventlog.UnknownEventError
+		if errors.As(err, &unknown) != tt.stops {
+			t.Errorf("%s: %v", tt.instance, err)
+		}
+		if tt.stops && m.Position() != 1 {
+			t.Errorf("position %d", m.Position())
+		}
+	}
+}
+
+func TestDatabaseAwayAndBack(t *testing.T) {
+	server := pgtest.NewServer(t)
+	s := newSite(t)
+	dsn := server.Database(t, "away")
+	migrate(t, dsn)
+	s.pool = pgtest.Pool(t, dsn)
+	s.log = eventlog.Open(s.pool, quiet)
+	t.Cleanup(s.log.Close)
+	s.append(t, forwarded("a", "web", 1))
+	server.Stop(t)
+	m, stop := s.run(t) // starts without its database
+	defer stop()
+	server.Start(t)
+	wait(t, "it has begun", func() bool { return m.Position() == 1 })
+	server.Kill(t)
+	server.Start(t)
+	s.append(t, forwarded("b", "web", 1))
+	s.caughtUp(t, m)
+	s.expectFiles(t, "web a 1", "web b 1")
+}
+
+// TestMaterializerAgainstAModel runs random histories with crashes at random
+// places, and compares the directories with a set.
+func TestMaterializerAgainstAModel(t *testing.T) {
+	s := newSite(t)
+	root := s.dir
+	runs := 0
+	rapid.Check(t, func(t *rapid.T) {
+		runs++
+		s.close()
+		s.instance = fmt.Sprint("model-", runs, "-", rand.Uint64())
+		s.dir = filepath.Join(root, s.instance)
+		model := modelOf(t, s)
+		m, stop := s.run(t)
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			switch rapid.SampledFrom([]string{"order", "order", "order", "work", "crash", "lose", "rebuild"}).Draw(t, "step") {
+			case "order":
+				model.order(t)
+			case "work":
+				s.caughtUp(t, m)
+				model.work(t)
+			case "crash":
+				stop()
+				model.settle(t) // a worker goes on without it
+				s.setCheckpoint(t, rapid.Int64Range(0, s.checkpoint(t)).Draw(t, "checkpoint"))
+				m, stop = s.run(t)
+			case "lose":
+				stop()
+				s.close()
+				if err := os.RemoveAll(filepath.Join(s.dir, rapid.SampledFrom([]string{"", "web", "docs"}).Draw(t, "lost"))); err != nil {
+					t.Fatal(err)
+				}
+				m, stop = s.run(t)
+			case "rebuild":
+				if err := s.materializer().Rebuild(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		wait(t, "it has begun", func() bool { return m.Position() > 0 || s.head(t) == 0 })
+		s.caughtUp(t, m)
+		stop()
+		model.check(t)
+		if err := s.materializer().Rebuild(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		model.check(t)
+	})
+}
