@@ -136,7 +136,7 @@ func TestProgramsAreFetchedOnce(t *testing.T) {
 	r := standIn(t, map[string][]byte{".jar": jar, ".jar.sha256": sum})
 	cfg := withoutPrograms(t, r.URL+"/")
 	var users sync.WaitGroup
-	for range 3 { // three clusters that want them at once
+	for range 2 { // two clusters that want them at once
 		mine := cfg
 		mine.Dir = filepath.Join(tempDir(t, identity{}), "pg")
 		users.Go(func() {

@@ -40,8 +40,10 @@ func TestMain(m *testing.M) {
 		os.Exit(report(playUser()))
 	}
 	code := m.Run()
-	if dir := madeOnce.dir; dir != "" {
-		code = max(code, report(os.RemoveAll(dir)))
+	for _, dir := range []string{madeOnce.dir, executableOnce.dir} {
+		if dir != "" {
+			code = max(code, report(os.RemoveAll(dir)))
+		}
 	}
 	if code == 0 {
 		code = report(goleak.Find())
@@ -86,7 +88,8 @@ func playConnect() error {
 	return conn.Close(context.Background())
 }
 
-const waitTime = time.Minute
+// waitTime bounds each wait, far beyond what a loaded machine needs.
+const waitTime = 3 * time.Minute
 
 // identity is an OS user that a test plays.
 type identity struct {
@@ -291,31 +294,39 @@ func (p *process) kill() {
 	p.end()
 }
 
+var executableOnce struct {
+	sync.Mutex
+	dir string
+}
+
 // executable is a copy of the test binary that every user can run.
 func executable(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return os.Args[0]
 	}
-	self, err := os.Open("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
+	executableOnce.Lock()
+	defer executableOnce.Unlock()
+	if executableOnce.dir == "" {
+		dir, err := os.MkdirTemp("", "localpg-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		executableOnce.dir = dir
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// By another program, as a file that this one has written cannot be run
+		// while a child that it starts meanwhile still holds it open.
+		if out, err := exec.Command("cp", self, filepath.Join(dir, "user")).CombinedOutput(); err != nil {
+			t.Fatalf("copy the test binary: %v: %s", err, out)
+		}
+		if err := errors.Join(os.Chmod(dir, 0o711), os.Chmod(filepath.Join(dir, "user"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	defer self.Close()
-	path := filepath.Join(tempDir(t, identity{}), "user")
-	// O_CLOEXEC alone does not prevent "text file busy" where another test
-	// forks while this is open for writing; the lock that os/exec takes does.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	dst, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(dst, self)
-	if err := errors.Join(err, dst.Chmod(0o755), dst.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return filepath.Join(executableOnce.dir, "user")
 }
 
 // lives tells whether a process exists and is no zombie.

@@ -25,9 +25,11 @@ func TestFirstMakesItLastStopsItAndTheDataStays(t *testing.T) {
 				// The caller is root; only the parent's owner says whom to run it as.
 				dir = filepath.Join(tempDir(t, id), "pg")
 			}
-			c := open(t, localpg.Config{Dir: dir, Durable: true})
+			cfg := localpg.Config{Dir: dir, Durable: id.cred == nil}
+			fsync := map[bool]string{true: "on", false: "off"}[cfg.Durable]
+			c := open(t, cfg)
 			conn := connect(t, c.DSN("postgres"))
-			if got := query[string](t, conn, "SELECT current_user || ' ' || current_setting('server_encoding') || ' ' || current_setting('listen_addresses') || '.' || current_setting('fsync')"); got != localpg.User+" UTF8 .on" {
+			if got := query[string](t, conn, "SELECT current_user || ' ' || current_setting('server_encoding') || ' ' || current_setting('listen_addresses') || '.' || current_setting('fsync')"); got != localpg.User+" UTF8 ."+fsync {
 				t.Errorf("the server says %q", got)
 			}
 			var st unix.Stat_t
@@ -48,7 +50,7 @@ func TestFirstMakesItLastStopsItAndTheDataStays(t *testing.T) {
 			}
 
 			// One more user of the same process, racing for the same database.
-			second := open(t, localpg.Config{Dir: dir, Durable: true})
+			second := open(t, cfg)
 			var made sync.WaitGroup
 			for _, c := range []*localpg.Cluster{c, second, c, second} {
 				made.Go(func() {
@@ -74,7 +76,7 @@ func TestFirstMakesItLastStopsItAndTheDataStays(t *testing.T) {
 			if err := second.Start(testContext(t)); err == nil {
 				t.Error("a closed cluster was started")
 			}
-			again := open(t, localpg.Config{Dir: dir, Durable: true})
+			again := open(t, cfg)
 			if n := query[int](t, connect(t, again.DSN(`it's "the" log`)), "SELECT a FROM kept"); n != 1 {
 				t.Error("the data is gone")
 			}
@@ -314,4 +316,36 @@ func TestCancelledOpenLeavesNothing(t *testing.T) {
 	}
 	c = open(t, localpg.Config{Dir: dir})
 	query[int](t, connect(t, c.DSN("postgres")), "SELECT 1")
+}
+
+func TestServersLogIsBounded(t *testing.T) {
+	dir := madeDir(t)
+	grow := func() {
+		t.Helper()
+		if err := os.Truncate(filepath.Join(dir, "postgres.log"), localpg.MaxLog+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := func() int64 {
+		t.Helper()
+		st, err := os.Stat(filepath.Join(dir, "postgres.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	grow()
+	c := open(t, localpg.Config{Dir: dir})
+	if n := size(); n > 1<<16 {
+		t.Errorf("the log has %d bytes after a start", n)
+	}
+	grow()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Supervise(ctx) }()
+	eventually(t, "the log of a running server is emptied", func() bool { return size() < 1<<16 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
