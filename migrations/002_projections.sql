@@ -1,7 +1,9 @@
 -- The read models: DESIGN sections 3 and 5. Everything here is derived from
 -- the event log and can be made again from it.
 --
--- Keys sort by bytes (collate "C"): the order does not depend on the machine.
+-- What does not apply is null. Keys sort by bytes (collate "C"), so the order
+-- does not depend on the machine; the delivery leads them because it tells rows
+-- apart at its first bytes, which makes an index of many rows cheap to build.
 create schema projections;
 
 -- One row a projection, advanced compare-and-set in the transaction of its rows.
@@ -19,30 +21,30 @@ create table projections.deployments (
     instance            text collate "C" not null,
     slug                text collate "C" not null,
     status              text        not null,
-    live_commit         text        not null,
-    live_delivery_id    text        not null,
-    live_attempt        integer     not null,
+    live_commit         text,
+    live_delivery_id    text,
+    live_attempt        integer,
     live_since          timestamptz,
-    live_actor          text        not null,
-    live_position       bigint      not null,
-    running_commit      text        not null,
-    running_delivery_id text        not null,
-    running_attempt     integer     not null,
+    live_actor          text,
+    live_position       bigint,
+    running_commit      text,
+    running_delivery_id text,
+    running_attempt     integer,
     running_since       timestamptz,
-    running_actor       text        not null,
-    running_position    bigint      not null,
-    last_type           text        not null,
-    last_commit         text        not null,
-    last_delivery_id    text        not null,
-    last_attempt        integer     not null,
+    running_actor       text,
+    running_position    bigint,
+    last_type           text,
+    last_commit         text,
+    last_delivery_id    text,
+    last_attempt        integer,
     last_since          timestamptz,
-    last_actor          text        not null,
-    last_position       bigint      not null,
-    last_end            text        not null,
-    failed_step         text        not null,
+    last_actor          text,
+    last_position       bigint,
+    last_end            text,
+    failed_step         text,
     failed_exit_code    integer,
-    failed_signal       text        not null,
-    failed_error        text        not null,
+    failed_signal       text,
+    failed_error        text,
     pending             integer     not null,
     deployed            integer     not null,
     failed              integer     not null,
@@ -55,17 +57,17 @@ create table projections.deliveries (
     instance          text collate "C" not null,
     delivery_id       text collate "C" not null,
     state             text        not null,
-    event             text        not null,
-    ref               text        not null,
-    repository        text        not null,
-    commit            text        not null,
-    actor             text        not null,
-    source            text        not null,
+    event             text,
+    ref               text,
+    repository        text,
+    commit            text,
+    actor             text,
+    source            text,
     received_at       timestamptz,
-    received_position bigint      not null,
-    voided_position   bigint      not null,
-    reason            text        not null,
-    detail            text        not null,
+    received_position bigint,
+    voided_position   bigint,
+    reason            text,
+    detail            text,
     attempts          integer     not null,
     open              integer     not null,
     redeliveries      integer     not null,
@@ -74,7 +76,7 @@ create table projections.deliveries (
     last_at           timestamptz,
     constraint deliveries_state_known check (state in ('pending', 'voided', 'finished', 'unreceived'))
 );
-alter table projections.deliveries add constraint deliveries_pkey primary key (instance, delivery_id);
+alter table projections.deliveries add constraint deliveries_pkey primary key (delivery_id, instance);
 
 create table projections.attempts (
     instance          text collate "C" not null,
@@ -82,31 +84,31 @@ create table projections.attempts (
     deployment        text collate "C" not null,
     attempt           integer     not null,
     outcome           text        not null,
-    cause             text        not null,
-    assigned_position bigint      not null,
+    cause             text,
+    assigned_position bigint,
     assigned_at       timestamptz,
-    actor             text        not null,
-    branch            text        not null,
-    commit            text        not null,
-    previous_commit   text        not null,
-    started_position  bigint      not null,
+    actor             text,
+    branch            text,
+    commit            text,
+    previous_commit   text,
+    started_position  bigint,
     started_at        timestamptz,
-    host              text        not null,
-    ended_position    bigint      not null,
+    host              text,
+    ended_position    bigint,
     ended_at          timestamptz,
-    duration_ms       bigint      not null,
-    step              text        not null,
+    duration_ms       bigint,
+    step              text,
     exit_code         integer,
-    signal            text        not null,
-    error             text        not null,
-    reason            text        not null,
-    detail            text        not null,
-    superseded_by     text        not null,
-    next              text        not null,
-    continued_by      integer     not null,
+    signal            text,
+    error             text,
+    reason            text,
+    detail            text,
+    superseded_by     text,
+    next              text,
+    continued_by      integer,
     constraint attempts_outcome_known check (outcome in ('waiting', 'running', 'deployed', 'failed', 'voided', 'interrupted'))
 );
-alter table projections.attempts add constraint attempts_pkey primary key (instance, delivery_id, deployment, attempt);
+alter table projections.attempts add constraint attempts_pkey primary key (delivery_id, instance, deployment, attempt);
 
 -- A rebuild fills fresh tables and puts them in the place of the old ones, all
 -- in one transaction. Only their owner may do that, hence security definer.
@@ -132,8 +134,8 @@ create function projections.index_fresh() returns void
 as $$
 begin
     alter table projections.fresh_deployments add constraint fresh_deployments_pkey primary key (instance, slug);
-    alter table projections.fresh_deliveries  add constraint fresh_deliveries_pkey  primary key (instance, delivery_id);
-    alter table projections.fresh_attempts    add constraint fresh_attempts_pkey    primary key (instance, delivery_id, deployment, attempt);
+    alter table projections.fresh_deliveries  add constraint fresh_deliveries_pkey  primary key (delivery_id, instance);
+    alter table projections.fresh_attempts    add constraint fresh_attempts_pkey    primary key (delivery_id, instance, deployment, attempt);
 end
 $$;
 

@@ -71,25 +71,25 @@ const (
 )
 
 // Delivery is the state of one delivery of one instance. The JSON names are the
-// columns of projections.deliveries, in order.
+// columns of projections.deliveries, in order; what is empty is null there.
 type Delivery struct {
 	Instance   string        `json:"instance"`
 	ID         string        `json:"delivery_id"`
 	State      DeliveryState `json:"state"`
-	Event      string        `json:"event"`
-	Ref        string        `json:"ref"`
-	Repository string        `json:"repository"`
-	Commit     string        `json:"commit"`
-	Actor      string        `json:"actor"`
-	Source     string        `json:"source"`
+	Event      string        `json:"event,omitempty"`
+	Ref        string        `json:"ref,omitempty"`
+	Repository string        `json:"repository,omitempty"`
+	Commit     string        `json:"commit,omitempty"`
+	Actor      string        `json:"actor,omitempty"`
+	Source     string        `json:"source,omitempty"`
 	// ReceivedAt is the listener's clock; zero where nothing was received.
 	ReceivedAt time.Time `json:"received_at,omitzero"`
 	// ReceivedPosition is 0 where nothing was received.
-	ReceivedPosition int64 `json:"received_position"`
+	ReceivedPosition int64 `json:"received_position,omitempty"`
 	// VoidedPosition is that of the newest void of the whole delivery, or 0.
-	VoidedPosition int64  `json:"voided_position"`
-	Reason         string `json:"reason"`
-	Detail         string `json:"detail"`
+	VoidedPosition int64  `json:"voided_position,omitempty"`
+	Reason         string `json:"reason,omitempty"`
+	Detail         string `json:"detail,omitempty"`
 	// Attempts counts the attempts of all its deployments, Open those that have
 	// not ended.
 	Attempts int `json:"attempts"`
@@ -117,7 +117,8 @@ const (
 )
 
 // Attempt is one run, or one that is still to come, of a delivery by a
-// deployment. The JSON names are the columns of projections.attempts, in order.
+// deployment. The JSON names are the columns of projections.attempts, in order; what is empty
+// is null there.
 type Attempt struct {
 	Instance   string  `json:"instance"`
 	DeliveryID string  `json:"delivery_id"`
@@ -126,35 +127,35 @@ type Attempt struct {
 	Outcome    Outcome `json:"outcome"`
 	// Cause is the type of the event that ordered the attempt; a retry after an
 	// interruption has that of the attempt it continues. Empty is a breach.
-	Cause            eventlog.Type `json:"cause"`
-	AssignedPosition int64         `json:"assigned_position"`
+	Cause            eventlog.Type `json:"cause,omitempty"`
+	AssignedPosition int64         `json:"assigned_position,omitempty"`
 	AssignedAt       time.Time     `json:"assigned_at,omitzero"`
 	// Actor is who ordered it: GitHub's sender, or the person who replayed.
-	Actor          string `json:"actor"`
-	Branch         string `json:"branch"`
-	Commit         string `json:"commit"`
-	PreviousCommit string `json:"previous_commit"`
+	Actor          string `json:"actor,omitempty"`
+	Branch         string `json:"branch,omitempty"`
+	Commit         string `json:"commit,omitempty"`
+	PreviousCommit string `json:"previous_commit,omitempty"`
 	// StartedPosition and EndedPosition are 0 until then.
-	StartedPosition int64     `json:"started_position"`
+	StartedPosition int64     `json:"started_position,omitempty"`
 	StartedAt       time.Time `json:"started_at,omitzero"`
-	Host            string    `json:"host"`
+	Host            string    `json:"host,omitempty"`
 	// EndedPosition is also set by an interruption.
-	EndedPosition int64     `json:"ended_position"`
+	EndedPosition int64     `json:"ended_position,omitempty"`
 	EndedAt       time.Time `json:"ended_at,omitzero"`
-	DurationMS    int64     `json:"duration_ms"`
+	DurationMS    int64     `json:"duration_ms,omitempty"`
 	// Step is the step that failed, or that was interrupted.
-	Step     string `json:"step"`
-	ExitCode *int   `json:"exit_code"`
-	Signal   string `json:"signal"`
-	Error    string `json:"error"`
+	Step     string `json:"step,omitempty"`
+	ExitCode *int   `json:"exit_code,omitempty"`
+	Signal   string `json:"signal,omitempty"`
+	Error    string `json:"error,omitempty"`
 	// Reason and Detail are those of a void; an interruption has a Detail too.
-	Reason       string `json:"reason"`
-	Detail       string `json:"detail"`
-	SupersededBy string `json:"superseded_by"`
+	Reason       string `json:"reason,omitempty"`
+	Detail       string `json:"detail,omitempty"`
+	SupersededBy string `json:"superseded_by,omitempty"`
 	// Next is what an interruption decided: "retry" or "fail".
-	Next string `json:"next"`
+	Next string `json:"next,omitempty"`
 	// ContinuedBy is the attempt that took over from this interrupted one, or 0.
-	ContinuedBy int `json:"continued_by"`
+	ContinuedBy int `json:"continued_by,omitempty"`
 }
 
 // open says that the attempt still owes an end.

@@ -91,7 +91,7 @@ func (p *Projector) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, e
 	if len(where) > 0 {
 		q += " where " + strings.Join(where, " and ")
 	}
-	q += " order by assigned_position desc, attempt desc, instance, delivery_id, deployment"
+	q += " order by assigned_position desc nulls last, attempt desc, instance, delivery_id, deployment"
 	if f.Limit > 0 {
 		args = append(args, f.Limit)
 		q += fmt.Sprintf(" limit $%d", len(args))

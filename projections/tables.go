@@ -27,12 +27,12 @@ var (
 		"last_end", "failed_step", "failed_exit_code", "failed_signal", "failed_error",
 		"pending", "deployed", "failed", "voided",
 	}}
-	deliveriesTable = table{"deliveries", []string{"instance", "delivery_id"}, []string{
+	deliveriesTable = table{"deliveries", []string{"delivery_id", "instance"}, []string{
 		"instance", "delivery_id", "state", "event", "ref", "repository", "commit", "actor", "source",
 		"received_at", "received_position", "voided_position", "reason", "detail",
 		"attempts", "open", "redeliveries", "replays", "last_position", "last_at",
 	}}
-	attemptsTable = table{"attempts", []string{"instance", "delivery_id", "deployment", "attempt"}, []string{
+	attemptsTable = table{"attempts", []string{"delivery_id", "instance", "deployment", "attempt"}, []string{
 		"instance", "delivery_id", "deployment", "attempt", "outcome", "cause", "assigned_position", "assigned_at",
 		"actor", "branch", "commit", "previous_commit", "started_position", "started_at", "host",
 		"ended_position", "ended_at", "duration_ms", "step", "exit_code", "signal", "error",
@@ -64,30 +64,30 @@ type deploymentRow struct {
 	Instance          string        `json:"instance"`
 	Slug              string        `json:"slug"`
 	Status            Status        `json:"status"`
-	LiveCommit        string        `json:"live_commit"`
-	LiveDeliveryID    string        `json:"live_delivery_id"`
-	LiveAttempt       int           `json:"live_attempt"`
+	LiveCommit        string        `json:"live_commit,omitempty"`
+	LiveDeliveryID    string        `json:"live_delivery_id,omitempty"`
+	LiveAttempt       int           `json:"live_attempt,omitempty"`
 	LiveSince         time.Time     `json:"live_since,omitzero"`
-	LiveActor         string        `json:"live_actor"`
-	LivePosition      int64         `json:"live_position"`
-	RunningCommit     string        `json:"running_commit"`
-	RunningDeliveryID string        `json:"running_delivery_id"`
-	RunningAttempt    int           `json:"running_attempt"`
+	LiveActor         string        `json:"live_actor,omitempty"`
+	LivePosition      int64         `json:"live_position,omitempty"`
+	RunningCommit     string        `json:"running_commit,omitempty"`
+	RunningDeliveryID string        `json:"running_delivery_id,omitempty"`
+	RunningAttempt    int           `json:"running_attempt,omitempty"`
 	RunningSince      time.Time     `json:"running_since,omitzero"`
-	RunningActor      string        `json:"running_actor"`
-	RunningPosition   int64         `json:"running_position"`
-	LastType          eventlog.Type `json:"last_type"`
-	LastCommit        string        `json:"last_commit"`
-	LastDeliveryID    string        `json:"last_delivery_id"`
-	LastAttempt       int           `json:"last_attempt"`
+	RunningActor      string        `json:"running_actor,omitempty"`
+	RunningPosition   int64         `json:"running_position,omitempty"`
+	LastType          eventlog.Type `json:"last_type,omitempty"`
+	LastCommit        string        `json:"last_commit,omitempty"`
+	LastDeliveryID    string        `json:"last_delivery_id,omitempty"`
+	LastAttempt       int           `json:"last_attempt,omitempty"`
 	LastSince         time.Time     `json:"last_since,omitzero"`
-	LastActor         string        `json:"last_actor"`
-	LastPosition      int64         `json:"last_position"`
-	LastEnd           Outcome       `json:"last_end"`
-	FailedStep        string        `json:"failed_step"`
-	FailedExitCode    *int          `json:"failed_exit_code"`
-	FailedSignal      string        `json:"failed_signal"`
-	FailedError       string        `json:"failed_error"`
+	LastActor         string        `json:"last_actor,omitempty"`
+	LastPosition      int64         `json:"last_position,omitempty"`
+	LastEnd           Outcome       `json:"last_end,omitempty"`
+	FailedStep        string        `json:"failed_step,omitempty"`
+	FailedExitCode    *int          `json:"failed_exit_code,omitempty"`
+	FailedSignal      string        `json:"failed_signal,omitempty"`
+	FailedError       string        `json:"failed_error,omitempty"`
 	Pending           int           `json:"pending"`
 	Deployed          int           `json:"deployed"`
 	Failed            int           `json:"failed"`
@@ -174,7 +174,16 @@ func (r *rows) reset() { r.b, r.n = r.b[:0], 0 }
 
 func (r *rows) finish() []byte { return append(r.b, 0xff, 0xff) }
 
+// text is a text that is null where it is empty; key is one that is never null.
 func (r *rows) text(s string) {
+	if s == "" {
+		r.null()
+		return
+	}
+	r.key(s)
+}
+
+func (r *rows) key(s string) {
 	r.b = binary.BigEndian.AppendUint32(r.b, uint32(len(s)))
 	r.b = append(r.b, s...)
 }
@@ -187,6 +196,23 @@ func (r *rows) int4(n int) {
 func (r *rows) int8(n int64) {
 	r.b = binary.BigEndian.AppendUint32(r.b, 8)
 	r.b = binary.BigEndian.AppendUint64(r.b, uint64(n))
+}
+
+// count8 and count4 are numbers that are null where they are 0.
+func (r *rows) count8(n int64) {
+	if n == 0 {
+		r.null()
+		return
+	}
+	r.int8(n)
+}
+
+func (r *rows) count4(n int) {
+	if n == 0 {
+		r.null()
+		return
+	}
+	r.int4(n)
 }
 
 func (r *rows) null() { r.b = binary.BigEndian.AppendUint32(r.b, 0xffffffff) }
@@ -212,9 +238,9 @@ func (r *rows) moment(t time.Time) {
 
 func (r *rows) delivery(d *Delivery) {
 	r.begin(len(deliveriesTable.columns))
-	r.text(d.Instance)
-	r.text(d.ID)
-	r.text(string(d.State))
+	r.key(d.Instance)
+	r.key(d.ID)
+	r.key(string(d.State))
 	r.text(d.Event)
 	r.text(d.Ref)
 	r.text(d.Repository)
@@ -222,8 +248,8 @@ func (r *rows) delivery(d *Delivery) {
 	r.text(d.Actor)
 	r.text(d.Source)
 	r.moment(d.ReceivedAt)
-	r.int8(d.ReceivedPosition)
-	r.int8(d.VoidedPosition)
+	r.count8(d.ReceivedPosition)
+	r.count8(d.VoidedPosition)
 	r.text(d.Reason)
 	r.text(d.Detail)
 	r.int4(d.Attempts)
@@ -236,24 +262,24 @@ func (r *rows) delivery(d *Delivery) {
 
 func (r *rows) attempt(a *Attempt) {
 	r.begin(len(attemptsTable.columns))
-	r.text(a.Instance)
-	r.text(a.DeliveryID)
-	r.text(a.Deployment)
+	r.key(a.Instance)
+	r.key(a.DeliveryID)
+	r.key(a.Deployment)
 	r.int4(a.Attempt)
-	r.text(string(a.Outcome))
+	r.key(string(a.Outcome))
 	r.text(string(a.Cause))
-	r.int8(a.AssignedPosition)
+	r.count8(a.AssignedPosition)
 	r.moment(a.AssignedAt)
 	r.text(a.Actor)
 	r.text(a.Branch)
 	r.text(a.Commit)
 	r.text(a.PreviousCommit)
-	r.int8(a.StartedPosition)
+	r.count8(a.StartedPosition)
 	r.moment(a.StartedAt)
 	r.text(a.Host)
-	r.int8(a.EndedPosition)
+	r.count8(a.EndedPosition)
 	r.moment(a.EndedAt)
-	r.int8(a.DurationMS)
+	r.count8(a.DurationMS)
 	r.text(a.Step)
 	r.optional(a.ExitCode)
 	r.text(a.Signal)
@@ -262,5 +288,5 @@ func (r *rows) attempt(a *Attempt) {
 	r.text(a.Detail)
 	r.text(a.SupersededBy)
 	r.text(a.Next)
-	r.int4(a.ContinuedBy)
+	r.count4(a.ContinuedBy)
 }
