@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/ducompsoc/durhack-deployer/handlers/process"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // Outcome is how a step ended. The strings are stored in the log.

@@ -9,7 +9,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/ducompsoc/durhack-deployer/handlers/process"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // Job is one run that was decided on. Its text comes from the outside and is

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ducompsoc/durhack-deployer/handlers/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // DefaultRunLogLimit is how much output of a run is kept in its file, in bytes.

@@ -20,8 +20,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ducompsoc/durhack-deployer/handlers/mask"
-	"github.com/ducompsoc/durhack-deployer/handlers/process"
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // remote is the name under which git finds the URL. It stands in no

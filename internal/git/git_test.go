@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
-	"github.com/ducompsoc/durhack-deployer/handlers/process"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
