@@ -38,50 +38,70 @@ func newClock(dir *durable.Dir, now func() time.Time, floor ulid.ULID) *clock {
 	return &clock{dir: dir, now: now, turn: make(chan struct{}, 1), last: floor}
 }
 
+// share makes the floor known to every process: the entry that it came from may
+// be gone before this one takes an ID, and another process would not know.
+func (c *clock) share(ctx context.Context) error {
+	return c.locked(ctx, func(last ulid.ULID, known bool) error {
+		if known && last.Compare(c.last) >= 0 {
+			return nil
+		}
+		return c.write(c.last)
+	})
+}
+
 // next returns an ID greater than all that were given out before.
 func (c *clock) next(ctx context.Context) (ulid.ULID, error) {
+	var id ulid.ULID
+	err := c.locked(ctx, func(last ulid.ULID, known bool) (err error) {
+		if !known {
+			if last, err = greatest(c.dir); err != nil {
+				return err
+			}
+		}
+		if last.Compare(c.last) < 0 {
+			last = c.last
+		}
+		if id, err = after(last, c.now()); err != nil {
+			return err
+		}
+		if err := c.write(id); err != nil {
+			return err
+		}
+		c.last = id
+		return nil
+	})
+	return id, err
+}
+
+// locked calls fn with the ULID in the file, unless the file holds none (it is
+// new, or was damaged). No other goroutine or process has the clock meanwhile.
+func (c *clock) locked(ctx context.Context, fn func(last ulid.ULID, known bool) error) error {
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
-		return ulid.ULID{}, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	defer func() { <-c.turn }()
 
 	if err := c.lock(ctx); err != nil {
-		return ulid.ULID{}, fmt.Errorf("lock %s in %s: %w", clockName, c.dir.Path(), err)
+		return fmt.Errorf("lock %s in %s: %w", clockName, c.dir.Path(), err)
 	}
 	defer c.unlock()
 
-	last, err := c.stored()
-	if err != nil {
-		return ulid.ULID{}, err
-	}
-	if last.Compare(c.last) < 0 {
-		last = c.last
-	}
-	id, err := after(last, c.now())
-	if err != nil {
-		return ulid.ULID{}, err
-	}
-	if _, err := c.file.WriteAt([]byte(id.String()+"\n"), 0); err != nil {
-		return ulid.ULID{}, fmt.Errorf("write %s in %s: %w", clockName, c.dir.Path(), err)
-	}
-	c.last = id
-	return id, nil
-}
-
-// stored is the ULID in the file. Where the file holds none (it is new, or was
-// damaged) the greatest name in the directory takes its place.
-func (c *clock) stored() (ulid.ULID, error) {
 	var text [ulid.EncodedSize]byte
 	n, err := c.file.ReadAt(text[:], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return ulid.ULID{}, fmt.Errorf("read %s in %s: %w", clockName, c.dir.Path(), err)
+		return fmt.Errorf("read %s in %s: %w", clockName, c.dir.Path(), err)
 	}
-	if id, err := ulid.ParseStrict(string(text[:n])); err == nil {
-		return id, nil
+	last, err := ulid.ParseStrict(string(text[:n]))
+	return fn(last, err == nil)
+}
+
+func (c *clock) write(id ulid.ULID) error {
+	if _, err := c.file.WriteAt([]byte(id.String()+"\n"), 0); err != nil {
+		return fmt.Errorf("write %s in %s: %w", clockName, c.dir.Path(), err)
 	}
-	return greatest(c.dir)
+	return nil
 }
 
 // greatest is the greatest ULID of the directory's entries, zero if none.

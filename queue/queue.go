@@ -35,6 +35,9 @@ const MaxEntry = 64 << 20
 // one keeps its mode, and files take their reading and writing bits from it.
 const dirMode = 0o750
 
+// shareTimeout bounds how long Open waits for a clock that another process holds.
+const shareTimeout = time.Second
+
 // publishTries is how often a name that is taken is replaced by the next one.
 const publishTries = 8
 
@@ -105,6 +108,13 @@ func Open(dir string, log *slog.Logger, opts ...Option) (*Queue, error) {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	q.clock = newClock(d, o.now, floor)
+	if floor != (ulid.ULID{}) {
+		ctx, cancel := context.WithTimeout(context.Background(), shareTimeout)
+		defer cancel()
+		if err := q.clock.share(ctx); err != nil { // a reader may lack the right
+			q.log.Debug("the order of the entries was not noted", "error", err)
+		}
+	}
 	return q, nil
 }
 

@@ -124,8 +124,9 @@ type Staged struct {
 }
 
 // Stage writes a file under a hidden name and syncs it. Its mode is the reading
-// and writing bits of the directory's, whatever the umask is, so that all who
-// share the directory can read it. After an error nothing is left behind.
+// and writing bits of the directory's, whatever the umask is, and what the
+// superuser writes belongs to the directory's owner and group: so all who share
+// the directory can read it. After an error nothing is left behind.
 func (d *Dir) Stage(write func(io.Writer) error) (*Staged, error) {
 	return d.stage(0, write)
 }

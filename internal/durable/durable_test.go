@@ -186,6 +186,36 @@ func TestModeFollowsTheDirectory(t *testing.T) {
 	}
 }
 
+// What the superuser puts into the directory of a service is the service's.
+func TestOwnerFollowsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	uid, gid := os.Geteuid(), os.Getegid()
+	if uid == 0 {
+		uid, gid = 65533, 65532
+	}
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	d := mustOpen(t, dir)
+	if err := publish(d, "x", "y"); err != nil {
+		t.Fatal(err)
+	}
+	sub, err := d.Sub("sub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = sub.Close()
+	for _, name := range []string{"x", "sub"} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, name), &st); err != nil {
+			t.Fatal(err)
+		}
+		if int(st.Uid) != uid || int(st.Gid) != gid {
+			t.Errorf("%s belongs to %d:%d, not %d:%d", name, st.Uid, st.Gid, uid, gid)
+		}
+	}
+}
+
 func TestWriterThatFailsLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	d := mustOpen(t, dir)

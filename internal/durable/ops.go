@@ -27,8 +27,9 @@ type Parent interface {
 // Ops are the operations on one directory that durability rests on. Names are
 // single path elements. A test wraps them to fail any, before or after its effect.
 type Ops interface {
-	// Create makes a new file, locked (flock) for as long as it is open. Mode 0
-	// is the reading and writing bits of the directory's mode.
+	// Create makes a new file, locked (flock) for as long as it is open. With
+	// mode 0 the directory decides: its reading and writing bits, and where the
+	// superuser writes, its owner and group.
 	Create(name string, mode fs.FileMode) (File, error)
 	// Publish renames without replacing: fs.ErrExist.
 	Publish(old string, to Parent, name string) error
@@ -82,11 +83,11 @@ func (d *sysDir) control(fn func(fd int) error) error {
 	return inner
 }
 
-// mode is the directory's own.
-func (d *sysDir) mode() (uint32, error) {
+// stat is of the directory itself.
+func (d *sysDir) stat() (unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := d.control(func(fd int) error { return unix.Fstat(fd, &st) })
-	return st.Mode, err
+	return st, err
 }
 
 func (d *sysDir) openat(name string, flags int, mode uint32) (int, error) {
@@ -101,12 +102,13 @@ func (d *sysDir) openat(name string, flags int, mode uint32) (int, error) {
 // Create implements Ops.
 func (d *sysDir) Create(name string, mode fs.FileMode) (File, error) {
 	perm := uint32(mode.Perm())
+	var own *unix.Stat_t // nil: the caller decided
 	if perm == 0 {
-		own, err := d.mode()
+		st, err := d.stat()
 		if err != nil {
 			return nil, err
 		}
-		perm = own & readWrite
+		own, perm = &st, st.Mode&readWrite
 	}
 	for {
 		fd, err := d.openat(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, perm)
@@ -114,7 +116,7 @@ func (d *sysDir) Create(name string, mode fs.FileMode) (File, error) {
 			return nil, err
 		}
 		f := os.NewFile(uintptr(fd), name)
-		swept, err := claim(fd, perm)
+		swept, err := claim(fd, perm, own)
 		if err == nil && !swept {
 			return f, nil
 		}
@@ -126,9 +128,9 @@ func (d *sysDir) Create(name string, mode fs.FileMode) (File, error) {
 	}
 }
 
-// claim locks a new file against the sweeper, and corrects its mode. A sweeper
-// may have come between the creation and the lock; then the file has no name.
-func claim(fd int, perm uint32) (swept bool, err error) {
+// claim locks a new file against the sweeper, and corrects its owner and mode. A
+// sweeper may have come between the creation and the lock; then the file has no name.
+func claim(fd int, perm uint32, own *unix.Stat_t) (swept bool, err error) {
 	if err := flock(fd, unix.LOCK_EX); err != nil && !lockless(err) {
 		return false, fmt.Errorf("lock: %w", err)
 	}
@@ -139,10 +141,27 @@ func claim(fd int, perm uint32) (swept bool, err error) {
 	if st.Nlink == 0 {
 		return true, nil
 	}
+	if own != nil {
+		if err := giveTo(fd, own, &st); err != nil {
+			return false, err
+		}
+	}
 	if st.Mode&0o777 != perm { // the umask took bits away
 		return false, unix.Fchmod(fd, perm)
 	}
 	return false, nil
+}
+
+// giveTo gives what the superuser made to the owner and group of the directory,
+// whose programs could not use it otherwise. Others cannot and need not.
+func giveTo(fd int, dir, made *unix.Stat_t) error {
+	if unix.Geteuid() != 0 || made.Uid == dir.Uid && made.Gid == dir.Gid {
+		return nil
+	}
+	if err := unix.Fchown(fd, int(dir.Uid), int(dir.Gid)); err != nil {
+		return fmt.Errorf("give to the directory's owner: %w", err)
+	}
+	return nil
 }
 
 // Publish implements Ops.

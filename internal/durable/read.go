@@ -85,18 +85,18 @@ func (d *Dir) Scan(fn func(name string, kind fs.FileMode) error) error {
 	}
 }
 
-// Sub opens a directory inside this one and makes it, with this one's mode, if
-// it is missing. The caller closes it. A link is not followed.
+// Sub opens a directory inside this one and makes it, with this one's mode (and
+// owner, where the superuser does), if it is missing. The caller closes it. A link is not followed.
 func (d *Dir) Sub(name string) (*Dir, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
 	path := d.path + "/" + name
-	mode, err := d.sys.mode()
+	own, err := d.sys.stat()
 	if err != nil {
 		return nil, fmt.Errorf("stat %s: %w", d.path, err)
 	}
-	made := d.sys.control(func(fd int) error { return unix.Mkdirat(fd, name, mode&0o777) })
+	made := d.sys.control(func(fd int) error { return unix.Mkdirat(fd, name, own.Mode&0o777) })
 	if made != nil && !errors.Is(made, fs.ErrExist) {
 		return nil, fmt.Errorf("make directory %s: %w", path, made)
 	}
@@ -105,9 +105,9 @@ func (d *Dir) Sub(name string) (*Dir, error) {
 		return nil, fmt.Errorf("open directory %s: %w", path, err)
 	}
 	if made == nil { // the umask may have taken bits away; the group bit is not inherited everywhere
-		if err := unix.Fchmod(fd, mode&0o7777); err != nil {
+		if err := adopt(fd, &own); err != nil {
 			_ = unix.Close(fd)
-			return nil, fmt.Errorf("set the mode of %s: %w", path, err)
+			return nil, fmt.Errorf("set owner and mode of %s: %w", path, err)
 		}
 	}
 	sys, err := newSysDir(os.NewFile(uintptr(fd), path))
@@ -115,4 +115,16 @@ func (d *Dir) Sub(name string) (*Dir, error) {
 		return nil, fmt.Errorf("open directory %s: %w", path, err)
 	}
 	return newDir(path, sys), nil
+}
+
+// adopt gives a directory that was just made the owner and mode of its parent.
+func adopt(fd int, parent *unix.Stat_t) error {
+	var made unix.Stat_t
+	if err := unix.Fstat(fd, &made); err != nil {
+		return err
+	}
+	if err := giveTo(fd, parent, &made); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, parent.Mode&0o7777) // after the owner, whose change clears bits
 }
