@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -174,6 +175,23 @@ func (q *queue) signal() {
 	}
 }
 
+// settle lets callers that the last commit has just released hand in what they
+// have next, so that it shares this commit: it gives way for as long as more
+// comes. Alone, a caller waits for one turn of the scheduler, which is nothing;
+// with 64 it makes batches half as large again.
+func (q *queue) settle() {
+	for before, turns := 0, 0; turns < maxBatchRows; turns++ {
+		runtime.Gosched()
+		q.mu.Lock()
+		now := len(q.waiting)
+		q.mu.Unlock()
+		if now <= before {
+			return
+		}
+		before = now
+	}
+}
+
 // take returns the requests of the next batch, without those whose callers
 // have left.
 func (q *queue) take() []*request {
@@ -216,6 +234,7 @@ func (l *Log) runAppender() {
 		select {
 		case <-l.stop:
 		case <-l.queue.wake:
+			l.queue.settle()
 			l.commit(l.queue.take())
 		}
 	}

@@ -101,6 +101,9 @@ func TestFollowIsWokenByAnotherProcess(t *testing.T) {
 func TestFollowIsNudgedInProcess(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
 	l := openLog(t, pool, WithPoll(time.Hour))
+	l.mu.Lock()
+	l.listening = true // says so, but nobody does: only the nudge is left
+	l.mu.Unlock()
 	f := startFollower(t, l)
 	for n := range 100 {
 		mustAppend(t, l, group(received(fmt.Sprint("d", n))))
@@ -193,6 +196,7 @@ func TestFind(t *testing.T) {
 		{"deployment", Filter{Deployment: "api"}, []int64{5}},
 		{"types", Filter{Types: []Type{TypeReceived, TypeDeployed}}, []int64{1, 3, 4, 6}},
 		{"after and limit", Filter{After: 2, Limit: 2}, []int64{3, 4}},
+		{"newest", Filter{Instance: "test", Limit: 2, Newest: true}, []int64{4, 5}},
 		{"deliveries", Filter{DeliveryIDs: []string{"d2", "none"}, Instance: "test"}, []int64{4, 5}},
 		{"no deliveries", Filter{DeliveryIDs: []string{}}, nil},
 		{"since", Filter{Since: cut.RecordedAt}, []int64{6}},
@@ -208,6 +212,19 @@ func TestFind(t *testing.T) {
 		}
 		if fmt.Sprint(got) != fmt.Sprint(test.want) {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+		if test.filter.Limit > 0 {
+			continue
+		}
+		// A follower that filters by itself must choose the same.
+		var matched []int64
+		for _, e := range all(t, l) {
+			if test.filter.Match(e) {
+				matched = append(matched, e.Position)
+			}
+		}
+		if fmt.Sprint(matched) != fmt.Sprint(test.want) {
+			t.Errorf("%s: matched %v, want %v", test.name, matched, test.want)
 		}
 	}
 	for range l.Find(testContext(t), Filter{}) {
