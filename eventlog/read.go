@@ -133,7 +133,7 @@ func (f Filter) query() (string, []any) {
 		add("recorded_at < $%d", f.Until)
 	}
 	sql := `select ` + eventColumns + ` from public.events where ` + strings.Join(where, " and ") + ` order by position`
-	if f.Limit == 0 {
+	if f.Limit <= 0 {
 		return sql, args
 	}
 	args = append(args, f.Limit)
