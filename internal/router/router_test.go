@@ -440,3 +440,32 @@ func check(t *rapid.T, log *eventlog.Log, instance string, content []string, cop
 		}
 	}
 }
+
+// Alone in the queue, only an error that is known to be the entry's own counts
+// against it: any other may be everyone's.
+func TestAPoisonedDeliveryAlone(t *testing.T) {
+	log, _ := openLog(t)
+	for refusal, its := range map[error]bool{
+		&pgconn.PgError{Code: "22P05"}: true,
+		&pgconn.PgError{Code: "54000"}: true,
+		errors.New("who knows"):        false,
+	} {
+		q := openQueue(t)
+		var refused atomic.Int32
+		faulty := &faultyLog{Log: log}
+		faulty.before = func(groups []eventlog.Group) ([]eventlog.Result, error, bool) {
+			if !its && refused.Load() > maxFailures { // longer than an entry among others is given
+				return nil, nil, false
+			}
+			refused.Add(1)
+			return refuse(context.Background(), log, "bad", groups, refusal)
+		}
+		put(t, q, named("bad", body("refs/heads/main", sha, "octo/app")))
+		stop := start(t, q, Options{Instance: refusal.Error(), Log: faulty})
+		waitEmpty(t, q)
+		stop()
+		if moved, err := q.Quarantined(); err != nil || (len(moved) == 1) != its {
+			t.Errorf("%v: in quarantine %q, %v", refusal, moved, err)
+		}
+	}
+}
