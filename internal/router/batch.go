@@ -1,0 +1,182 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// work is one entry of a batch.
+type work struct {
+	entry    queue.Entry
+	delivery delivery.Delivery
+}
+
+// route does one batch. Each entry ends in one of three ways: its file is gone
+// because the log holds it, it is in quarantine, or it is still pending. An
+// error says that some are pending for a reason that needs a pause.
+func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
+	batch, err := r.load(entries)
+	if err != nil || len(batch) == 0 {
+		return err
+	}
+	known, err := r.known(ctx, batch)
+	if err != nil {
+		return err
+	}
+	rules := r.o.Rules()
+	var groups []eventlog.Group
+	var appended []work
+	for _, w := range batch {
+		state, err := Fold(known[w.delivery.ID])
+		if err != nil {
+			// Written by a newer binary: nothing is known to be wrong with the entry.
+			return fmt.Errorf("read the events of delivery %s: %w", w.delivery.ID, err)
+		}
+		if state.Handled(w.entry.ID.String()) {
+			if err := r.done(w.entry); err != nil {
+				return err
+			}
+			continue
+		}
+		group, err := r.group(ctx, w, state, rules)
+		if err != nil {
+			return err
+		}
+		groups, appended = append(groups, group), append(appended, w)
+	}
+	if len(groups) == 0 {
+		return nil
+	}
+	results, err := r.o.Log.AppendAll(ctx, groups)
+	if err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	return r.settle(groups, appended, results)
+}
+
+// load reads entries in order, up to the batch's bytes, and one of each
+// delivery: the next of the same ID is decided on what this one leads to.
+func (r *Router) load(entries []queue.Entry) ([]work, error) {
+	var batch []work
+	size := 0
+	taken := map[string]bool{}
+	for _, e := range entries {
+		if taken[e.DeliveryID] {
+			continue
+		}
+		raw, err := r.o.Queue.Read(e)
+		switch {
+		case errors.Is(err, queue.ErrGone):
+			if err := r.done(e); err != nil {
+				return nil, err
+			}
+			continue
+		case exhausted(err):
+			return nil, fmt.Errorf("read entry %s: %w", e.Name, err)
+		}
+		var d delivery.Delivery
+		if err == nil {
+			d, err = delivery.Decode(raw)
+		}
+		if err == nil && d.ID != e.DeliveryID {
+			err = fmt.Errorf("the file is named for delivery %s but holds %s", e.DeliveryID, d.ID)
+		}
+		if err != nil {
+			if err := r.quarantine(e, err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		batch = append(batch, work{entry: e, delivery: d})
+		taken[e.DeliveryID] = true
+		if size += len(raw); size >= r.o.BatchBytes {
+			break
+		}
+	}
+	return batch, nil
+}
+
+// known reads what the log says of the batch's deliveries.
+func (r *Router) known(ctx context.Context, batch []work) (map[string][]eventlog.Event, error) {
+	ids := make([]string, len(batch))
+	for i, w := range batch {
+		ids[i] = w.delivery.ID
+	}
+	known := map[string][]eventlog.Event{}
+	for e, err := range r.o.Log.Find(ctx, eventlog.Filter{Instance: r.o.Instance, DeliveryIDs: ids}) {
+		if err != nil {
+			return nil, fmt.Errorf("read what is known of %d deliveries: %w", len(ids), err)
+		}
+		known[e.DeliveryID] = append(known[e.DeliveryID], e)
+	}
+	return known, nil
+}
+
+// group is what to append for one entry, all or nothing.
+func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules []Rule) (eventlog.Group, error) {
+	d := w.delivery
+	entry := w.entry.ID.String()
+	decision := Decide(d, rules)
+	actor := decision.Actor
+	transition := func(deployment string, attempt int, data eventlog.Data) eventlog.Transition {
+		return eventlog.Transition{
+			Instance: r.o.Instance, DeliveryID: d.ID, Deployment: deployment,
+			Attempt: attempt, Actor: actor, Data: data,
+		}
+	}
+	payload := &eventlog.Payload{
+		Digest: decision.Received.PayloadDigest, Salt: d.Salt, Body: d.Body, ContentType: d.ContentType,
+	}
+	if state.Received != nil {
+		again := Redeliver(state, d, rules)
+		again.Entry = entry
+		differs, err := r.differs(ctx, *state.Received, d)
+		if err != nil {
+			return eventlog.Group{}, err
+		}
+		if differs {
+			again.Detail += fmt.Sprintf(" (its body differs from the first one and is stored as payload %s)", payload.Digest)
+		} else {
+			payload = nil
+		}
+		return eventlog.Group{
+			Transitions: []eventlog.Transition{transition("", state.Redelivered+1, again)},
+			Payload:     payload,
+		}, nil
+	}
+	decision.Received.Entry = entry
+	transitions := []eventlog.Transition{transition("", 1, decision.Received)}
+	if decision.Void != nil {
+		transitions = append(transitions, transition("", 1, *decision.Void))
+	}
+	for _, a := range decision.Forwards {
+		transitions = append(transitions, transition(a.Deployment, a.Attempt, eventlog.Forwarded{
+			V: eventlog.CurrentVersion, Branch: a.Branch, Commit: a.Commit, Rule: a.Rule,
+			ConfigDigest: a.ConfigDigest, Forced: a.Forced,
+		}))
+	}
+	return eventlog.Group{Transitions: transitions, Payload: payload}, nil
+}
+
+// differs says whether d's body is another than the one that came first. The
+// listener salts each digest anew, so the first one's salt has to be read. A
+// body that was redacted counts as the same: it must not come back this way.
+func (r *Router) differs(ctx context.Context, first eventlog.Received, d delivery.Delivery) (bool, error) {
+	if int64(len(d.Body)) != first.PayloadSize {
+		return true, nil
+	}
+	stored, err := r.o.Log.Payload(ctx, first.PayloadDigest)
+	if errors.Is(err, eventlog.ErrNoPayload) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the first payload of delivery %s: %w", d.ID, err)
+	}
+	d.Salt = stored.Salt
+	return d.Digest() != first.PayloadDigest, nil
+}

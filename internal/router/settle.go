@@ -1,0 +1,88 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// settle removes the files of what was committed, and deals with what was refused.
+func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlog.Result) error {
+	if len(results) != len(batch) {
+		return fmt.Errorf("append: %d results for %d groups", len(results), len(batch))
+	}
+	succeeded := 0
+	for _, result := range results {
+		if result.Err == nil {
+			succeeded++
+		}
+	}
+	var pause error
+	for i, w := range batch {
+		err := results[i].Err
+		var conflict *eventlog.ConflictError
+		switch {
+		case err == nil:
+			r.log(groups[i], w)
+			err = r.done(w.entry)
+		case errors.As(err, &conflict):
+			// Another router was faster. The next batch reads what it appended.
+			if r.conflicts[w.entry.ID]++; r.conflicts[w.entry.ID] < maxConflicts {
+				err = nil
+				break
+			}
+			err = r.quarantine(w.entry, fmt.Errorf("the log refused it %d times: %w", maxConflicts, err))
+		case poisoned(err):
+			err = r.quarantine(w.entry, err)
+		case succeeded > 0:
+			if r.failures[w.entry.ID]++; r.failures[w.entry.ID] >= maxFailures {
+				err = r.quarantine(w.entry, fmt.Errorf("the log refused it %d times while it took others: %w", maxFailures, err))
+			}
+		}
+		if err != nil && pause == nil {
+			pause = err
+		}
+	}
+	return pause
+}
+
+func (r *Router) log(g eventlog.Group, w work) {
+	last := g.Transitions[len(g.Transitions)-1]
+	attrs := []any{"delivery", w.delivery.ID, "event", bounded(w.delivery.Event), "actor", last.Actor}
+	switch data := last.Data.(type) {
+	case eventlog.Voided:
+		r.o.Logger.Info("voided", append(attrs, "reason", string(data.Reason), "detail", data.Detail)...)
+	case eventlog.Redelivered:
+		r.o.Logger.Info("redelivered", append(attrs, "action", data.Action, "detail", data.Detail)...)
+	default:
+		var to []string
+		for _, t := range g.Transitions[1:] {
+			to = append(to, t.Deployment)
+		}
+		r.o.Logger.Info("forwarded", append(attrs, "deployments", to)...)
+	}
+}
+
+func (r *Router) done(e queue.Entry) error {
+	if err := r.o.Queue.Done(e); err != nil {
+		return fmt.Errorf("remove entry %s, which the log holds: %w", e.Name, err)
+	}
+	r.forget(e)
+	return nil
+}
+
+func (r *Router) quarantine(e queue.Entry, reason error) error {
+	r.o.Logger.Error("entry moved to quarantine", "entry", e.Name, "reason", reason)
+	if err := r.o.Queue.Quarantine(e, reason); err != nil {
+		return fmt.Errorf("quarantine entry %s (%v): %w", e.Name, reason, err)
+	}
+	r.forget(e)
+	return nil
+}
+
+func (r *Router) forget(e queue.Entry) {
+	delete(r.conflicts, e.ID)
+	delete(r.failures, e.ID)
+}
