@@ -1,0 +1,271 @@
+package projections
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+)
+
+type part struct {
+	slug    string
+	attempt int
+	data    eventlog.Data
+}
+
+func started(n int) eventlog.Started   { return eventlog.Started{V: 1, Commit: commitOf(n)} }
+func deployed(n int) eventlog.Deployed { return eventlog.Deployed{V: 1, Commit: commitOf(n)} }
+
+var (
+	failure  = eventlog.Failed{V: 1, Commit: commitOf(1), Step: "build", Error: "exit 1"}
+	retry    = eventlog.Interrupted{V: 1, Then: "retry"}
+	stale    = eventlog.Voided{V: 1, Reason: eventlog.ReasonStale}
+	giveUp   = eventlog.Interrupted{V: 1, Then: "fail"}
+	replayed = eventlog.Replayed{V: 1, Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Commit: commitOf(1)}}}
+	pinged   = eventlog.Voided{V: 1, Reason: eventlog.ReasonPing, Detail: "a ping"}
+)
+
+// Each case is the history of one delivery, and what the fold says after it.
+func TestFoldByHand(t *testing.T) {
+	received := eventlog.Received{V: 1, Event: "push", Source: eventlog.SourceGitHub}
+	cases := []struct {
+		name     string
+		parts    []part
+		status   Status
+		delivery DeliveryState
+		// outcomes of the attempts of web, in order.
+		outcomes string
+		// breach is part of the only breach, or empty for none.
+		breach string
+	}{
+		{"forwarded waits", []part{{"", 1, received}, {"web", 1, forwarded(1)}}, StatusPending, DeliveryPending, "waiting", ""},
+		{"started runs", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}}, StatusRunning, DeliveryPending, "running", ""},
+		{"deployed is live", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, deployed(1)}}, StatusLive, DeliveryFinished, "deployed", ""},
+		{"failed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, failure}}, StatusFailed, DeliveryFinished, "failed", ""},
+		{"failed, then replayed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, failure}, {"", 2, replayed}}, StatusPending, DeliveryPending, "failed waiting", ""},
+		{"failed, then deployed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, failure}, {"", 2, replayed}, {"web", 2, started(1)}, {"web", 2, deployed(1)}}, StatusLive, DeliveryFinished, "failed deployed", ""},
+		{"a void leaves it failed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, failure}, {"", 2, replayed}, {"web", 2, stale}}, StatusFailed, DeliveryFinished, "failed voided", ""},
+		{"a void leaves it never", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, stale}}, StatusNever, DeliveryFinished, "voided", ""},
+		{"interrupted waits", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}}, StatusPending, DeliveryPending, "interrupted", ""},
+		{"interrupted, retried", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, started(1)}}, StatusRunning, DeliveryPending, "interrupted running", ""},
+		{"interrupted, retried, deployed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, started(1)}, {"web", 2, deployed(1)}}, StatusLive, DeliveryFinished, "interrupted deployed", ""},
+		{"interrupted, then stale", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, stale}}, StatusNever, DeliveryFinished, "interrupted voided", ""},
+		{"interrupted, failed by policy", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, giveUp}, {"web", 1, failure}}, StatusFailed, DeliveryFinished, "failed", ""},
+		{"voided whole", []part{{"", 1, received}, {"", 1, pinged}}, "", DeliveryVoided, "", ""},
+		{"voided, then replayed", []part{{"", 1, received}, {"", 1, pinged}, {"", 2, replayed}}, StatusPending, DeliveryPending, "waiting", ""},
+		{"undecided", []part{{"", 1, received}}, "", DeliveryPending, "", "neither voided nor forwarded"},
+
+		{"no received", []part{{"", 1, pinged}}, "", DeliveryUnreceived, "", "no received before this voided"},
+		{"received twice", []part{{"", 1, received}, {"", 1, pinged}, {"", 2, received}}, "", DeliveryVoided, "", "received again"},
+		{"voided and forwarded", []part{{"", 1, received}, {"", 1, pinged}, {"web", 1, forwarded(1)}}, StatusPending, DeliveryPending, "waiting", "was voided"},
+		{"forwarded and voided", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"", 1, pinged}}, StatusPending, DeliveryPending, "waiting", "has 1 attempts"},
+		{"started, not assigned", []part{{"", 1, received}, {"", 1, pinged}, {"web", 1, started(1)}}, StatusRunning, DeliveryPending, "running", "which nothing assigned"},
+		{"deployed, never started", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, deployed(1)}}, StatusLive, DeliveryFinished, "deployed", "never started"},
+		{"two ends", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, deployed(1)}, {"web", 1, failure}}, StatusLive, DeliveryFinished, "deployed", "but it is deployed since position 4"},
+		{"started after its end", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, stale}, {"web", 1, started(1)}}, StatusNever, DeliveryFinished, "voided", "but it is voided since position 3"},
+		{"assigned twice", []part{{"", 1, received}, {"web", 2, forwarded(1)}, {"", 2, replayed}}, StatusPending, DeliveryPending, "waiting", "assigned again"},
+		{"overlap", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"", 2, replayed}, {"web", 1, started(1)}, {"web", 2, started(1)}}, StatusRunning, DeliveryPending, "running running", "started at position 4, has not ended"},
+		{"interrupted, not running", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, retry}}, StatusPending, DeliveryPending, "waiting", "not running"},
+		{"end after its continuation", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, started(1)}, {"web", 1, deployed(1)}}, StatusRunning, DeliveryPending, "interrupted running", "attempt 2 has continued it"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var r recorder
+			for _, p := range c.parts {
+				if !r.add("prod", "d1", p.slug, p.attempt, "octocat", p.data) {
+					t.Fatal("the log refuses this history")
+				}
+			}
+			s := foldAll(t, r.events)
+			var status Status
+			for _, d := range s.Deployments("prod") {
+				status = d.Status
+			}
+			if status != c.status {
+				t.Errorf("status is %q, want %q", status, c.status)
+			}
+			if got := s.Deliveries("prod")[0].State; got != c.delivery {
+				t.Errorf("delivery is %q, want %q", got, c.delivery)
+			}
+			var outcomes []string
+			for _, a := range s.Attempts("prod") {
+				outcomes = append(outcomes, string(a.Outcome))
+			}
+			if got := strings.Join(outcomes, " "); got != c.outcomes {
+				t.Errorf("outcomes are %q, want %q", got, c.outcomes)
+			}
+			a := s.Accounting("prod")
+			if a.Received != a.Voided+a.Finished+a.Pending {
+				t.Errorf("accounting has a remainder: %+v", a)
+			}
+			if c.breach == "" && len(a.Breaches) != 0 || c.breach != "" && (len(a.Breaches) != 1 || !strings.Contains(a.Breaches[0], c.breach)) {
+				t.Errorf("breaches are %q, want one with %q", a.Breaches, c.breach)
+			}
+		})
+	}
+}
+
+func TestWhatIsLiveIsKeptApartFromTheNewestTransition(t *testing.T) {
+	var r recorder
+	r.received("prod", "d1", 1)
+	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	r.add("prod", "d1", "web", 1, "worker", started(1))
+	r.add("prod", "d1", "web", 1, "worker", deployed(1))
+	r.received("prod", "d2", 2)
+	r.add("prod", "d2", "web", 1, "ada", forwarded(2))
+	r.add("prod", "d2", "web", 1, "worker", started(2))
+	s := foldAll(t, r.events)
+	before := s.Deployments("prod")[0]
+	if before.Live == nil || before.Live.Commit != commitOf(1) || before.Live.Actor != "octocat" || before.Live.Position != 4 {
+		t.Errorf("live is %+v", before.Live)
+	}
+	if before.Running == nil || before.Running.Commit != commitOf(2) || before.Running.Actor != "ada" || before.Running.Position != 7 {
+		t.Errorf("running is %+v", before.Running)
+	}
+	if before.Last.Position != 7 || before.LastType != eventlog.TypeStarted {
+		t.Errorf("last is %+v", before.Last)
+	}
+	// What was handed out stays as it was.
+	var more recorder
+	more.after = 7
+	more.add("prod", "d2", "web", 1, "worker", eventlog.Deployed{V: 1, Commit: commitOf(2)})
+	if err := s.Apply(&more.events[0]); err != nil {
+		t.Fatal(err)
+	}
+	if before.Live.Commit != commitOf(1) {
+		t.Error("a later event changed a deployment that was handed out")
+	}
+	if after := s.Deployments("prod")[0]; after.Live.Commit != commitOf(2) || after.Running != nil || after.Status != StatusLive {
+		t.Errorf("after deployed: %+v", after)
+	}
+}
+
+func TestFoldRefusesWhatItDoesNotKnowAndKeepsItsState(t *testing.T) {
+	var r recorder
+	r.received("prod", "d1", 1)
+	for name, spoil := range map[string]func(*eventlog.Event){
+		"type":    func(e *eventlog.Event) { e.Type = "frozen" },
+		"version": func(e *eventlog.Event) { e.Data = json.RawMessage(`{"v":99,"reason":"ping"}`) },
+		"none":    func(e *eventlog.Event) { e.Data = json.RawMessage(`{"reason":"ping"}`) },
+	} {
+		s := foldAll(t, r.events)
+		e := r.events[0]
+		e.Position, e.Type, e.Data = 2, eventlog.TypeVoided, json.RawMessage(`{"v":1,"reason":"ping"}`)
+		spoil(&e)
+		var unknown *eventlog.UnknownEventError
+		if err := s.Apply(&e); !errors.As(err, &unknown) || unknown.Position != 2 {
+			t.Errorf("%s: error is %v", name, err)
+		}
+		if !reflect.DeepEqual(s.Deliveries(""), foldAll(t, r.events).Deliveries("")) || s.Position() != 1 {
+			t.Errorf("%s: the state changed", name)
+		}
+	}
+	s := foldAll(t, r.events)
+	if err := s.Apply(&r.events[0]); err == nil {
+		t.Error("an event was applied twice")
+	}
+}
+
+// The fast reader of the data must see what Event.Decode sees.
+func TestFastDecodeAgreesWithDecode(t *testing.T) {
+	text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", "\x00", "\\", "\"", "a\\\"b", "\u2028<&>", "\ud7ff"}))
+	rapid.Check(t, func(t *rapid.T) {
+		f, want := new(fields), new(fields)
+		code := rapid.IntRange(-1, 300).Draw(t, "code")
+		ms := rapid.Int64Min(0).Draw(t, "ms")
+		a, b, c := text.Draw(t, "a"), text.Draw(t, "b"), text.Draw(t, "c")
+		list := []eventlog.Assignment{{Deployment: a, Attempt: code, Branch: b, Commit: c}}
+		data := rapid.SampledFrom([]eventlog.Data{
+			eventlog.Received{V: 1, Event: a, Ref: b, Repository: c, Commit: a, ReceivedAt: epochOfTests, Source: "github", HookID: b},
+			eventlog.Forwarded{V: 1, Branch: a, Commit: b, Rule: c},
+			eventlog.Voided{V: 1, Reason: eventlog.Reason(a), Detail: b, SupersededBy: c},
+			eventlog.Started{V: 1, Commit: a, PreviousCommit: b, Host: c, Plan: []string{a, b}},
+			eventlog.Deployed{V: 1, Commit: a, PreviousCommit: b, Steps: []eventlog.Step{{Name: c}}, DurationMS: ms},
+			eventlog.Failed{V: 1, Commit: a, Step: b, ExitCode: &code, Signal: c, Error: a, OutputTail: "}],\"" + b, Steps: []eventlog.Step{{Name: "]}" + c}}, DurationMS: ms},
+			eventlog.Interrupted{V: 1, Detail: a, Then: b, Step: c},
+			eventlog.Redelivered{V: 1, Detail: a, ReceivedAt: epochOfTests, Deployments: list},
+			eventlog.Replayed{V: 1, Reason: a, Deployments: list},
+		}).Draw(t, "data")
+		raw, err := json.Marshal(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rapid.Bool().Draw(t, "spaced") {
+			var spaced bytes.Buffer
+			spaced.WriteString(" \n")
+			if err := json.Indent(&spaced, raw, "\t", "  "); err != nil {
+				t.Fatal(err)
+			}
+			raw = spaced.Bytes()
+		}
+		if err := newDecoder().walk(raw, f); err != nil {
+			t.Fatalf("walk %s: %v", raw, err)
+		}
+		e := eventlog.Event{Type: data.EventType(), Data: raw}
+		decoded, err := e.Decode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := clean
+		switch d := decoded.(type) {
+		case eventlog.Received:
+			*want = fields{event: u(d.Event), ref: u(d.Ref), repository: u(d.Repository), commit: u(d.Commit), receivedAt: d.ReceivedAt, source: string(d.Source)}
+		case eventlog.Forwarded:
+			*want = fields{branch: u(d.Branch), commit: u(d.Commit)}
+		case eventlog.Voided:
+			*want = fields{reason: u(string(d.Reason)), detail: u(d.Detail), supersededBy: u(d.SupersededBy)}
+		case eventlog.Started:
+			*want = fields{commit: u(d.Commit), previousCommit: u(d.PreviousCommit), host: u(d.Host)}
+		case eventlog.Deployed:
+			*want = fields{commit: u(d.Commit), previousCommit: u(d.PreviousCommit), durationMS: d.DurationMS}
+		case eventlog.Failed:
+			*want = fields{commit: u(d.Commit), step: u(d.Step), exitCode: d.ExitCode, signal: u(d.Signal), err: u(d.Error), durationMS: d.DurationMS}
+		case eventlog.Interrupted:
+			*want = fields{detail: u(d.Detail), then: u(d.Then), step: u(d.Step)}
+		case eventlog.Redelivered:
+			*want = fields{detail: u(d.Detail), receivedAt: d.ReceivedAt, deployments: d.Deployments}
+		case eventlog.Replayed:
+			*want = fields{reason: u(d.Reason), deployments: d.Deployments}
+		}
+		want.v = 1
+		if !reflect.DeepEqual(f, want) {
+			t.Fatalf("%s reads as\n%+v, want\n%+v", raw, *f, *want)
+		}
+	})
+}
+
+func FuzzWalk(f *testing.F) {
+	for _, seed := range []string{`{}`, `{"v":1,"commit":"a\"b"}`, `{"v":1,"deployments":[{"deployment":"]"}]}`, `[`, `{"v"`, `{"a":"\`, `{"v":1}x`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got := new(fields)
+		err := newDecoder().walk(b, got)
+		if !json.Valid(b) || !utf8.Valid(b) {
+			return // Postgres has none of it; it must not panic
+		}
+		var object map[string]json.RawMessage
+		if json.Unmarshal(b, &object) != nil || object == nil {
+			if err == nil {
+				t.Fatalf("%q is no object, but was read", b)
+			}
+			return
+		}
+		var plain struct {
+			Commit *string `json:"-"`
+		}
+		if raw, ok := object["commit"]; ok {
+			_ = json.Unmarshal(raw, &plain.Commit)
+		}
+		if err == nil && plain.Commit != nil && got.commit != clean(*plain.Commit) {
+			t.Fatalf("%q: commit reads as %q, want %q", b, got.commit, *plain.Commit)
+		}
+	})
+}

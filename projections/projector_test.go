@@ -1,0 +1,573 @@
+package projections
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+)
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// open returns a projector on the pool; its log is closed with the test.
+func open(t testing.TB, pool *pgxpool.Pool) *Projector {
+	t.Helper()
+	log := eventlog.Open(pool, quiet, eventlog.WithPoll(20*time.Millisecond))
+	t.Cleanup(log.Close)
+	return New(pool, log, quiet)
+}
+
+// asOwner runs SQL with the rights that the application does not have.
+func asOwner(t testing.TB, pool *pgxpool.Pool, do func(tx pgx.Tx) error) {
+	t.Helper()
+	err := pgx.BeginFunc(context.Background(), pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(context.Background(), "set local role none"); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put writes events into the log as they are, whatever they are.
+func put(t testing.TB, pool *pgxpool.Pool, events []eventlog.Event) {
+	t.Helper()
+	if len(events) == 0 {
+		return
+	}
+	asOwner(t, pool, func(tx pgx.Tx) error {
+		ctx := context.Background()
+		columns := []string{"position", "id", "instance", "delivery_id", "type", "deployment", "attempt", "actor", "recorded_at", "data"}
+		_, err := tx.CopyFrom(ctx, pgx.Identifier{"public", "events"}, columns, pgx.CopyFromSlice(len(events), func(i int) ([]any, error) {
+			e := events[i]
+			return []any{e.Position, e.ID, e.Instance, e.DeliveryID, string(e.Type), e.Deployment, e.Attempt, e.Actor, e.RecordedAt, string(e.Data)}, nil
+		}))
+		if err != nil {
+			return err
+		}
+		last := events[len(events)-1]
+		_, err = tx.Exec(ctx, "update public.log_head set position = $1, last_id = $2", last.Position, last.ID)
+		return err
+	})
+}
+
+// dump is every row of the read models, in order.
+func dump(t testing.TB, pool *pgxpool.Pool) []string {
+	t.Helper()
+	var lines []string
+	for _, table := range []table{deploymentsTable, deliveriesTable, attemptsTable} {
+		rows, err := pool.Query(context.Background(), fmt.Sprintf("select '%s ' || row_to_json(t)::text from %s t order by %s",
+			table.name, table.in(""), strings.Join(table.key, ", ")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		some, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, some...)
+	}
+	return lines
+}
+
+// sameAsFold compares what the tables give back with a fold in memory.
+func sameAsFold(t testing.TB, p *Projector, s *State) {
+	t.Helper()
+	deployments, err := p.Deployments(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "deployments", deployments, s.Deployments(""))
+	attempts, err := p.Attempts(t.Context(), AttemptFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(attempts, func(a, b Attempt) int {
+		return strings.Compare(fmt.Sprintf("%s\x00%s\x00%s\x00%06d", a.Instance, a.DeliveryID, a.Deployment, a.Attempt),
+			fmt.Sprintf("%s\x00%s\x00%s\x00%06d", b.Instance, b.DeliveryID, b.Deployment, b.Attempt))
+	})
+	same(t, "attempts", attempts, s.Attempts(""))
+	for _, want := range s.Deliveries("") {
+		got, err := p.Delivery(t.Context(), want.Instance, want.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "delivery", got, want)
+	}
+}
+
+func same(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if reflect.DeepEqual(got, want) {
+		return
+	}
+	a, _ := json.MarshalIndent(got, "", " ")
+	b, _ := json.MarshalIndent(want, "", " ")
+	if string(a) != string(b) {
+		t.Fatalf("%s from the tables:\n%s\nfrom memory:\n%s", what, a, b)
+	}
+}
+
+// catchUp applies what is new, in batches of the sizes that next gives.
+func catchUp(t testing.TB, p *Projector, events []eventlog.Event, next func(left int) int) {
+	t.Helper()
+	for len(events) > 0 {
+		n := next(len(events))
+		reached, err := p.apply(t.Context(), events[0].Position-1, events[:n])
+		if err != nil || reached != events[n-1].Position {
+			t.Fatalf("apply %d events after %d: reached %d, %v", n, events[0].Position-1, reached, err)
+		}
+		events = events[n:]
+	}
+}
+
+func TestLiveRebuiltAndFoldedAreTheSame(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	if _, _, err := p.checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var all []eventlog.Event
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		// The log cannot be emptied, so each round goes on where the last one
+		// ended, with names of its own; few of them touch all of it.
+		if round++; round > 25 {
+			return
+		}
+		w := newWorld(fmt.Sprintf("r%d", round), int64(len(all)))
+		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			if len(w.deliveries) > 0 && rapid.IntRange(0, 4).Draw(rt, "chaos") == 0 {
+				w.chaos(rt)
+				continue
+			}
+			// What is valid is invalid after chaos, and must be borne too.
+			w.step(rt)
+		}
+		put(t, pool, w.events)
+		all = append(all, w.events...)
+		catchUp(t, p, w.events, func(left int) int {
+			n := rapid.IntRange(1, left).Draw(rt, "batch")
+			if rapid.IntRange(0, 3).Draw(rt, "crash") == 0 {
+				crash(t, p, all[len(all)-left:][:n])
+			}
+			return n
+		})
+		sameAsFold(t, p, foldAll(t, all))
+		live := dump(t, pool)
+		if differences, err := p.Verify(t.Context()); err != nil || len(differences) != 0 {
+			t.Fatalf("verify: %v, %v", differences, err)
+		}
+		if err := p.Rebuild(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if rebuilt := dump(t, pool); !slices.Equal(live, rebuilt) {
+			t.Fatalf("live:\n%s\nrebuilt:\n%s", strings.Join(live, "\n"), strings.Join(rebuilt, "\n"))
+		}
+	})
+}
+
+// crash does all that apply does, and then loses the transaction.
+func crash(t testing.TB, p *Projector, events []eventlog.Event) {
+	t.Helper()
+	lost := errors.New("lost")
+	err := pgx.BeginFunc(t.Context(), p.pool, func(tx pgx.Tx) error {
+		s := NewState()
+		if err := load(t.Context(), tx, s, events); err != nil {
+			return err
+		}
+		for i := range events {
+			if err := s.Apply(&events[i]); err != nil {
+				return err
+			}
+		}
+		if err := save(t.Context(), tx, s); err != nil {
+			return err
+		}
+		if err := moveCheckpoint(t.Context(), tx, s.position); err != nil {
+			return err
+		}
+		return lost
+	})
+	if !errors.Is(err, lost) {
+		t.Fatal(err)
+	}
+}
+
+// A rebuild that must bring deliveries back, with hardly any room in memory.
+func TestRebuildBringsBackWhatItWrote(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	fillLog(t, pool, 40_000, 5)
+	var events []eventlog.Event
+	if err := p.log.Scan(t.Context(), 0, func(e *eventlog.Event) error {
+		c := *e
+		c.Data = slices.Clone(e.Data)
+		events = append(events, c)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// Deliveries that begin without a received, and more open ones than fit.
+	odd := recorder{after: int64(len(events))}
+	for n := range maxOpen + 500 {
+		odd.add("odd", fmt.Sprintf("o%d", n), "", 7, "x", eventlog.Redelivered{V: 1, Action: eventlog.ActionIgnored})
+	}
+	for n := range 200 {
+		odd.received("odd", fmt.Sprintf("o%d", n), n)
+	}
+	put(t, pool, odd.events)
+	events = append(events, odd.events...)
+	var last int64
+	err := p.Rebuild(t.Context(), func(done, total int64) {
+		if done < last || total != int64(len(events)) {
+			t.Errorf("progress went from %d to %d of %d", last, done, total)
+		}
+		last = done
+	})
+	if err != nil || last != int64(len(events)) {
+		t.Fatalf("rebuild told of %d events of %d: %v", last, len(events), err)
+	}
+	s := foldAll(t, events)
+	deployments, err := p.Deployments(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "deployments", deployments, s.Deployments(""))
+	var deliveries []Delivery
+	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections.deliveries t order by instance, delivery_id", func(d Delivery) error {
+		deliveries = append(deliveries, d)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(deliveries, s.Deliveries("")) {
+		t.Fatal("rebuilt deliveries differ from those of a fold in memory")
+	}
+	audit, err := p.Audit(t.Context(), nil)
+	if err != nil || len(audit.Differences) != 0 || audit.Head != int64(len(events)) {
+		t.Fatalf("audit: %+v, %v", audit, err)
+	}
+	got, want := audit.Accounting["odd"], s.Accounting("odd")
+	if got.Received != 200 || got.Received != want.Received || got.Undecided != want.Undecided || got.Pending != want.Pending {
+		t.Fatalf("accounting in bounded memory is %d/%d/%d, in memory %d/%d/%d",
+			got.Received, got.Undecided, got.Pending, want.Received, want.Undecided, want.Pending)
+	}
+}
+
+// eventually polls until ok or a generous deadline.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// running runs projectors until stop, which waits for them.
+func running(t testing.TB, projectors ...*Projector) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for _, p := range projectors {
+		all.Go(func() {
+			if err := p.Run(ctx); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+	}
+	return func() { cancel(); all.Wait() }
+}
+
+func behind(t testing.TB, p *Projector) int64 {
+	lag, err := p.Lag(t.Context())
+	if err != nil {
+		return -1 // a test may have cut the connection
+	}
+	return lag[0].Events
+}
+
+func TestTwoProjectorsAndRebuildsWhileConnectionsDie(t *testing.T) {
+	dsn := pgtest.MigratedDSN(t)
+	pool := pgtest.Pool(t, dsn)
+	a, b := open(t, pool), open(t, pgtest.Pool(t, dsn))
+	spared := pool.Config()
+	spared.ConnConfig.RuntimeParams["application_name"] = "spared"
+	killers, err := pgxpool.NewWithConfig(t.Context(), spared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(killers.Close)
+	stop := running(t, a, b)
+	defer stop()
+	w := rapid.Custom(func(rt *rapid.T) *world {
+		w := newWorld("", 0)
+		for range 600 {
+			w.step(rt)
+		}
+		return w
+	}).Example(1)
+	left := w.events
+	for n := 0; len(left) > 0; n++ {
+		size := min(len(left), 1+n%7*5)
+		put(t, killers, left[:size])
+		left = left[size:]
+		switch n % 5 {
+		case 1:
+			asOwner(t, killers, func(tx pgx.Tx) error {
+				_, err := tx.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity
+					where datname = current_database() and application_name <> 'spared' and random() < 0.7`)
+				return err
+			})
+		case 3:
+			if err := open(t, killers).Rebuild(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "the projectors catch up", func() bool { return behind(t, a) == 0 })
+	stop()
+	check := open(t, killers)
+	sameAsFold(t, check, foldAll(t, w.events))
+	if audit, err := check.Audit(t.Context(), nil); err != nil || len(audit.Differences) != 0 || audit.Checkpoint != int64(len(w.events)) {
+		t.Fatalf("audit: %+v, %v", audit, err)
+	}
+}
+
+func TestRunSitsOutTheDeathOfPostgres(t *testing.T) {
+	server := pgtest.NewServer(t)
+	dsn := server.Database(t, "projections")
+	migrate(t, dsn)
+	pool := pgtest.Pool(t, dsn)
+	p := open(t, pool)
+	stop := running(t, p)
+	defer stop()
+	var r recorder
+	r.received("prod", "d1", 1)
+	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	put(t, pool, r.events)
+	eventually(t, "it catches up", func() bool { return behind(t, p) == 0 })
+	server.Kill(t)
+	server.Start(t)
+	eventually(t, "the pool is back", func() bool { return pool.Ping(t.Context()) == nil })
+	n := len(r.events)
+	r.add("prod", "d1", "web", 1, "worker", started(1))
+	put(t, pool, r.events[n:])
+	eventually(t, "it goes on", func() bool { return behind(t, p) == 0 })
+	sameAsFold(t, p, foldAll(t, r.events))
+}
+
+func TestAnUnknownEventStopsTheProjectionBeforeIt(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	var r recorder
+	r.received("prod", "d1", 1)
+	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	r.add("prod", "d1", "web", 1, "worker", started(1))
+	r.events[2].Type = "frozen"
+	put(t, pool, r.events)
+	err := p.Run(t.Context())
+	var unknown *eventlog.UnknownEventError
+	var stopped *StoppedError
+	if !errors.As(err, &unknown) || unknown.Position != 3 || !errors.As(err, &stopped) || stopped.Position != 2 {
+		t.Fatalf("Run returned %v", err)
+	}
+	sameAsFold(t, p, foldAll(t, r.events[:2]))
+	lag, err := p.Lag(t.Context())
+	if err != nil || lag[0].Position != 2 || lag[0].Events != 1 || lag[0].Seconds <= 0 ||
+		lag[0].Err == nil || !strings.Contains(lag[0].Err.Error(), "frozen") {
+		t.Fatalf("lag is %+v, %v", lag, err)
+	}
+	before := dump(t, pool)
+	if err := p.Rebuild(t.Context(), nil); !errors.As(err, &unknown) {
+		t.Fatalf("Rebuild returned %v", err)
+	}
+	if !slices.Equal(before, dump(t, pool)) {
+		t.Fatal("a rebuild that failed changed the tables")
+	}
+}
+
+func TestAHoleStopsTheProjection(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	var r recorder
+	r.received("prod", "d1", 1)
+	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	r.add("prod", "d1", "web", 1, "worker", started(1))
+	put(t, pool, []eventlog.Event{r.events[0], r.events[2]})
+	var hole *eventlog.HoleError
+	if err := p.Run(t.Context()); !errors.As(err, &hole) || hole.Want != 2 {
+		t.Fatalf("Run returned %v", err)
+	}
+	if err := p.Rebuild(t.Context(), nil); !errors.As(err, &hole) {
+		t.Fatalf("Rebuild returned %v", err)
+	}
+	if _, _, err := p.checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.apply(t.Context(), 0, []eventlog.Event{r.events[0], r.events[2]}); !errors.As(err, &hole) {
+		t.Fatalf("apply returned %v", err)
+	}
+	if rows := dump(t, pool); len(rows) != 0 {
+		t.Fatalf("rows were written before the hole was seen: %v", rows)
+	}
+}
+
+func TestTheSlowerProjectorLosesCleanly(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	var r recorder
+	r.received("prod", "d1", 1)
+	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	put(t, pool, r.events)
+	if _, _, err := p.checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.apply(t.Context(), 0, r.events); err != nil {
+		t.Fatal(err)
+	}
+	before := dump(t, pool)
+	if reached, err := p.apply(t.Context(), 0, r.events[:1]); !errors.Is(err, errLost) || reached != 0 {
+		t.Fatalf("the loser got %d, %v", reached, err)
+	}
+	if !slices.Equal(before, dump(t, pool)) {
+		t.Fatal("the loser wrote")
+	}
+}
+
+func TestVerifyNamesEditsByHand(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	var r recorder
+	for n := range 3 {
+		id := fmt.Sprintf("d%d", n)
+		r.received("prod", id, n)
+		r.add("prod", id, "web", 1, "octocat", forwarded(n))
+		r.add("prod", id, "web", 1, "worker", started(n))
+		r.add("prod", id, "web", 1, "worker", deployed(n))
+	}
+	put(t, pool, r.events)
+	if err := p.Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	for sql, want := range map[string]string{
+		"update projections.deployments set live_commit = 'beef'":                                                                        `deployments prod/web: live_commit is "beef", the log gives "` + commitOf(2),
+		"delete from projections.deliveries where delivery_id = 'd1'":                                                                    "deliveries d1/prod: the row is missing",
+		"update projections.attempts set step = 'x' where delivery_id = 'd2'":                                                            `attempts d2/prod/web/1: step is "x", the log gives null`,
+		"insert into projections.attempts (instance, delivery_id, deployment, attempt, outcome) select 'prod', 'd9', 'web', 1, 'failed'": "attempts d9/prod/web/1: the log gives no such row",
+	} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+		differences, err := p.Verify(t.Context())
+		if err != nil || len(differences) != 1 || !strings.Contains(differences[0].String(), want) {
+			t.Errorf("%s: verify says %v, %v; want %q", sql, differences, err, want)
+		}
+		if err := p.Rebuild(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if differences, err := p.Verify(t.Context()); err != nil || len(differences) != 0 {
+			t.Fatalf("after a rebuild: %v, %v", differences, err)
+		}
+	}
+}
+
+func TestReadModelsOfAnotherVersion(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	var r recorder
+	r.received("prod", "d1", 1)
+	put(t, pool, r.events)
+	if err := p.Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	set := func(version int) {
+		if _, err := pool.Exec(t.Context(), "update projections.checkpoints set version = $1; ", version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(Version + 1)
+	var stopped *StoppedError
+	if err := p.Run(t.Context()); !errors.As(err, &stopped) || !strings.Contains(err.Error(), "newer") {
+		t.Fatalf("Run on newer tables returned %v", err)
+	}
+	if err := p.Rebuild(t.Context(), nil); err == nil {
+		t.Fatal("an older binary replaced newer tables")
+	}
+	set(Version - 1)
+	if _, err := pool.Exec(t.Context(), "delete from projections.deliveries"); err != nil {
+		t.Fatal(err)
+	}
+	stop := running(t, p)
+	defer stop()
+	eventually(t, "the older tables are rebuilt", func() bool {
+		_, err := p.Delivery(t.Context(), "prod", "d1")
+		return err == nil
+	})
+	if _, err := p.Delivery(t.Context(), "prod", "none"); !errors.Is(err, ErrNoDelivery) {
+		t.Fatalf("an absent delivery is %v", err)
+	}
+}
+
+// The code's columns are those of the migration, in its order, and the rows'
+// JSON names are the columns.
+func TestColumnsAreThoseOfTheDatabase(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	for _, c := range []struct {
+		table
+		row any
+	}{{deploymentsTable, deploymentRow{}}, {deliveriesTable, Delivery{}}, {attemptsTable, Attempt{}}} {
+		rows, err := pool.Query(t.Context(), `select attname::text from pg_attribute
+			where attrelid = $1::regclass and attnum > 0 and not attisdropped order by attnum`, c.in(""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		columns, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(columns, c.columns) {
+			t.Errorf("%s has the columns\n%v, the code has\n%v", c.name, columns, c.columns)
+		}
+		var names []string
+		for i := range reflect.TypeOf(c.row).NumField() {
+			name, _, _ := strings.Cut(reflect.TypeOf(c.row).Field(i).Tag.Get("json"), ",")
+			names = append(names, name)
+		}
+		if !slices.Equal(names, c.columns) {
+			t.Errorf("%s: the row's JSON has\n%v, the columns are\n%v", c.name, names, c.columns)
+		}
+	}
+}
+
+func migrate(t testing.TB, dsn string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if err := migrations.Migrate(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+}
