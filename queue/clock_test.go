@@ -155,6 +155,22 @@ func TestTwoClocksOneOrder(t *testing.T) {
 	}
 }
 
+// A clock that was removed and made anew by another is taken up by the one that
+// still has the old file open.
+func TestReplacedClockIsNoticed(t *testing.T) {
+	dir := t.TempDir()
+	late := &stepper{at: time.Now().Add(time.Hour)}
+	a := open(t, dir)
+	put(t, a, "first")
+	if err := os.Remove(filepath.Join(dir, clockName)); err != nil {
+		t.Fatal(err)
+	}
+	second := put(t, open(t, dir, WithClock(late.now)), "second")
+	if third := put(t, a, "third"); third.Name <= second.Name {
+		t.Errorf("%s came after %s", third.Name, second.Name)
+	}
+}
+
 // A lock that another process sits on must not hold a caller for ever.
 func TestPutGivesUpOnAHeldClock(t *testing.T) {
 	dir := t.TempDir()
