@@ -20,6 +20,20 @@ import (
 
 // work runs everything behind the main queue until ctx ends.
 func work(ctx context.Context, o Options, main *queue.Queue) error {
+	// One router to a main queue: two with different configurations could void
+	// and forward the same delivery. A second process stands by.
+	standby := time.AfterFunc(time.Second, func() {
+		o.Logger.Info("standing by: another process works on this state_dir", "state_dir", o.Config.StateDir)
+	})
+	_, release, err := lock.NewFlock(o.Config.StateDir).Acquire(ctx, "work")
+	standby.Stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("lock state_dir for its one worker process: %w", err)
+	}
+	defer func() { _ = release() }()
 	store, err := awaitStore(ctx, o)
 	if err != nil || store == nil {
 		return err
