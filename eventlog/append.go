@@ -30,11 +30,24 @@ type Group struct {
 	Fence *Fence
 }
 
-// Fence holds while the newest `started` of the deployment is at Position: the
-// run that a result belongs to has not been succeeded by another.
+// Fence holds while the newest event of the deployment's runs (`started`,
+// `deployed`, `failed` or `interrupted`) is at Position, where 0 means that
+// there is none. With the position of its own `started`, a run can be ended by
+// whoever comes first and by nobody after; with that of the last end, only one
+// of those who saw it can start.
 type Fence struct {
 	Instance, Deployment string
 	Position             int64
+}
+
+// ofRun says whether a fence counts events of the type. The index events_runs
+// and its lookup name the same ones.
+func ofRun(t Type) bool {
+	switch t {
+	case TypeStarted, TypeDeployed, TypeFailed, TypeInterrupted:
+		return true
+	}
+	return false
 }
 
 // Payload is the raw body of a delivery.

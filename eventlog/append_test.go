@@ -98,10 +98,25 @@ func TestFence(t *testing.T) {
 	end := Group{Transitions: []Transition{deployed("d2", "web", 1)}, Fence: &Fence{"test", "web", run2.Position}}
 	first := mustAppend(t, l, end)
 	mustAppend(t, l, group(started("d3", "web", 1)))
+	// Once ended, a run has no second end, whoever brings it.
+	for _, data := range []Data{Failed{Error: "late"}, Interrupted{Detail: "late"}, Started{Commit: "late"}} {
+		second := group(Transition{Instance: "test", DeliveryID: "d2", Deployment: "web", Attempt: 9, Data: data})
+		second.Fence = end.Fence
+		if _, err := l.Append(testContext(t), second); !errors.Is(err, ErrFenced) {
+			t.Errorf("%s of a run that has ended: got %v, want ErrFenced", data.EventType(), err)
+		}
+	}
 	// What is recorded stays so, though the fence has moved on since.
 	if again := mustAppend(t, l, end); !sameEvent(first[0], again[0]) {
 		t.Errorf("repeat returned %+v, want %+v", again[0], first[0])
 	}
+	// A void is no event of a run: it does not move the fence.
+	next := &Fence{"test", "web", mustAppend(t, l, group(started("d5", "web", 1)))[0].Position}
+	mustAppend(t, l, group(Transition{Instance: "test", DeliveryID: "d6", Deployment: "web", Attempt: 1, Data: Voided{Reason: ReasonStale}}))
+	mustAppend(t, l, Group{Transitions: []Transition{
+		{Instance: "test", DeliveryID: "d5", Deployment: "web", Attempt: 1, Data: Interrupted{Then: "fail"}},
+		{Instance: "test", DeliveryID: "d5", Deployment: "web", Attempt: 1, Data: Failed{Error: "interrupted"}},
+	}, Fence: next})
 	// A start in the same commit fences too.
 	results, err := l.AppendAll(testContext(t), []Group{
 		group(started("d4", "new", 1)),
@@ -167,7 +182,7 @@ func TestRefusedGroupIsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pg *pgconn.PgError
-	if results[0].Err != nil || results[2].Err != nil || !errors.As(results[1].Err, &pg) || results[3].Err == nil || results[4].Err == nil {
+	if results[0].Err != nil || results[2].Err != nil || !errors.As(results[1].Err, &pg) || !Refused(results[1].Err) || results[3].Err == nil || results[4].Err == nil {
 		t.Fatalf("results: %+v", results)
 	}
 	if events := all(t, l); len(events) != 2 || events[1].DeliveryID != "d3" {

@@ -13,9 +13,9 @@ type snapshot struct {
 	lastID   ulid.ULID
 	at       time.Time
 	existing map[identity]Event
-	// started is the position of the newest `started` of a deployment; only
+	// runs is the position of the newest event of a deployment's runs; only
 	// deployments that are fenced in the batch are looked up.
-	started map[deploymentKey]int64
+	runs map[deploymentKey]int64
 }
 
 type deploymentKey struct{ instance, deployment string }
@@ -43,8 +43,8 @@ func decide(s snapshot, ids idSource, requests []*request) decision {
 		for _, e := range fresh {
 			s.existing[identityOf(e)] = e
 			s.position, s.at = e.Position, e.RecordedAt
-			if e.Type == TypeStarted {
-				s.started[deploymentKey{e.Instance, e.DeploymentSlug()}] = e.Position
+			if ofRun(e.Type) {
+				s.runs[deploymentKey{e.Instance, e.DeploymentSlug()}] = e.Position
 			}
 		}
 		if len(fresh) > 0 {
@@ -86,12 +86,12 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 		own[row.identity] = e
 		events, fresh = append(events, e), append(fresh, e)
 	}
-	// A group that is recorded already stays recorded, whatever has started
+	// A group that is recorded already stays recorded, whatever has run
 	// since: its commit may have been answered by a connection that broke.
 	if len(fresh) > 0 && r.fence != nil {
-		newest := s.started[deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}]
+		newest := s.runs[deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}]
 		if newest != r.fence.Position {
-			return nil, nil, fmt.Errorf("%w (of %s: at position %d, the fence is at %d)", ErrFenced, r.fence.Deployment, newest, r.fence.Position)
+			return nil, nil, fmt.Errorf("%w (of %s: its newest is at position %d, the fence at %d)", ErrFenced, r.fence.Deployment, newest, r.fence.Position)
 		}
 	}
 	return events, fresh, nil

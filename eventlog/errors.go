@@ -12,8 +12,8 @@ import (
 
 // Errors of the log, to be matched with errors.Is.
 var (
-	// ErrFenced refuses a group whose Fence no longer holds: another run of the deployment has started.
-	ErrFenced = errors.New("fenced: a newer run of the deployment has started")
+	// ErrFenced refuses a group whose Fence does not hold: the run was ended, or another has started.
+	ErrFenced = errors.New("fenced: the deployment's runs have gone on since")
 	// ErrNoPayload says that no body is stored under a digest.
 	ErrNoPayload = errors.New("no payload is stored under this digest")
 	// ErrClosed says that the Log was closed.
@@ -64,6 +64,16 @@ func (e *HoleError) Error() string {
 		return fmt.Sprintf("checkpoint %d is past the end of the event log at %d: it is from another log, or the log was restored from an older backup", e.Want-1, e.Head)
 	}
 	return fmt.Sprintf("hole in the event log: position %d is missing, and the log ends at %d", e.Want, e.Head)
+}
+
+// Refused says that the database will not have what a group holds, so that
+// appending the same group again cannot succeed. Other errors of Append may
+// pass: a table that is being restored, a right that was forgotten.
+func Refused(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || // data exception
+		strings.HasPrefix(pg.Code, "23") || // integrity constraint violation
+		strings.HasPrefix(pg.Code, "54")) // program limit exceeded
 }
 
 // transient says whether trying again may help. Trying again is always safe,

@@ -47,7 +47,7 @@ func (m *model) append(g Group) (positions []int64, conflict, fenced bool) {
 		next.at[key(t)] = len(next.events)
 		next.events = append(next.events, modelEvent{key(t), content(t)})
 		positions = append(positions, next.base+int64(len(next.events)))
-		if t.Data.EventType() == TypeStarted {
+		if typ := t.Data.EventType(); typ != TypeReceived && typ != TypeForwarded {
 			next.fence[t.Deployment] = next.base + int64(len(next.events))
 		}
 	}
@@ -73,11 +73,15 @@ func genTransition(instance string) *rapid.Generator[Transition] {
 		}
 		tr.Deployment = rapid.SampledFrom([]string{"web", "api"}).Draw(t, "deployment")
 		tr.Attempt = rapid.IntRange(1, 3).Draw(t, "attempt")
-		switch rapid.IntRange(0, 2).Draw(t, "type") {
+		switch rapid.IntRange(0, 4).Draw(t, "type") {
 		case 0:
 			tr.Data = Forwarded{V: 1, Commit: commit}
 		case 1:
 			tr.Data = Started{V: 1, Commit: commit}
+		case 2:
+			tr.Data = Failed{V: 1, Commit: commit}
+		case 3:
+			tr.Data = Interrupted{V: 1, Detail: commit}
 		default:
 			tr.Data = Deployed{V: 1, Commit: commit}
 		}

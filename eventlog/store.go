@@ -16,7 +16,9 @@ const (
 	sqlLock     = `select head_position, head_last_id, at from public.event_log_lock()`
 	sqlExisting = `select e_position, e_id, e_instance, e_delivery_id, e_type, e_deployment, e_attempt, e_actor, e_recorded_at, e_data
 		from public.event_log_existing($1, $2, $3, $4, $5)`
-	sqlStarted = `select position from public.events where type = 'started' and instance = $1 and deployment = $2 order by (-position) limit 1`
+	sqlFence = `select position from public.events
+		where type in ('started', 'deployed', 'failed', 'interrupted') and instance = $1 and deployment = $2
+		order by (-position) limit 1`
 	sqlPayload = `insert into public.payloads (digest, salt, content_type, body) values ($1, $2, $3, $4) on conflict (digest) do nothing`
 	sqlAppend  = `select public.event_log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	sqlCommit  = `commit`
@@ -61,7 +63,7 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 }
 
 func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapshot, error) {
-	s := snapshot{existing: make(map[identity]Event), started: make(map[deploymentKey]int64)}
+	s := snapshot{existing: make(map[identity]Event), runs: make(map[deploymentKey]int64)}
 	var keys columns
 	var fences []deploymentKey
 	for _, r := range batch {
@@ -70,8 +72,8 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 		}
 		if r.fence != nil {
 			key := deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}
-			if _, ok := s.started[key]; !ok {
-				s.started[key] = 0
+			if _, ok := s.runs[key]; !ok {
+				s.runs[key] = 0
 				fences = append(fences, key)
 			}
 		}
@@ -104,12 +106,12 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 		return rows.Err()
 	})
 	for _, key := range fences {
-		b.Queue(sqlStarted, key.instance, key.deployment).QueryRow(func(row pgx.Row) error {
+		b.Queue(sqlFence, key.instance, key.deployment).QueryRow(func(row pgx.Row) error {
 			var position int64
 			if err := row.Scan(&position); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 				return fmt.Errorf("read the fence: %w", err)
 			}
-			s.started[key] = position
+			s.runs[key] = position
 			return nil
 		})
 	}

@@ -41,11 +41,13 @@ create table public.events (
     constraint events_actor_length        check (length(actor) <= 255)
 );
 
--- The fence: the newest `started` of a deployment. The position is negated so
+-- The fence: the newest event of a deployment's runs. The position is negated so
 -- that only this index has the order which the lookup asks for: offered plain
 -- positions, the planner may walk the primary key backwards through the whole
--- log for a deployment that has not run for long.
-create index events_started on public.events (instance, deployment, (-position)) where type = 'started';
+-- log for a deployment that has not run for long. The condition is that of the
+-- lookup, word for word.
+create index events_runs on public.events (instance, deployment, (-position))
+    where type in ('started', 'deployed', 'failed', 'interrupted');
 
 -- Bodies as bytes, apart from the log, so that one can be redacted while the
 -- log stays as it is.
