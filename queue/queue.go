@@ -49,6 +49,9 @@ var (
 	ErrUnreadable = errors.New("the entry cannot be read")
 	// ErrTooLarge says that an entry exceeds MaxEntry.
 	ErrTooLarge = fmt.Errorf("the entry has more than %d bytes", MaxEntry)
+	// ErrReplaced says that the queue's directory was removed, or that another
+	// one stands at its path now.
+	ErrReplaced = errors.New("the queue's directory was removed or replaced")
 	// ErrClosed says that the Watcher was closed.
 	ErrClosed = errors.New("the queue's watcher is closed")
 )
@@ -154,6 +157,10 @@ func (q *Queue) Close() error {
 	}
 	return nil
 }
+
+// Replaced says whether the path no longer leads to the directory that was
+// opened: see ErrReplaced.
+func (q *Queue) Replaced() (bool, error) { return q.dir.Replaced() }
 
 // Dir is the queue's directory.
 func (q *Queue) Dir() string { return q.path }

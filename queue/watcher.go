@@ -28,6 +28,7 @@ type Watcher struct {
 	forgotten map[string]struct{}
 	grown     chan struct{} // closed when an entry is added, then replaced
 	closed    bool
+	replaced  bool // the path leads elsewhere now
 
 	refused map[string]struct{} // could not be quarantined, and were logged; the scanner's own
 }
@@ -63,6 +64,8 @@ func (q *Queue) Watch() (*Watcher, error) {
 
 // Next waits until there is an entry and returns the smallest, at most max, in
 // order. They stay pending, and are returned again, until Done or Quarantine.
+// ErrReplaced: the directory is not at its path any more, so that nothing will
+// come; the queue must be opened again.
 func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 	if max < 1 {
 		return nil, fmt.Errorf("next entries: at most %d is none: %w", max, fs.ErrInvalid)
@@ -75,6 +78,10 @@ func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 		if w.closed {
 			w.mu.Unlock()
 			return nil, ErrClosed
+		}
+		if w.replaced {
+			w.mu.Unlock()
+			return nil, ErrReplaced
 		}
 		if n := w.pending.len(); n > 0 {
 			entries := parseAll(w.pending.names()[:min(n, max)])
@@ -206,6 +213,10 @@ func (w *Watcher) run(ctx context.Context) {
 			if ok {
 				// Names become visible by a rename or a link, and go likewise;
 				// changes of content and attributes say nothing.
+				if e.Name == w.q.path {
+					w.rescan() // the directory itself
+					continue
+				}
 				if e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
 					w.look(filepath.Base(e.Name))
 				}
@@ -233,6 +244,20 @@ func (w *Watcher) run(ctx context.Context) {
 }
 
 func (w *Watcher) rescan() {
+	if replaced, err := w.q.dir.Replaced(); err != nil || replaced {
+		if err != nil {
+			w.q.log.Error("cannot look for the queue's directory", "error", err)
+			return
+		}
+		w.mu.Lock()
+		if !w.replaced {
+			w.q.log.Warn("the queue's directory was removed or replaced")
+			w.replaced = true
+			w.wake()
+		}
+		w.mu.Unlock()
+		return
+	}
 	if err := w.scan(); err != nil {
 		w.q.log.Error("cannot scan the queue", "error", err)
 	}

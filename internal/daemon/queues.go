@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -41,6 +43,8 @@ type queueSet struct {
 
 	mu   sync.Mutex
 	open map[string]*queue.Queue
+	// retired are those whose directory was removed under them.
+	retired []*queue.Queue
 }
 
 func newQueueSet(cfg *config.Config, log *slog.Logger) *queueSet {
@@ -51,7 +55,11 @@ func (s *queueSet) get(slug string) (*queue.Queue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if q := s.open[slug]; q != nil {
-		return q, nil
+		replaced, err := q.Replaced()
+		if err != nil || !replaced {
+			return q, err
+		}
+		s.retired = append(s.retired, q) // its worker may still be looking at it
 	}
 	q, err := queue.Open(QueueDir(s.cfg, slug), s.log.With("queue", slug))
 	if err != nil {
@@ -65,7 +73,7 @@ func (s *queueSet) get(slug string) (*queue.Queue, error) {
 func (s *queueSet) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, q := range s.open {
+	for _, q := range slices.Concat(s.retired, slices.Collect(maps.Values(s.open))) {
 		_ = q.Close() // nothing was written through it that is not on disk
 	}
 	clear(s.open)

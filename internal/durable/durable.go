@@ -19,6 +19,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 )
@@ -77,6 +78,23 @@ func newDir(path string, sys *sysDir, opts ...Option) *Dir {
 
 // Path is the path that the directory was opened by.
 func (d *Dir) Path() string { return d.path }
+
+// Replaced says whether the path no longer leads to this directory: it was
+// removed, or another one was put in its place.
+func (d *Dir) Replaced() (bool, error) {
+	own, err := d.sys.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("stat directory: %w", err)
+	}
+	there, err := os.Stat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("stat directory: %w", err)
+	}
+	return !os.SameFile(own, there), nil
+}
 
 // Close closes the directory.
 func (d *Dir) Close() error { return d.sys.file.Close() }

@@ -125,7 +125,8 @@ func New(o Options) *Worker {
 
 // Run works until ctx ends, then lets a running deploy finish within
 // DrainGrace and returns nil. Errors of one entry or of the database are
-// retried; Run returns early only when its folder of run logs cannot be made.
+// retried; Run returns early only when its folder of run logs cannot be made, or
+// with queue.ErrReplaced when the directory of the queue was taken away.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := os.MkdirAll(w.runs, 0o750); err != nil {
 		return fmt.Errorf("make the folder of run logs: %w", err)
@@ -137,8 +138,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	for {
 		entries, err := w.o.Queue.Next(ctx, 1)
-		if err != nil || ctx.Err() != nil {
-			return nil // only the end of ctx or of the watcher ends Next
+		if ctx.Err() != nil || errors.Is(err, queue.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("take the next entry: %w", err)
 		}
 		if !w.retry(ctx, "work on "+entries[0].Name, func() error { return w.take(ctx, entries[0]) }) {
 			return nil
