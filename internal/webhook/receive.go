@@ -47,8 +47,8 @@ func (h *handler) receive(w http.ResponseWriter, r *http.Request) record {
 		rec.bytes, rec.err = b.size, err
 		return rec
 	}
-	// The time limit was for the sender. Were it left in place it would end
-	// the request's context in the middle of a slow write.
+	// The time limit was for the sender. Were it left in place, a slow write would
+	// cost a sender its connection.
 	_ = rc.SetReadDeadline(time.Time{})
 	if !check.matches(claimed) {
 		a := refuse(http.StatusUnauthorized, "signature_mismatch",
