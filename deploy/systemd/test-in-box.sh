@@ -1,0 +1,149 @@
+#!/bin/bash
+# What test.sh runs in the box, as root: install as docs/operations.md says, and
+# see the unit start, deploy, come back after kill -9 (idle and in the middle of
+# a deploy), and stop without leaving anything.
+set -euo pipefail
+
+unit=durhack-deployer.service
+user=durhack-deployer
+url=http://127.0.0.1:3400/github-webhook
+secret=$(openssl rand -hex 20)
+repo=/srv/git/hello.git
+work=/root/hello
+
+say() { echo "== $*"; }
+fail() {
+  echo "FAILED: $*" >&2
+  systemctl status --no-pager "$unit" >&2 || true
+  journalctl --no-pager -u "$unit" -n 80 >&2 || true
+  deployer log >&2 || true
+  exit 1
+}
+deployer() { runuser -u "$user" -- durhack-deployer "$@"; }
+until_true() { # until_true SECONDS WHAT COMMAND...
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@"; do
+    [ $SECONDS -lt $end ] || fail "not in time: $what"
+    sleep 0.2
+  done
+}
+
+# git_commit TEXT [SLOW] commits to the remote, and sets commit.
+git_commit() {
+  echo "$1" > "$work/index.html"
+  rm -f "$work/slow"
+  [ -z "${2-}" ] || touch "$work/slow"
+  git -C "$work" add -A
+  git -C "$work" -c user.name=Test -c user.email=test@example.com commit -q -m "$1"
+  git -C "$work" push -q "$repo" HEAD:main
+  chown -R "$user:" "$repo"
+  commit=$(git -C "$work" rev-parse HEAD)
+}
+
+# push COMMIT DELIVERY sends what GitHub would.
+push() {
+  local body signature code
+  body=$(printf '{"ref":"refs/heads/main","after":"%s","deleted":false,"repository":{"full_name":"durhack/hello"},"sender":{"login":"octocat"}}' "$1")
+  signature=$(printf '%s' "$body" | openssl dgst -sha256 -hmac "$secret" | sed 's/.*= //')
+  code=$(curl -sS -o /tmp/answer -w '%{http_code}' --data-binary "$body" -H 'Content-Type: application/json' \
+    -H 'X-GitHub-Event: push' -H "X-GitHub-Delivery: $2" -H "X-Hub-Signature-256: sha256=$signature" "$url")
+  [ "$code" = 202 ] || fail "push $2 was answered $code: $(cat /tmp/answer)"
+}
+has_event() { deployer log --json --delivery "$1" --type "$2" 2> /dev/null | grep -q .; }
+is_live() { [ "$(cat /srv/www/live.html 2> /dev/null)" = "$1" ]; }
+goes_live() { # goes_live DELIVERY TEXT
+  until_true 60 "$1 deployed" has_event "$1" deployed
+  is_live "$2" || fail "$1 is deployed, but live.html is: $(cat /srv/www/live.html)"
+}
+main_pid() { systemctl show --value -p MainPID "$unit"; }
+kill_main() {
+  local old
+  old=$(main_pid)
+  kill -9 "$old"
+  restarted() { systemctl is-active -q "$unit" && [ "$(main_pid)" != "$old" ] && [ "$(main_pid)" != 0 ]; }
+  until_true 60 "a restart after kill -9" restarted
+}
+
+say "install"
+systemd-sysusers
+systemd-tmpfiles --create durhack-deployer.conf
+[ "$(stat -c '%U:%G %a' /etc/durhack-deployer)" = "root:$user 750" ] || fail "/etc/durhack-deployer: $(stat -c '%U:%G %a' /etc/durhack-deployer)"
+[ "$(stat -c '%U:%G %a' /var/lib/durhack-deployer)" = "$user:$user 751" ] || fail "/var/lib/durhack-deployer: $(stat -c '%U:%G %a' /var/lib/durhack-deployer)"
+systemd-analyze verify "/etc/systemd/system/$unit" 2>&1 | tee /tmp/verify
+[ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
+
+install -d -o "$user" -g "$user" /srv/git /srv/www
+git config --global --add safe.directory '*' # root pushes to the deployer's repository
+git init -q --bare -b main "$repo"
+git init -q -b main "$work"
+cat > /etc/durhack-deployer/deployer.toml <<TOML
+instance = "box"
+
+[listen]
+host = "127.0.0.1"
+
+[deployments.hello]
+repository = "durhack/hello"
+branch = "main"
+remote = "$repo"
+path = "/srv/www/hello"
+
+[[deployments.hello.steps]]
+name = "think"
+run = ["sh", "-c", "if [ -e slow ]; then sleep 5; fi"]
+
+[[deployments.hello.steps]]
+name = "publish"
+run = ["cp", "index.html", "/srv/www/live.html"]
+TOML
+chgrp "$user" /etc/durhack-deployer/deployer.toml
+chmod 640 /etc/durhack-deployer/deployer.toml
+# The secret as a credential, which only root and the unit can read.
+(umask 077; echo "$secret" > /etc/durhack-deployer/webhook-secret)
+mkdir "/etc/systemd/system/$unit.d"
+printf '[Service]\nLoadCredential=webhook_secret:/etc/durhack-deployer/webhook-secret\n' > "/etc/systemd/system/$unit.d/secret.conf"
+systemctl daemon-reload
+
+say "start, and a push goes live"
+systemctl start "$unit" || fail "it does not start"
+git_commit one
+push "$commit" box-1
+goes_live box-1 one
+
+say "kill -9: systemd brings it back, and the next push goes live"
+kill_main
+git_commit two
+push "$commit" box-2
+goes_live box-2 two
+
+say "kill -9 in the middle of a deploy: it is interrupted and retried"
+git_commit three slow
+push "$commit" box-3
+until_true 60 "box-3 started" has_event box-3 started
+kill_main
+goes_live box-3 three
+has_event box-3 interrupted || fail "box-3 has no interrupted event"
+deployer log
+deployer status
+deployer verify || fail "verify finds breaches"
+
+say "stop: clean, and nothing is left"
+systemctl stop "$unit"
+result=$(systemctl show -p Result -p ExecMainCode -p ExecMainStatus -p NRestarts "$unit" | paste -sd' ')
+echo "$result"
+case $result in
+  *Result=success*) ;;
+  *) fail "the stop was not clean" ;;
+esac
+[ "$(systemctl show --value -p ExecMainStatus "$unit")" = 0 ] || fail "exit status is not 0"
+[ "$(systemctl show --value -p NRestarts "$unit")" = 2 ] || fail "it was restarted more or less often than it was killed"
+if pgrep -u "$user" -a; then fail "the processes above are left"; fi
+cgroup=/sys/fs/cgroup/system.slice/$unit
+[ ! -e "$cgroup" ] || [ ! -s "$cgroup/cgroup.procs" ] || fail "the unit's cgroup is not empty"
+if journalctl -u "$unit" _PID=1 --no-pager -n 3 | grep -i kill; then fail "systemd had to kill something at the stop"; fi
+
+say "what was recorded is there when nothing runs"
+deployer verify || fail "verify finds breaches after the stop"
+if pgrep -u "$user" -a; then fail "a command left the private Postgres running"; fi
+say "ok"
