@@ -47,9 +47,6 @@ func (h *handler) receive(w http.ResponseWriter, r *http.Request) record {
 		rec.bytes, rec.err = b.size, err
 		return rec
 	}
-	// The time limit was for the sender. Were it left in place, a slow write would
-	// cost a sender its connection.
-	_ = rc.SetReadDeadline(time.Time{})
 	if !check.matches(claimed) {
 		a := refuse(http.StatusUnauthorized, "signature_mismatch",
 			"X-Hub-Signature-256 does not fit the body; the secret of this webhook on GitHub is not the one that the deployer has")
@@ -68,7 +65,8 @@ func (h *handler) enqueue(r *http.Request, b *body) record {
 	}
 	rec.delivery, rec.event = d.ID, d.Event
 	// What came in whole and signed is worth keeping, even when the sender did not
-	// wait for the answer.
+	// wait for the answer. The request's context also ends when the time for the body
+	// runs out, which says nothing about how long the disk may take.
 	entry, err := h.queue.Put(context.WithoutCancel(r.Context()), d.ID, func(w io.Writer) error {
 		return d.EncodeChunksTo(w, b.chunks)
 	})

@@ -243,6 +243,32 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
+// A handler that sets no deadlines of its own is protected too.
+func TestTheServersOwnLimit(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() {
+		served <- NewServer(h, slog.New(slog.DiscardHandler), Limits{Header: time.Second, Request: time.Second}).Serve(ctx, ln)
+	}()
+	f := &fixture{t: t, addr: ln.Addr().String()}
+	if said := f.drip("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", 'a'); !strings.HasPrefix(said, "HTTP/1.1 418 ") {
+		t.Errorf("%q", said)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
 // A slow disk is not a slow client: the limits on the body must not end the write
 // or the answer.
 func TestASlowPutIsStillAcknowledged(t *testing.T) {
