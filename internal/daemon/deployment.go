@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,6 +37,14 @@ type clone struct{ *git.Repo }
 
 func (c clone) FetchCommit(ctx context.Context, branch, commit string) error {
 	return c.Repo.FetchCommit(ctx, branch, commit, io.Discard)
+}
+
+func (c clone) RemoteTip(ctx context.Context, branch string) (string, error) {
+	tip, err := c.Repo.RemoteTip(ctx, branch)
+	if errors.Is(err, git.ErrRefNotFound) {
+		return "", nil
+	}
+	return tip, err
 }
 
 // runWorker runs the worker of one deployment until ctx ends.

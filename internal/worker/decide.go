@@ -2,21 +2,35 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
+// checkTimeout bounds the questions to the clone and its remote, which may have
+// gone silent.
+const checkTimeout = 2 * time.Minute
+
+// errNotOrdered is about a queue entry that the log does not know: nothing runs
+// that was not recorded first.
+var errNotOrdered = errors.New("the log has no such assignment")
+
 // decide voids an assignment that no longer makes sense, and runs the others.
 func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializer.Entry) error {
-	known, err := w.attempts(held, job.DeliveryID)
+	known, err := w.attempts(held, job)
 	if err != nil {
 		return err
 	}
-	if known.ended >= job.Attempt {
-		return w.o.Queue.Done(e) // ended before a crash, or written again by a rebuild
+	if known.ended >= job.Attempt { // ended before a crash, or written again by a rebuild
+		removeResult(w.logPath(job.DeliveryID, known.ended))
+		return w.o.Queue.Done(e)
+	}
+	if !known.ordered {
+		return w.quarantine(e, errNotOrdered)
 	}
 	attempt := known.next(job.Attempt)
 	void, checkErr := w.void(held, e, job)
@@ -29,6 +43,8 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 	void.V, void.Commit = eventlog.CurrentVersion, job.Commit
 	_, err = w.o.Log.Append(held, eventlog.Group{
 		Transitions: []eventlog.Transition{w.transition(job.DeliveryID, attempt, job.Actor, *void)},
+		// Another worker may be running it, if we have lost the lock.
+		Fence: w.fence(w.seen.position),
 	})
 	if err != nil {
 		return fmt.Errorf("append voided: %w", err)
@@ -47,12 +63,14 @@ func (w *Worker) void(ctx context.Context, e queue.Entry, job materializer.Entry
 			Detail: fmt.Sprintf("deployment %q was disabled after the delivery was forwarded; set enabled = true and replay it", job.Deployment),
 		}, nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no answer within %s", checkTimeout))
+	defer cancel()
+	cloned, err := w.cloned(ctx)
+	if err != nil || !cloned { // without a clone there is nothing to compare with
+		return nil, err
+	}
 	if w.o.Deployment.LatestOnly {
-		newer, err := w.newer(ctx, e, job)
-		if err != nil {
-			return nil, err
-		}
-		if newer != nil {
+		if newer := w.newer(ctx, e, job); newer != nil {
 			return &eventlog.Voided{
 				Reason: eventlog.ReasonSuperseded, SupersededBy: newer.DeliveryID,
 				Detail: fmt.Sprintf("delivery %s (commit %s) came later and pending = \"latest\"; with pending = \"every\" this one would have run", newer.DeliveryID, short(newer.Commit)),
@@ -64,12 +82,9 @@ func (w *Worker) void(ctx context.Context, e queue.Entry, job materializer.Entry
 
 // newer finds the newest waiting assignment that takes the place of job. One
 // whose commit is an ancestor of job's does not: then the deliveries came out
-// of order, and dropping job would leave the older commit live.
-func (w *Worker) newer(ctx context.Context, e queue.Entry, current materializer.Entry) (*materializer.Entry, error) {
-	cloned, err := w.cloned(ctx)
-	if err != nil {
-		return nil, err
-	}
+// of order, and dropping job would leave the older commit live. Nor does one
+// that cannot be compared.
+func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entry) *materializer.Entry {
 	pending := w.o.Queue.Pending()
 	for i := len(pending) - 1; i >= 0 && pending[i].Name > e.Name; i-- {
 		raw, err := w.o.Files.Read(pending[i])
@@ -77,26 +92,40 @@ func (w *Worker) newer(ctx context.Context, e queue.Entry, current materializer.
 			continue // gone or unreadable: it will be dealt with in its turn
 		}
 		newer, err := materializer.Decode(raw)
-		if err != nil || newer.Deployment != current.Deployment {
+		if err != nil || newer.Deployment != job.Deployment || newer.Name() != pending[i].Name {
 			continue
 		}
-		if newer.Commit == current.Commit || !cloned {
-			return &newer, nil
+		if newer.Commit == job.Commit || newer.Forced {
+			return &newer // it will run, wherever it lies
 		}
-		for _, j := range []materializer.Entry{current, newer} {
-			if err := w.o.Repository.FetchCommit(ctx, j.Branch, j.Commit); err != nil {
-				return nil, fmt.Errorf("compare %s with the newer %s: %w", short(current.Commit), short(newer.Commit), err)
-			}
-		}
-		older, err := w.o.Repository.IsAncestor(ctx, newer.Commit, current.Commit)
+		older, err := w.isAncestor(ctx, newer, job)
 		if err != nil {
-			return nil, err
+			w.o.Logger.Warn("not superseded: the commits cannot be compared", "delivery", job.DeliveryID, "newer", newer.DeliveryID, "error", err)
+			return nil
 		}
 		if !older {
-			return &newer, nil
+			return &newer
 		}
 	}
-	return nil, nil
+	return nil
+}
+
+// isAncestor says whether a's commit is an ancestor of b's, both made known first.
+func (w *Worker) isAncestor(ctx context.Context, a, b materializer.Entry) (bool, error) {
+	for _, j := range []materializer.Entry{a, b} {
+		if err := w.know(ctx, j.Branch, j.Commit); err != nil {
+			return false, err
+		}
+	}
+	return w.o.Repository.IsAncestor(ctx, a.Commit, b.Commit)
+}
+
+// know makes the commit known to the clone.
+func (w *Worker) know(ctx context.Context, branch, commit string) error {
+	if has, err := w.o.Repository.Has(ctx, commit); err != nil || has {
+		return err
+	}
+	return w.o.Repository.FetchCommit(ctx, branch, commit)
 }
 
 // stale voids a commit that is behind what is live, unless the branch was moved
@@ -106,28 +135,40 @@ func (w *Worker) stale(ctx context.Context, job materializer.Entry) (*eventlog.V
 	if job.Forced || live == "" || live == job.Commit {
 		return nil, nil
 	}
-	if cloned, err := w.cloned(ctx); err != nil || !cloned {
-		return nil, err
-	}
-	// A clone holds every ancestor of what is live, so a commit that it does not
-	// know is none, and nothing needs fetching.
-	behind, err := w.o.Repository.IsAncestor(ctx, job.Commit, live)
-	if err != nil || !behind {
-		return nil, err
+	behind, compareErr := w.behind(ctx, job)
+	if compareErr == nil && !behind {
+		return nil, nil
 	}
 	tip, err := w.o.Repository.RemoteTip(ctx, job.Branch)
-	if err != nil {
+	switch {
+	case compareErr != nil && (err != nil || tip != job.Commit):
+		return nil, fmt.Errorf("tell whether commit %s is behind what is live (%s): %w", short(job.Commit), short(live), compareErr)
+	case err != nil:
 		return nil, fmt.Errorf("commit %s is behind what is live (%s); ask the remote whether the branch was moved back to it: %w",
 			short(job.Commit), short(live), err)
-	}
-	if tip == job.Commit {
+	case tip == job.Commit:
 		return nil, nil
+	}
+	at := fmt.Sprintf("not the tip of %q (%s)", job.Branch, short(tip))
+	if tip == "" {
+		at = fmt.Sprintf("its branch %q is gone", job.Branch)
 	}
 	return &eventlog.Voided{
 		Reason: eventlog.ReasonStale,
-		Detail: fmt.Sprintf("commit %s is an ancestor of what is live (%s) and not the tip of %q (%s); to go back on purpose: durhack-deployer deploy %s --ref %s",
-			short(job.Commit), short(live), job.Branch, short(tip), job.Deployment, short(job.Commit)),
+		Detail: fmt.Sprintf("commit %s is an ancestor of what is live (%s) and %s; to go back on purpose: durhack-deployer deploy %s --ref %s",
+			short(job.Commit), short(live), at, job.Deployment, job.Commit),
 	}, nil
+}
+
+// behind says whether job's commit is an ancestor of what is live.
+func (w *Worker) behind(ctx context.Context, job materializer.Entry) (bool, error) {
+	// A clone that was made anew may not know what is live.
+	if err := w.know(ctx, job.Branch, w.seen.live); err != nil {
+		return false, err
+	}
+	// It holds every ancestor of what it knows, so a commit that it does not know
+	// is none of them, and needs no fetching.
+	return w.o.Repository.IsAncestor(ctx, job.Commit, w.seen.live)
 }
 
 // cloned says whether there is a history to compare with.

@@ -5,16 +5,18 @@ import (
 	"fmt"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/materializer"
 )
 
 // history is what a worker needs to know of its deployment's past: a fold of
 // the log, caught up each time the lock is taken, because another process may
 // have held the lock in between.
 type history struct {
-	position    int64 // of the newest event folded
-	lastStarted int64 // the fence: position of the newest `started`
-	open        *run  // a `started` without an end
-	live        string
+	// position is that of the newest event folded. Only the types that a fence
+	// counts are, so that it is the fence of the next start.
+	position int64
+	open     *run // a `started` without an end
+	live     string
 	// interruptions counts interrupted runs in a row of one delivery, so that a
 	// deploy that takes the daemon down with it is not retried for ever.
 	interruptions int
@@ -49,6 +51,9 @@ func (h *history) catchUp(ctx context.Context, log Log, instance, slug string) e
 }
 
 func (h *history) apply(e eventlog.Event) error {
+	if e.Position <= h.position {
+		return nil // what an append returned was read back already
+	}
 	data, err := e.Decode()
 	if err != nil {
 		return err
@@ -56,7 +61,6 @@ func (h *history) apply(e eventlog.Event) error {
 	switch d := data.(type) {
 	case eventlog.Started:
 		h.open = &run{position: e.Position, deliveryID: e.DeliveryID, attempt: e.Attempt, actor: e.Actor, started: d}
-		h.lastStarted = e.Position
 	case eventlog.Deployed:
 		h.open, h.live, h.interruptions = nil, d.Commit, 0
 	case eventlog.Failed:
@@ -77,14 +81,16 @@ type attempts struct {
 	newest  int // highest attempt that is assigned or was run
 	started int // highest attempt that was started
 	ended   int // highest attempt with an end
+	// ordered says that the log holds the order that a queue entry is made of.
+	ordered bool
 }
 
-func (w *Worker) attempts(ctx context.Context, deliveryID string) (attempts, error) {
+func (w *Worker) attempts(ctx context.Context, job materializer.Entry) (attempts, error) {
 	var a attempts
 	slug := w.o.Deployment.Slug
-	for e, err := range w.o.Log.Find(ctx, eventlog.Filter{Instance: w.o.Instance, DeliveryID: deliveryID}) {
+	for e, err := range w.o.Log.Find(ctx, eventlog.Filter{Instance: w.o.Instance, DeliveryID: job.DeliveryID}) {
 		if err != nil {
-			return a, fmt.Errorf("read the events of delivery %s: %w", deliveryID, err)
+			return a, fmt.Errorf("read the events of delivery %s: %w", job.DeliveryID, err)
 		}
 		orders, err := e.Assignments()
 		if err != nil {
@@ -93,6 +99,7 @@ func (w *Worker) attempts(ctx context.Context, deliveryID string) (attempts, err
 		for _, o := range orders {
 			if o.Deployment == slug {
 				a.newest = max(a.newest, o.Attempt)
+				a.ordered = a.ordered || e.ID == job.EventID && o == job.Assignment
 			}
 		}
 		if e.DeploymentSlug() != slug {

@@ -23,13 +23,12 @@ const (
 )
 
 // endOpenRun ends a run that was left open. The caller holds the lock, so
-// nobody is running it any more, except perhaps its orphaned processes.
+// nobody is running it any more, except perhaps its orphaned processes. It
+// leaves the history as it is when it fails, so that the next call tries again.
 func (w *Worker) endOpenRun(ctx context.Context) error {
 	r := *w.seen.open
-	if killed, err := handlers.KillOrphan(processFile(r.started.RunLog), w.o.StepGrace); err != nil {
-		return fmt.Errorf("end the processes that an earlier run left: %w", err)
-	} else if killed {
-		w.o.Logger.Warn("ended the processes that an earlier run left", "delivery", r.deliveryID)
+	if err := w.killOrphan(r); err != nil {
+		return err
 	}
 	end, err := loadResult(r.started.RunLog)
 	if err != nil {
@@ -43,9 +42,28 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 		detail := fmt.Sprintf("process %d on %s ended without recording a result", r.started.PID, r.started.Host)
 		end = w.interrupted(r, detail, "", &failed)
 	}
-	_, err = w.appendEnd(ctx, r, end)
-	w.seen.open = nil // when fenced, the next catch-up reads what the successor did
+	err = w.appendEnd(ctx, r, end)
+	if eventlog.Refused(err) {
+		w.o.Logger.Error("the log refused the result; recording it without its text", "delivery", r.deliveryID, "error", err)
+		err = w.appendEnd(ctx, r, withoutText(end, err))
+	}
 	return err
+}
+
+// killOrphan ends what an earlier run left running. Process numbers mean
+// nothing on another host, which looks after its own when it starts again.
+func (w *Worker) killOrphan(r run) error {
+	if r.started.Host != w.o.Host || r.started.RunLog == "" {
+		return nil
+	}
+	killed, err := handlers.KillOrphan(processFile(r.started.RunLog), w.o.StepGrace)
+	if err != nil {
+		return fmt.Errorf("end the processes that an earlier run left: %w", err)
+	}
+	if killed {
+		w.o.Logger.Warn("ended the processes that an earlier run left", "delivery", r.deliveryID)
+	}
+	return nil
 }
 
 // interrupted is the end of a run that was cut short: retried by policy, else
@@ -58,9 +76,9 @@ func (w *Worker) interrupted(r run, detail, step string, failed *eventlog.Failed
 	}
 	switch {
 	case !w.o.Deployment.RetryInterrupted:
-		failed.Error = "interrupted, and on_interrupt = \"fail\": " + detail
+		failed.Error = bounded("interrupted, and on_interrupt = \"fail\": " + detail)
 	case again+1 >= maxInterruptions:
-		failed.Error = fmt.Sprintf("interrupted %d times in a row: %s", again+1, detail)
+		failed.Error = bounded(fmt.Sprintf("interrupted %d times in a row: %s", again+1, detail))
 	default:
 		return []eventlog.Data{i}
 	}

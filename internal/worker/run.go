@@ -16,9 +16,12 @@ import (
 // errShutdown is the cause by which a run is cut short when the daemon stops.
 var errShutdown = errors.New("the daemon was stopped")
 
-// resultGrace bounds the wait for the database at shutdown: the result is in a
-// file by then, and the next start appends it.
-const resultGrace = 10 * time.Second
+// startGrace is how long a start that is being recorded may take once the
+// daemon is stopping.
+const startGrace = 2 * time.Second
+
+// stepPlan names what fails before the first step.
+const stepPlan = "plan"
 
 // run executes the plan between `started` and its end. checkErr, if not nil,
 // fails the attempt without a step being run.
@@ -37,10 +40,14 @@ func (w *Worker) run(ctx, held context.Context, e queue.Entry, job materializer.
 		V: eventlog.CurrentVersion, Commit: job.Commit, PreviousCommit: w.seen.live, Host: w.o.Host, PID: os.Getpid(),
 		Plan: plan.Names(), RunLog: w.logPath(job.DeliveryID, attempt),
 	}
-	events, err := w.o.Log.Append(held, eventlog.Group{
+	// A result of that name can only be of another log's run, as before a restore.
+	removeResult(started.RunLog)
+	begin, cancel := lingering(held, ctx, startGrace)
+	defer cancel()
+	events, err := w.o.Log.Append(begin, eventlog.Group{
 		Transitions: []eventlog.Transition{w.transition(job.DeliveryID, attempt, job.Actor, started)},
-		// Refused when another worker has started since our history was read.
-		Fence: &eventlog.Fence{Instance: w.o.Instance, Deployment: job.Deployment, Position: w.seen.lastStarted},
+		// Refused when another worker has run something since our history was read.
+		Fence: w.fence(w.seen.position),
 	})
 	if err != nil {
 		return fmt.Errorf("append started: %w", err)
@@ -49,21 +56,12 @@ func (w *Worker) run(ctx, held context.Context, e queue.Entry, job materializer.
 		return err
 	}
 	w.o.Logger.Info("started", "delivery", job.DeliveryID, "attempt", attempt, "commit", job.Commit)
-
-	var end []eventlog.Data
-	if err := errors.Join(checkErr, planErr); err != nil {
-		end = []eventlog.Data{eventlog.Failed{
-			V: eventlog.CurrentVersion, Commit: job.Commit, PreviousCommit: started.PreviousCommit,
-			Step: "plan", Error: err.Error(), Steps: []eventlog.Step{},
-		}}
-	} else {
-		end = w.execute(ctx, held, what, plan, *w.seen.open)
-	}
-	return w.finish(ctx, e, *w.seen.open, end)
+	r := *w.seen.open
+	return w.finish(ctx, e, r, w.execute(ctx, held, what, plan, errors.Join(checkErr, planErr), r))
 }
 
 // execute runs the steps and says which events end the run.
-func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handlers.Plan, r run) []eventlog.Data {
+func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handlers.Plan, planErr error, r run) []eventlog.Data {
 	runCtx, cancel := w.runContext(ctx, held)
 	defer cancel()
 	begin := time.Now()
@@ -71,10 +69,15 @@ func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handl
 	if err != nil { // a full disk must not fail a deploy: the output's tail is kept all the same
 		w.o.Logger.Warn("no run log is kept", "path", r.started.RunLog, "error", err)
 	}
-	result := handlers.Execute(runCtx, plan, handlers.Env{
-		Out: log, Vars: handlers.Environment(job, w.o.SearchPaths), SearchPaths: w.o.SearchPaths,
-		Grace: w.o.StepGrace, ProcessFile: processFile(r.started.RunLog),
-	}, log)
+	result := handlers.Result{Err: planErr, FailedStep: stepPlan}
+	if planErr == nil {
+		result = handlers.Execute(runCtx, plan, handlers.Env{
+			Out: log, Vars: handlers.Environment(job, w.o.SearchPaths), SearchPaths: w.o.SearchPaths,
+			Grace: w.o.StepGrace, ProcessFile: processFile(r.started.RunLog),
+		}, log)
+	} else {
+		log.Note("%s: %v", stepPlan, planErr)
+	}
 	if err := log.Close(); err != nil {
 		w.o.Logger.Warn("the run log is incomplete", "path", r.started.RunLog, "error", err)
 	}
@@ -94,19 +97,25 @@ func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handl
 		Step: result.FailedStep, ExitCode: result.ExitCode, Signal: result.Signal, Error: log.Mask(result.Err.Error()),
 		OutputTail: log.Tail(), Steps: steps, DurationMS: took, RunLog: r.started.RunLog, RunLogDigest: log.Digest(),
 	}
+	var timeout *runTimeout
 	switch cause := context.Cause(runCtx); {
-	case cause == nil:
+	case cause == nil || !errors.Is(result.Err, cause): // the step failed by itself, whatever has ended since
 	case errors.Is(cause, errShutdown):
 		return w.interrupted(r, "the daemon was stopped during step "+result.FailedStep, result.FailedStep, &failed)
-	case errors.Is(cause, errTimeout):
-		failed.Error = fmt.Sprintf("the deploy took longer than its timeout of %s: %s", w.o.Deployment.Timeout, failed.Error)
+	case errors.As(cause, &timeout):
+		failed.Error = "the deploy took longer than its timeout allows: " + failed.Error
 	default:
-		failed.Error = fmt.Sprintf("the deployment's lock was lost (%v): %s", cause, failed.Error)
+		failed.Error = "the deployment's lock was lost: " + failed.Error
 	}
+	failed.Error = bounded(failed.Error)
 	return []eventlog.Data{failed}
 }
 
-var errTimeout = errors.New("the deploy's timeout passed")
+// runTimeout is the end of a whole deploy by the deployment's timeout; to the
+// step that it ends it is a timeout too.
+type runTimeout struct{ handlers.TimeoutError }
+
+func (e *runTimeout) Unwrap() error { return &e.TimeoutError }
 
 // runContext ends with held (the lock), with the deployment's timeout, and
 // DrainGrace after ctx.
@@ -114,15 +123,16 @@ func (w *Worker) runContext(ctx, held context.Context) (context.Context, context
 	runCtx, cancel := context.WithCancelCause(held)
 	stop := context.AfterFunc(ctx, func() {
 		w.o.Logger.Info("stopping: the running deploy may finish", "within", w.o.DrainGrace.String())
-		select {
-		case <-runCtx.Done():
-		case <-time.After(w.o.DrainGrace):
-			cancel(errShutdown)
+		if !sleep(runCtx, w.o.DrainGrace) {
+			return
 		}
+		cancel(errShutdown)
 	})
 	timer := func() bool { return true }
 	if w.o.Deployment.Timeout > 0 {
-		timer = time.AfterFunc(w.o.Deployment.Timeout, func() { cancel(errTimeout) }).Stop
+		timer = time.AfterFunc(w.o.Deployment.Timeout, func() {
+			cancel(&runTimeout{handlers.TimeoutError{After: w.o.Deployment.Timeout}})
+		}).Stop
 	}
 	return runCtx, func() {
 		cancel(nil)
@@ -131,82 +141,28 @@ func (w *Worker) runContext(ctx, held context.Context) (context.Context, context
 	}
 }
 
-// finish appends the end of a run and only then lets go of the queue entry.
-func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlog.Data) error {
-	if err := saveResult(r.started.RunLog, end); err != nil {
-		// The append below is what counts; without the file a crash before it
-		// makes the run interrupted instead of ended.
-		w.o.Logger.Warn("keep the result beside the run log", "error", err)
-	}
-	// The result must be recorded though the lock is lost or the daemon stops.
-	ctx, cancel := lingering(ctx, resultGrace)
-	defer cancel()
-	var ended bool
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		var err error
-		if ended, err = w.appendEnd(ctx, r, end); err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			w.o.Logger.Warn("the result will be recorded at the next start", "delivery", r.deliveryID, "error", err)
-			return nil
-		}
-		w.o.Logger.Warn("record the result, will try again", "delivery", r.deliveryID, "in", pause.String(), "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
-	if !ended {
-		return nil
-	}
-	return w.o.Queue.Done(e)
-}
-
-// appendEnd appends the events that end run r, and says whether they end the
-// assignment too (a retry does not). A fenced end is dropped: a successor has
-// recorded the interruption in its own name.
-func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data) (ended bool, err error) {
-	group := eventlog.Group{Fence: &eventlog.Fence{Instance: w.o.Instance, Deployment: w.o.Deployment.Slug, Position: r.position}}
-	ended = true
-	for _, d := range end {
-		group.Transitions = append(group.Transitions, w.transition(r.deliveryID, r.attempt, r.actor, d))
-		if i, ok := d.(eventlog.Interrupted); ok && i.Then == thenRetry {
-			ended = false
-		}
-	}
-	events, err := w.o.Log.Append(ctx, group)
-	var conflict *eventlog.ConflictError
-	switch {
-	case errors.Is(err, eventlog.ErrFenced), errors.As(err, &conflict):
-		w.o.Logger.Error("result not recorded: another worker took over", "delivery", r.deliveryID, "attempt", r.attempt, "error", err)
-		removeResult(r.started.RunLog)
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("append the end of %s attempt %d: %w", r.deliveryID, r.attempt, err)
-	}
-	removeResult(r.started.RunLog)
-	for _, e := range events {
-		if err := w.seen.apply(e); err != nil {
-			return false, err
-		}
-		w.o.Logger.Info(string(e.Type), "delivery", r.deliveryID, "attempt", r.attempt, "commit", r.started.Commit)
-	}
-	return ended, nil
-}
-
-// lingering is a context that ends `grace` after ctx does.
-func lingering(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
-	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+// lingering is derived from parent, and also ends `grace` after ctx does.
+func lingering(parent, ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(parent)
 	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-out.Done():
-		case <-time.After(grace):
+		if sleep(out, grace) {
 			cancel()
 		}
 	})
 	return out, func() {
 		cancel()
 		stop()
+	}
+}
+
+// sleep waits for d and says false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }

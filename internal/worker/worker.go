@@ -56,11 +56,14 @@ type Locker interface {
 type Repository interface {
 	// Head is the commit that is checked out, empty where there is no clone yet.
 	Head(ctx context.Context) (string, error)
+	// Has says whether the clone knows the commit.
+	Has(ctx context.Context, commit string) (bool, error)
 	// FetchCommit makes the branch's tip and the commit known to the clone.
 	FetchCommit(ctx context.Context, branch, commit string) error
 	// IsAncestor is false where ancestor is not known to the clone.
 	IsAncestor(ctx context.Context, ancestor, of string) (bool, error)
-	// RemoteTip is the commit that the branch points to at the remote now.
+	// RemoteTip is the commit that the branch points to at the remote now, empty
+	// where the remote has no such branch.
 	RemoteTip(ctx context.Context, branch string) (string, error)
 }
 
@@ -150,9 +153,18 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 }
 
+// errTakenOver says that another worker has recorded something of this
+// deployment's runs since our history was read, which must be read again.
+var errTakenOver = errors.New("another worker has taken over")
+
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
 // retry calls f until it succeeds, pausing longer each time; false when ctx ended first.
 func (w *Worker) retry(ctx context.Context, what string, f func() error) bool {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := f()
 		if err == nil {
 			return true
@@ -161,10 +173,8 @@ func (w *Worker) retry(ctx context.Context, what string, f func() error) bool {
 			return false
 		}
 		w.o.Logger.Warn("will try again", "doing", what, "in", pause.String(), "error", err)
-		select {
-		case <-ctx.Done():
+		if !sleep(ctx, pause) {
 			return false
-		case <-time.After(pause):
 		}
 	}
 }
@@ -205,23 +215,33 @@ func (w *Worker) locked(ctx context.Context, f func(held context.Context) error)
 // with (or rests for the next start, when ctx ended); an error means try again.
 func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	raw, err := w.o.Files.Read(e)
-	if errors.Is(err, queue.ErrGone) {
+	switch {
+	case errors.Is(err, queue.ErrGone):
 		return w.o.Queue.Done(e)
-	}
-	if err != nil {
+	case errors.Is(err, queue.ErrUnreadable):
+		return w.quarantine(e, err)
+	case err != nil:
 		return err
 	}
 	job, err := materializer.Decode(raw)
-	if err == nil && job.Deployment != w.o.Deployment.Slug {
-		err = fmt.Errorf("the entry is for deployment %q", job.Deployment)
-	}
 	if err != nil {
-		w.o.Logger.Error("unreadable queue entry, moved to quarantine", "entry", e.Name, "error", err)
-		return w.o.Queue.Quarantine(e, err)
+		return w.quarantine(e, err)
 	}
-	return w.locked(ctx, func(held context.Context) error {
+	if job.Deployment != w.o.Deployment.Slug || job.Name() != e.Name {
+		return w.quarantine(e, fmt.Errorf("it holds the entry %s of deployment %s", job.Name(), job.Deployment))
+	}
+	err = w.locked(ctx, func(held context.Context) error {
 		return w.decide(ctx, held, e, job)
 	})
+	if eventlog.Refused(err) {
+		return w.quarantine(e, err) // it never will be recorded, and others wait
+	}
+	return err
+}
+
+func (w *Worker) quarantine(e queue.Entry, reason error) error {
+	w.o.Logger.Error("queue entry moved to quarantine", "entry", e.Name, "error", reason)
+	return w.o.Queue.Quarantine(e, reason)
 }
 
 // logPath is the path of an attempt's run log; the other files of the attempt
