@@ -65,8 +65,8 @@ func (h *handler) enqueue(r *http.Request, b *body) record {
 	}
 	rec.delivery, rec.event = d.ID, d.Event
 	// What came in whole and signed is worth keeping, even when the sender did not
-	// wait for the answer. The request's context also ends when the time for the body
-	// runs out, which says nothing about how long the disk may take.
+	// wait for the answer. (The time limit on the body is over by now: net/http
+	// lifts it at the body's end.)
 	entry, err := h.queue.Put(context.WithoutCancel(r.Context()), d.ID, func(w io.Writer) error {
 		return d.EncodeChunksTo(w, b.chunks)
 	})

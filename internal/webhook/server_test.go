@@ -303,6 +303,42 @@ func TestASlowPutIsStillAcknowledged(t *testing.T) {
 	}
 }
 
+// A sender that hangs up before it has its answer, as GitHub does after ten
+// seconds, has nevertheless handed over its delivery.
+func TestAnImpatientSendersDeliveryIsKept(t *testing.T) {
+	var g *gate
+	f := start(t, Limits{}, func(o *Options) { g = newGate(o.Queue); o.Queue = g })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	noticed := make(chan struct{})
+	watch := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		context.AfterFunc(r.Context(), func() { close(noticed) })
+		f.h.ServeHTTP(w, r)
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- NewServer(watch, slog.New(slog.DiscardHandler), Limits{}).Serve(ctx, ln) }()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nX-GitHub-Delivery: a\r\nX-GitHub-Event: push\r\nContent-Type: application/json\r\n"+
+		"X-Hub-Signature-256: %s\r\nContent-Length: %d\r\n\r\n%s", pathWebhook, sign(secret, pushBody), len(pushBody), pushBody)
+	<-g.entered
+	c.Close()
+	<-noticed
+	close(g.pass)
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if e := f.entries(); len(e) != 1 {
+		t.Errorf("%d entries", len(e))
+	}
+}
+
 func TestDrain(t *testing.T) {
 	var g *gate
 	f := start(t, Limits{}, func(o *Options) { g = newGate(o.Queue); o.Queue = g })
