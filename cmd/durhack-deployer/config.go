@@ -17,7 +17,7 @@ func (c *cli) configCheckCommand() *cobra.Command {
 		Use: "check", Short: "Say whether the configuration is sound",
 		Long: `Reads the configuration and reports everything that is wrong with it: file,
 line, the key, and the nearest known key. Exit 0 means that serve would start.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := c.config()
 			if err != nil {
@@ -35,7 +35,7 @@ line, the key, and the nearest known key. Exit 0 means that serve would start.`,
 					enabled++
 				}
 			}
-			_, err = fmt.Fprintf(c.out, "ok: instance %s, %d deployments, %d enabled\n", cfg.Instance, len(cfg.Deployments), enabled)
+			_, err = fmt.Fprintf(c.out, "ok: instance %s, %s, %d enabled\n", cfg.Instance, counted(int64(len(cfg.Deployments)), "deployment", "deployments"), enabled)
 			return err
 		},
 	}
@@ -47,7 +47,7 @@ func (c *cli) configShowCommand() *cobra.Command {
 		Use: "show [--json]", Short: "Print every setting, and which file it came from",
 		Long: `Prints the effective settings, merged from all files, each with the file and
 line it came from, or "default" or "environment". Secrets are masked.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := c.config()
 			if err != nil {

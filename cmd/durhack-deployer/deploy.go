@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/user"
 	"strings"
 	"time"
@@ -34,7 +33,9 @@ every push: routed, logged, run by the daemon under the deployment's lock. REF
 is a branch, a tag or a commit hash; without it the tip of the deployment's
 branch is meant. A commit named with --ref is run even when something newer is
 live: that is how to go back on purpose.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  durhack-deployer deploy web --wait
+  durhack-deployer deploy web --ref 3f1c2a9be7d0   # back to this commit, on purpose`,
+		Args: takes("SLUG"), ValidArgsFunction: c.completeSlug,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.config()
 			if err != nil {
@@ -47,29 +48,32 @@ live: that is how to go back on purpose.`,
 			if asJSON {
 				err = writeJSON(c.out, map[string]string{"delivery_id": id, "deployment": args[0], "commit": commit})
 			} else {
-				_, err = fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", args[0], shortCommit(commit), id)
+				_, err = fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", printable(args[0]), shortCommit(commit), id)
 			}
-			if err != nil {
+			if err != nil && !errors.Is(err, errReaderLeft) {
 				return err
 			}
+			why := "`" + c.command("why", id) + "`"
 			if !wait {
 				if !asJSON {
-					fmt.Fprintf(c.err, "hint: `durhack-deployer why %s` tells how it went\n", id)
+					fmt.Fprintf(c.err, "hint: %s tells how it went; --wait would have waited for it\n", why)
 				}
 				return nil
 			}
-			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
-				live := false
-				err := c.follow(cmd.Context(), store.Log, id, func(e eventlog.Event) { live = e.Type == eventlog.TypeDeployed })
-				if err == nil && !live {
-					err = &hintedError{errors.New("it did not go live"), "`durhack-deployer why " + id + "` says why"}
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				end, err := c.follow(cmd.Context(), cfg, store, id, asJSON)
+				switch {
+				case errors.Is(err, context.Canceled):
+					return &hintedError{err, "the deploy goes on without you: " + why + " tells how it went"}
+				case err == nil && !wentLive(end):
+					return &hintedError{errors.New("it did not go live"), why + " says why"}
 				}
 				return err
 			})
 		},
 	}
 	cmd.Flags().StringVar(&ref, "ref", "", "`REF` to deploy: a branch, a tag or a commit hash (default: the tip of the deployment's branch)")
-	cmd.Flags().BoolVar(&wait, "wait", false, "print the story until it ends; exit 1 unless it went live")
+	cmd.Flags().BoolVar(&wait, "wait", false, "print the story until it ends (with --json its events); exit 1 unless it went live")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -165,18 +169,4 @@ func actor() string {
 		name = fmt.Sprintf("uid %d", os.Getuid())
 	}
 	return name
-}
-
-// runGit runs git outside of any deployment, for the demo's sample.
-func runGit(ctx context.Context, dir string, env []string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), env...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
-	}
-	return string(out), nil
 }

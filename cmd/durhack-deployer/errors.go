@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
@@ -32,38 +35,39 @@ type hintedError struct {
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
 
-// silentError is a failure whose words have been printed already.
-type silentError struct{}
-
-func (silentError) Error() string { return "failed" }
-
-// report prints err with what to do about it, and returns the exit code.
-func report(w io.Writer, err error) int {
-	if err == nil {
-		return exitDone
-	}
+// report prints err with what to do about it, and returns the exit code. cmd is
+// the command that was called, as far as it could be told; it may be nil.
+func report(w io.Writer, cmd *cobra.Command, err error) int {
 	var usage *usageError
-	var silent silentError
 	var many *config.Errors
 	switch {
-	case errors.As(err, &silent):
-		return exitError
-	case errors.Is(err, context.Canceled):
-		fmt.Fprintln(w, "durhack-deployer: stopped")
-		return exitError
+	case err == nil, errors.Is(err, errReaderLeft):
+		return exitDone
 	case errors.As(err, &many):
 		for _, line := range strings.Split(strings.TrimSpace(many.Error()), "\n") {
 			fmt.Fprintln(w, printable(line))
 		}
-		fmt.Fprintln(w, "hint: mend the lines above, then see `durhack-deployer config check`")
+		fmt.Fprintln(w, "hint: mend the lines above; `durhack-deployer config check` says whether it is well then")
 		return exitError
 	}
-	fmt.Fprintf(w, "durhack-deployer: %s\n", printableLines(err.Error()))
-	if h := hint(err); h != "" {
-		fmt.Fprintf(w, "hint: %s\n", h)
+	text, next := err.Error(), hint(err)
+	if errors.Is(err, context.Canceled) {
+		text = "stopped"
 	}
+	fmt.Fprintf(w, "durhack-deployer: %s\n", printableLines(text))
 	if errors.As(err, &usage) {
-		fmt.Fprintln(w, "hint: `durhack-deployer --help` lists the commands, `durhack-deployer COMMAND --help` their flags")
+		switch {
+		case next != "":
+		case cmd == nil || !cmd.HasParent():
+			next = "`durhack-deployer --help` lists the commands"
+		default:
+			next = fmt.Sprintf("usage: `%s`; with --help it tells more", cmd.UseLine())
+		}
+	}
+	if next != "" {
+		fmt.Fprintf(w, "hint: %s\n", printable(next))
+	}
+	if usage != nil {
 		return exitUsage
 	}
 	return exitError
@@ -79,14 +83,36 @@ func hint(err error) string {
 	if errors.As(err, &tooNew) {
 		return "install the newer durhack-deployer that migrated this database, or restore the database of this one"
 	}
+	if errors.Is(err, git.ErrRefNotFound) {
+		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that have been fetched before"
+	}
+	var dsn *pgconn.ParseConfigError
+	if errors.As(err, &dsn) {
+		return "write database_url (or DATABASE_URL) as postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+	}
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "42P01" { // undefined_table
-		return "run `durhack-deployer migrate` first"
+	if errors.As(err, &pg) {
+		if next, ok := pgHints[pg.Code]; ok {
+			return next
+		}
 	}
 	var connect *pgconn.ConnectError
 	var op *net.OpError
 	if errors.As(err, &connect) || errors.As(err, &op) && op.Op == "dial" {
 		return "is Postgres up? check database_url (or DATABASE_URL); without either, a private server in state_dir is used"
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "run it as the user that the daemon runs as, or as root"
+	}
 	return ""
+}
+
+// pgHints are for what Postgres answers before it lets us in, by SQLSTATE.
+var pgHints = map[string]string{
+	"28P01": "check the user and the password in database_url (or DATABASE_URL)",
+	"28000": "check the user in database_url (or DATABASE_URL), and whether pg_hba.conf lets it in",
+	"3D000": "make the database first: createdb NAME",
+	"42P01": "run `durhack-deployer migrate` first",
+	"42501": "the user of database_url may not do that: see docs/operations.md for the rights it needs",
+	"53300": "the server has no connection to spare: raise its max_connections, or see who holds them in pg_stat_activity",
 }

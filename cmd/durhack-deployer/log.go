@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,41 +22,40 @@ func (c *cli) logCommand() *cobra.Command {
 		filter         eventlog.Filter
 	)
 	cmd := &cobra.Command{
-		Use:   "log [--delivery ID] [--deployment SLUG] [--type TYPE] [--since TIME] [--until TIME] [--after POSITION] [--limit N] [--follow] [--json]",
+		Use:   "log [FILTER...] [--follow] [--json]",
 		Short: "Print the events of the log",
-		Long: `Prints the events of the log in order, a line each; filters combine. TIME is
-2026-01-31, "2026-01-31 15:04", an RFC 3339 time, or how long ago: 90m, 30d.
-With --limit the newest N are printed (the first N after --after or --since, where one is given).`,
-		Args: cobra.NoArgs,
+		Long: `Prints the events of the log in order, a line each: position, time, type,
+deployment, what happened, and the delivery with its attempt if it is not the
+first. Filters combine. TIME is 2026-01-31, "2026-01-31 15:04", an RFC 3339 time,
+or how long ago: 90m, 30d. --limit prints the newest N, or the first N after
+--after or --since where one is given.`,
+		Example: `  durhack-deployer log --limit 20
+  durhack-deployer log --type failed,interrupted --since 7d
+  durhack-deployer log --deployment web --follow
+  durhack-deployer log --json --after 1200 | jq -r .delivery_id`,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			now := time.Now()
-			for _, p := range []struct {
-				s  string
-				to *time.Time
-			}{{since, &filter.Since}, {until, &filter.Until}} {
-				if p.s == "" {
-					continue
-				}
-				t, err := parseTime(p.s, now)
-				if err != nil {
-					return err
-				}
-				*p.to = t
+			err := parseTimes(time.Now(), timeFlag{"since", since, &filter.Since}, timeFlag{"until", until, &filter.Until})
+			if err != nil {
+				return err
 			}
 			for _, t := range types {
 				if !eventlog.Known(eventlog.Type(t)) {
-					return usagef("unknown event type %q; one of: %s", t, typeNames())
+					return usagef("--type: unknown event type %q; one of: %s", t, typeNames())
 				}
 				filter.Types = append(filter.Types, eventlog.Type(t))
 			}
-			if filter.Limit < 0 || filter.After < 0 {
-				return usagef("--limit and --after take a number that is not negative")
+			if cmd.Flags().Changed("limit") && filter.Limit < 1 {
+				return usagef("--limit takes a number from 1 on, not %d", filter.Limit)
+			}
+			if filter.After < 0 {
+				return usagef("--after takes a position, from 0 on, not %d", filter.After)
 			}
 			if follow && (!filter.Until.IsZero() || filter.Limit > 0) {
 				return usagef("--follow goes on until interrupted: leave out --until and --limit")
 			}
-			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
-				emit := c.eventPrinter(asJSON)
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				emit := c.eventPrinter(cfg, asJSON, false)
 				if follow {
 					return c.followLog(cmd.Context(), store.Log, filter, emit)
 				}
@@ -76,23 +76,26 @@ With --limit the newest N are printed (the first N after --after or --since, whe
 	f.StringVar(&filter.DeliveryID, "delivery", "", "only events of this delivery `ID`")
 	f.StringVar(&filter.Deployment, "deployment", "", "only events of this deployment `SLUG`")
 	f.StringSliceVar(&types, "type", nil, "only events of this `TYPE`; repeat or separate by commas")
-	f.StringVar(&since, "since", "", "only events recorded at or after `TIME`")
-	f.StringVar(&until, "until", "", "only events recorded before `TIME`")
+	f.StringVar(&since, "since", "", "only events recorded at or after this "+timeUsage)
+	f.StringVar(&until, "until", "", "only events recorded before this "+timeUsage)
 	f.Int64Var(&filter.After, "after", 0, "only events after this `POSITION`")
 	f.IntVar(&filter.Limit, "limit", 0, "at most `N` events")
 	f.BoolVarP(&follow, "follow", "f", false, "go on printing events as they are appended, until interrupted")
 	jsonFlag(cmd, &asJSON)
+	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(strings.Split(typeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// eventPrinter prints events as JSON lines or as the story's lines.
-func (c *cli) eventPrinter(asJSON bool) func(eventlog.Event) error {
-	p := painterFor(c.out)
+// eventPrinter prints events as JSON lines or as the story's lines; see story
+// for what one means.
+func (c *cli) eventPrinter(cfg *config.Config, asJSON, one bool) func(eventlog.Event) error {
+	s := newStory(painterFor(c.out), cfg.Slugs(), one)
 	return func(e eventlog.Event) error {
 		if asJSON {
 			return writeJSON(c.out, e)
 		}
-		_, err := fmt.Fprintln(c.out, storyLine(e, p))
+		_, err := fmt.Fprintln(c.out, s.line(e))
 		return err
 	}
 }
@@ -118,12 +121,9 @@ func (c *cli) followLog(ctx context.Context, log *eventlog.Log, filter eventlog.
 }
 
 func typeNames() string {
-	s := ""
-	for i, t := range eventlog.Types() {
-		if i > 0 {
-			s += ", "
-		}
-		s += string(t)
+	var names []string
+	for _, t := range eventlog.Types() {
+		names = append(names, string(t))
 	}
-	return s
+	return strings.Join(names, ", ")
 }

@@ -6,59 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
+	"unicode/utf16"
 
 	"golang.org/x/term"
 )
-
-// Everything that is printed may hold payload text. Outside JSON it goes
-// through printable, so that it can neither break a line nor drive a terminal.
-
-// printable escapes what is not a printable character.
-func printable(s string) string {
-	clean := true
-	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			clean = false
-			break
-		}
-	}
-	if clean {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && size <= 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r < 0x100:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-		i += size
-	}
-	return b.String()
-}
-
-// printableLines keeps line breaks, for text that is shown as a block.
-func printableLines(s string) string {
-	lines := strings.Split(s, "\n")
-	for i, line := range lines {
-		lines[i] = printable(strings.ReplaceAll(strings.TrimRight(line, "\r"), "\t", "    "))
-	}
-	return strings.Join(lines, "\n")
-}
 
 // writeJSON prints one object on one line. JSON strings may hold C1 controls
 // and bidirectional overrides as they are; here they are escaped.
@@ -69,11 +22,15 @@ func writeJSON(w io.Writer, v any) error {
 	}
 	var b bytes.Buffer
 	for _, r := range string(raw) {
-		if r >= 0x7f && !unicode.IsPrint(r) && r <= 0xffff {
+		switch {
+		case r < 0x7f || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r <= 0xffff:
 			fmt.Fprintf(&b, `\u%04x`, r)
-			continue
+		default: // JSON has no other way to write these, as tags and the like
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
 		}
-		b.WriteRune(r)
 	}
 	b.WriteByte('\n')
 	_, err = w.Write(b.Bytes())
@@ -82,6 +39,9 @@ func writeJSON(w io.Writer, v any) error {
 
 // isTerminal says whether w is a terminal that may get colour and redrawing.
 func isTerminal(w io.Writer) bool {
+	if o, ok := w.(output); ok {
+		w = o.Writer
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
@@ -104,72 +64,19 @@ type painter bool
 func painterFor(w io.Writer) painter { return painter(isTerminal(w) && os.Getenv("NO_COLOR") == "") }
 
 func (p painter) paint(c colour, s string) string {
-	if !p {
+	if !p || c == "" {
 		return s
 	}
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-// table prints aligned rows; every cell is escaped. Colours are added after
-// the alignment, which text/tabwriter cannot do.
-type table struct {
-	w    io.Writer
-	rows [][]cell
-}
-
-type cell struct {
-	text   string
-	colour colour
-}
-
-func newTable(w io.Writer, header ...string) *table {
-	t := &table{w: w}
-	t.row(header...)
-	return t
-}
-
-func (t *table) row(cells ...string) { t.paintedRow(-1, "", cells...) }
-
-// paintedRow is row with one cell in colour.
-func (t *table) paintedRow(column int, c colour, cells ...string) {
-	row := make([]cell, len(cells))
-	for i, text := range cells {
-		row[i].text = printable(text)
-		if i == column {
-			row[i].colour = c
-		}
+// progress shows a running count on a terminal, and nothing elsewhere.
+func (c *cli) progress(what string) (show func(done, total int64), finish func()) {
+	if !isTerminal(c.err) {
+		return func(int64, int64) {}, func() {}
 	}
-	t.rows = append(t.rows, row)
-}
-
-func (t *table) flush() error {
-	var widths []int
-	for _, row := range t.rows {
-		for i, c := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
-		}
-	}
-	p := painterFor(t.w)
-	for _, row := range t.rows {
-		var line strings.Builder
-		for i, c := range row {
-			text := c.text
-			if c.colour != "" {
-				text = p.paint(c.colour, text)
-			}
-			line.WriteString(text)
-			if i < len(row)-1 {
-				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
-			}
-		}
-		if _, err := fmt.Fprintln(t.w, strings.TrimRight(line.String(), " ")); err != nil {
-			return err
-		}
-	}
-	return nil
+	return func(done, total int64) { fmt.Fprintf(c.err, "\r%d of %d %s", done, total, what) },
+		func() { fmt.Fprint(c.err, "\r\x1b[K") }
 }
 
 func shortCommit(commit string) string {
@@ -181,6 +88,14 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
+}
+
+// counted is "1 delivery", "2 deliveries".
+func counted(n int64, one, more string) string {
+	if n == 1 {
+		more = one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 // clock is a moment in the reader's zone, to the second.
@@ -199,4 +114,11 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%dh%02dm ago", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
+}
+
+func millis(ms int64) string {
+	if ms < 1000 {
+		return fmt.Sprintf("%d ms", ms)
+	}
+	return fmt.Sprintf("%.1f s", float64(ms)/1000)
 }

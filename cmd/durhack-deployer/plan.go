@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +16,9 @@ func (c *cli) planCommand() *cobra.Command {
 		Use: "plan SLUG [--ref REF] [--json]", Short: "Print the steps that a deploy would run, without running them",
 		Long: `Prints the plan of a deployment for a branch, tag or commit hash (default: the
 tip of its branch). The remote is asked for the commit; nothing else is done.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  durhack-deployer plan web
+  durhack-deployer plan web --ref v1.2.0`,
+		Args: takes("SLUG"), ValidArgsFunction: c.completeSlug,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.config()
 			if err != nil {
@@ -80,16 +81,4 @@ func (c *cli) printPlan(slug, commit string, plan handlers.Plan, asJSON bool) er
 		t.row(fmt.Sprint(i+1), s.Name, timeout, runs)
 	}
 	return t.flush()
-}
-
-// quoteArgv shows where each argument begins and ends.
-func quoteArgv(argv []string) string {
-	quoted := make([]string, len(argv))
-	for i, a := range argv {
-		if a == "" || strings.ContainsAny(a, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
-			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-		}
-		quoted[i] = a
-	}
-	return strings.Join(quoted, " ")
 }

@@ -21,7 +21,7 @@ func (c *cli) projectionsCommand() *cobra.Command {
 
 func (c *cli) projectionsRebuildCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "rebuild", Short: "Rebuild the read models from the log", Args: cobra.NoArgs,
+		Use: "rebuild", Short: "Rebuild the read models from the log", Args: takes(),
 		Long: "Folds the whole log anew and puts the result in place of the read models. The\ndaemon may run meanwhile.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
@@ -35,7 +35,7 @@ func (c *cli) projectionsRebuildCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(c.out, "rebuilt from %d events in %s\n", last, time.Since(begin).Round(time.Millisecond))
+				_, err = fmt.Fprintf(c.out, "rebuilt from %s in %s\n", counted(last, "event", "events"), time.Since(begin).Round(time.Millisecond))
 				return err
 			})
 		},
@@ -55,7 +55,10 @@ type lagRow struct {
 func (c *cli) projectionsStatusCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "status [--json]", Short: "Say how far each read model is behind the log", Args: cobra.NoArgs,
+		Use: "status [--json]", Short: "Say how far each read model is behind the log", Args: takes(),
+		Long: `Prints, for each read model, the position that it has reached, the log's newest
+position, and the difference in events and in seconds. ERROR says why it stopped,
+if it did: it is never behind in silence.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
 				lags, err := projections.New(store.Pool, store.Log, discard()).Lag(cmd.Context())
@@ -74,7 +77,7 @@ func (c *cli) projectionsStatusCommand() *cobra.Command {
 						}
 						continue
 					}
-					t.row(row.Name, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%d events, %.1f s", row.Events, row.Seconds), orDash(row.Error))
+					t.row(row.Name, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
 				}
 				if asJSON {
 					return nil

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -38,7 +39,9 @@ func (c *cli) queueListCommand() *cobra.Command {
 directories themselves: it works while the database is away. Entries in
 quarantine could not be read; their reason is shown. Once the cause is mended,
 move the file back into the queue's directory, or delete it.`,
-		Args: cobra.MaximumNArgs(1),
+		Example: `  durhack-deployer queue list
+  durhack-deployer queue list main --json`,
+		Args: takesUpTo(0, "QUEUE"), ValidArgsFunction: c.completeSlug,
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := c.config()
 			if err != nil {
@@ -50,7 +53,7 @@ move the file back into the queue's directory, or delete it.`,
 			}
 			if len(args) == 1 {
 				if !slices.Contains(names, args[0]) {
-					return usagef("no queue %q in %s; there are: %v", args[0], filepath.Join(cfg.StateDir, "queues"), names)
+					return usagef("no queue %q in %s; one of: %s", args[0], filepath.Join(cfg.StateDir, "queues"), strings.Join(names, ", "))
 				}
 				names = args
 			}
@@ -139,7 +142,7 @@ func (c *cli) queueRebuildCommand() *cobra.Command {
 files that are missing are written, files whose work has ended are removed. The
 main queue is not touched: it is the one place that the log does not know yet.
 The daemon may run meanwhile.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				if err := daemon.RebuildQueues(cmd.Context(), cfg, store, c.logger(slog.LevelWarn)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ type replayOptions struct {
 func (c *cli) replayCommand() *cobra.Command {
 	var o replayOptions
 	cmd := &cobra.Command{
-		Use:   "replay (DELIVERY... | --failed | --since TIME) [--until TIME] [--deployment SLUG] --reason TEXT [--json]",
+		Use:   "replay (DELIVERY... | --failed | --since TIME) --reason TEXT [--json]",
 		Short: "Run past deliveries again, as new attempts",
 		Long: `Decides each delivery anew by today's configuration, appends a "replayed" event
 with your name and reason, and so orders new attempts, which the daemon runs.
@@ -37,20 +38,27 @@ voided as stale all the same: to go back, use "deploy --ref".
 
 --failed takes the deliveries whose newest attempt failed; with --since or
 --until those received in the window. --deployment replays only that part.`,
+		Example: `  durhack-deployer replay 72d3162e-cc78-11e3-81ab-4c9367dc0958 --reason "the disk was full"
+  durhack-deployer replay --failed --since 2h --reason "the registry was down"`,
+		ValidArgsFunction: completeNothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.check(args); err != nil {
+			filter, err := o.check(args, time.Now())
+			if err != nil {
 				return err
 			}
-			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				if o.deployment != "" {
-					if _, err := deployment(cfg, o.deployment); err != nil {
-						return err
-					}
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			if o.deployment != "" {
+				if _, err := deployment(cfg, o.deployment); err != nil {
+					return err
 				}
-				ids := args
+			}
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				ids := unique(args)
 				if len(ids) == 0 {
-					var err error
-					if ids, err = o.find(cmd.Context(), cfg, store, time.Now()); err != nil {
+					if ids, err = o.find(cmd.Context(), cfg, store, filter); err != nil {
 						return err
 					}
 					if len(ids) == 0 {
@@ -68,42 +76,44 @@ voided as stale all the same: to go back, use "deploy --ref".
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.failed, "failed", false, "the deliveries whose newest attempt failed")
-	f.StringVar(&o.since, "since", "", "deliveries received at or after `TIME`")
-	f.StringVar(&o.until, "until", "", "deliveries received before `TIME`")
+	f.StringVar(&o.since, "since", "", "the deliveries received at or after this "+timeUsage)
+	f.StringVar(&o.until, "until", "", "the deliveries received before this "+timeUsage)
 	f.StringVar(&o.deployment, "deployment", "", "replay only for this deployment `SLUG`")
 	f.StringVar(&o.reason, "reason", "", "why, for the log: `TEXT` (required)")
 	jsonFlag(cmd, &o.json)
+	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
 	return cmd
 }
 
-func (o replayOptions) check(args []string) error {
+// check refuses wrong calls; the filter chooses the deliveries of the window.
+func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filter, err error) {
 	window := o.failed || o.since != "" || o.until != ""
 	switch {
 	case len(args) == 0 && !window:
-		return usagef("name deliveries, or choose them with --failed, --since or --until")
+		return filter, usagef("name deliveries, or choose them with --failed, --since or --until")
 	case len(args) > 0 && window:
-		return usagef("name deliveries or choose them with --failed, --since or --until, not both")
+		return filter, usagef("name deliveries or choose them with --failed, --since or --until, not both")
 	case strings.TrimSpace(o.reason) == "":
-		return usagef("say why with --reason TEXT: it goes into the log with your name")
+		return filter, usagef("say why with --reason TEXT: it goes into the log with your name")
 	}
-	return nil
+	filter.Types = []eventlog.Type{eventlog.TypeReceived}
+	return filter, parseTimes(now, timeFlag{"since", o.since, &filter.Since}, timeFlag{"until", o.until, &filter.Until})
+}
+
+// unique leaves out what was named before: a slip must not deploy twice.
+func unique(ids []string) []string {
+	var once []string
+	for _, id := range ids {
+		if !slices.Contains(once, id) {
+			once = append(once, id)
+		}
+	}
+	return once
 }
 
 // find lists the deliveries that --failed and the time window choose, in order of arrival.
-func (o replayOptions) find(ctx context.Context, cfg *config.Config, store *daemon.Store, now time.Time) ([]string, error) {
-	filter := eventlog.Filter{Instance: cfg.Instance, Types: []eventlog.Type{eventlog.TypeReceived}}
-	for _, b := range []struct {
-		text string
-		to   *time.Time
-	}{{o.since, &filter.Since}, {o.until, &filter.Until}} {
-		if b.text == "" {
-			continue
-		}
-		var err error
-		if *b.to, err = parseTime(b.text, now); err != nil {
-			return nil, err
-		}
-	}
+func (o replayOptions) find(ctx context.Context, cfg *config.Config, store *daemon.Store, filter eventlog.Filter) ([]string, error) {
+	filter.Instance = cfg.Instance
 	var ids []string
 	for e, err := range store.Log.Find(ctx, filter) {
 		if err != nil {
@@ -216,7 +226,7 @@ func (c *cli) notReplayed(id, why string, asJSON bool) error {
 			return err
 		}
 	}
-	return &hintedError{fmt.Errorf("%s is not replayed, because it would be voided again: %s", id, why), "mend the configuration first; `durhack-deployer why " + id + "` tells its past"}
+	return &hintedError{fmt.Errorf("%s is not replayed, because it would be voided again: %s", id, why), "mend the configuration first; `" + c.command("why", id) + "` tells its past"}
 }
 
 // storedDelivery puts a delivery together again from its received event and

@@ -1,30 +1,17 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
-	"time"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 )
-
-// The exit codes are part of the contract.
-const (
-	exitDone  = 0
-	exitError = 1
-	exitUsage = 2
-)
-
-// sameSignal is how soon a second signal is still the first one.
-const sameSignal = 300 * time.Millisecond
 
 type streams struct {
 	in       io.Reader
@@ -36,95 +23,86 @@ type cli struct {
 	streams
 	configPaths []string
 	verbose     bool
+
+	mu       sync.Mutex
+	onGiveUp func()
 }
 
-// run is the whole program but os.Exit. The first SIGINT or SIGTERM ends the
-// context, so that the verb drains; a second one gives up at once.
-func run(args []string, s streams) int {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+// The groups of commands in `--help`.
+const (
+	groupRun  = "run"
+	groupAsk  = "ask"
+	groupAct  = "act"
+	groupKeep = "keep"
+)
 
-	done := make(chan error, 1)
-	go func() { done <- newRoot(s, args).ExecuteContext(ctx) }()
-	var first time.Time
-	for {
-		select {
-		case err := <-done:
-			return report(s.err, err)
-		case sig := <-signals:
-			// One Ctrl-C may come twice: from the terminal, and passed on by a parent.
-			if first.IsZero() {
-				first = time.Now()
-				cancel()
-			}
-			if time.Since(first) < sameSignal {
-				continue
-			}
-			fmt.Fprintf(s.err, "durhack-deployer: a second %s: giving up at once; the next start puts things in order\n", sig)
-			return exitError
-		}
-	}
-}
-
-func newRoot(s streams, args []string) *cobra.Command {
-	c := &cli{streams: s}
+func newRoot(c *cli, args []string) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "durhack-deployer",
+		Use:   "durhack-deployer COMMAND",
 		Short: "Deploy apps when they are pushed to GitHub, and say what is live and why",
 		Long: `durhack-deployer deploys a team's apps when they push to GitHub, and answers
 what is live, who put it there, when, and why a push did or did not deploy.
 
-Try it:        durhack-deployer demo
-Run it:        durhack-deployer serve
-Ask it:        durhack-deployer status | log | why DELIVERY
-
 Without --config, the *.toml files of /etc/durhack-deployer/ are read, or else
 those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong.`,
+		Example: `  durhack-deployer demo                 see it work; needs nothing but git
+  durhack-deployer serve                run it
+  durhack-deployer status               what is live?
+  durhack-deployer why DELIVERY         why did, or didn't, that push deploy?`,
+		Version:       version().String(),
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
+				cmd.SetOut(c.err)
 				_ = cmd.Help()
 				return usagef("say what to do: one of the commands above")
 			}
-			msg := fmt.Sprintf("unknown command %q", args[0])
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				msg += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
-			}
-			return usagef("%s", msg)
+			return unknownCommand(cmd, args[0])
 		},
 	}
 	root.SetArgs(args)
-	root.SetIn(s.in)
-	root.SetOut(s.out)
-	root.SetErr(s.err)
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.err)
 	root.SuggestionsMinimumDistance = 2
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.PersistentFlags().StringArrayVar(&c.configPaths, "config", nil, "configuration `FILE` or directory; repeat to merge several, later ones win")
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(usageTemplate)
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.PersistentFlags().StringArrayVar(&c.configPaths, "config", nil, "read the configuration from this `FILE` or directory; repeat to merge several, later ones win")
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "say more on standard error")
-	root.CompletionOptions.DisableDescriptions = false
 
-	root.AddCommand(
-		c.serveCommand(), c.listenCommand(), c.workCommand(), c.demoCommand(), c.migrateCommand(),
-		c.statusCommand(), c.logCommand(), c.whyCommand(), c.deployCommand(), c.replayCommand(),
-		c.queueCommand(), c.projectionsCommand(), c.verifyCommand(), c.configCommand(), c.planCommand(),
-		c.versionCommand(),
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run it:"},
+		&cobra.Group{ID: groupAsk, Title: "Ask it:"},
+		&cobra.Group{ID: groupAct, Title: "Make it act:"},
+		&cobra.Group{ID: groupKeep, Title: "Keep it in order:"},
 	)
+	for _, g := range []struct {
+		id   string
+		cmds []*cobra.Command
+	}{
+		{groupRun, []*cobra.Command{c.demoCommand(), c.serveCommand(), c.listenCommand(), c.workCommand()}},
+		{groupAsk, []*cobra.Command{c.statusCommand(), c.whyCommand(), c.logCommand(), c.planCommand()}},
+		{groupAct, []*cobra.Command{c.deployCommand(), c.replayCommand()}},
+		{groupKeep, []*cobra.Command{c.configCommand(), c.migrateCommand(), c.verifyCommand(), c.queueCommand(), c.projectionsCommand()}},
+		{"", []*cobra.Command{c.versionCommand()}},
+	} {
+		for _, cmd := range g.cmds {
+			cmd.GroupID = g.id
+			root.AddCommand(cmd)
+		}
+	}
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
 	for _, cmd := range allCommands(root) {
 		cmd.DisableFlagsInUseLine = true
-		if cmd.Args != nil {
-			check := cmd.Args
-			cmd.Args = func(cmd *cobra.Command, args []string) error {
-				if err := check(cmd, args); err != nil {
-					return &usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
-				}
-				return nil
-			}
+		switch cmd.Name() {
+		case "help":
+			cmd.RunE, cmd.Run = func(_ *cobra.Command, args []string) error { return help(root, args) }, nil
+		case "completion":
+			cmd.RunE = func(cmd *cobra.Command, args []string) error { return subcommand(cmd, args) }
+			cmd.Args = cobra.ArbitraryArgs
 		}
 	}
 	return root
@@ -139,22 +117,43 @@ func allCommands(root *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// group makes a command that only holds others: called bare, or with a word
-// that is none of them, it is a wrong call.
+// help prints a command's help; cobra's own exits with 0 for an unknown one.
+func help(root *cobra.Command, args []string) error {
+	cmd, rest, err := root.Find(args)
+	if err != nil || cmd == nil || len(rest) > 0 {
+		if cmd == nil || cmd == root {
+			return unknownCommand(root, args[0])
+		}
+		return unknownCommand(cmd, rest[0])
+	}
+	cmd.InitDefaultHelpFlag()
+	return cmd.Help()
+}
+
+// group makes a command that only holds others.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs}
+	cmd := &cobra.Command{Use: use + " COMMAND", Short: short, Args: cobra.ArbitraryArgs, RunE: subcommand}
 	cmd.AddCommand(subs...)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		names := []string{}
-		for _, sub := range subs {
+	return cmd
+}
+
+// subcommand is the run of a command that only holds others: called bare, or
+// with a word that is none of them, it is a wrong call.
+func subcommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return unknownCommand(cmd, args[0])
+	}
+	return usagef("%q needs one of: %s", cmd.CommandPath(), strings.Join(subNames(cmd), ", "))
+}
+
+func subNames(cmd *cobra.Command) []string {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
 			names = append(names, sub.Name())
 		}
-		if len(args) > 0 {
-			return usagef("unknown command %q for %q; one of: %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
-		}
-		return usagef("%q needs one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
 	}
-	return cmd
+	return names
 }
 
 // config loads the configuration that --config names, or the default one.
@@ -189,22 +188,28 @@ func (c *cli) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(c.err, opts))
 }
 
-// parseTime reads what people type for a moment: RFC 3339, a local date, a
-// local date and time, or how long ago ("90m", "30d").
-func parseTime(s string, now time.Time) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n int
-		if _, err := fmt.Sscanf(days+" ", "%d ", &n); err == nil && n >= 0 && fmt.Sprint(n) == days {
-			return now.AddDate(0, 0, -n), nil
-		}
-	}
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	return time.Time{}, usagef("%q is not a time; write 2026-01-31, \"2026-01-31 15:04\", 2026-01-31T15:04:05Z, or how long ago: 90m, 30d", s)
-}
+// usageTemplate is cobra's, without what a reader does not need: the usage line
+// of the bare group, and the global flags of each command told in one line.
+const usageTemplate = `Usage:
+  {{.UseLine}}{{if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}{{if .HasAvailableSubCommands}}{{$cmds := .Commands}}{{if eq (len .Groups) 0}}
+
+Commands:{{range $cmds}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{else}}{{range $group := .Groups}}
+
+{{.Title}}{{range $cmds}}{{if (and (eq .GroupID $group.ID) .IsAvailableCommand)}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}
+
+Other:{{range $cmds}}{{if (and (eq .GroupID "") (or .IsAvailableCommand (eq .Name "help")))}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableInheritedFlags}}
+
+Flags of every command:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
+
+` + "`{{.CommandPath}} COMMAND --help`" + ` tells more about a command.{{end}}
+`

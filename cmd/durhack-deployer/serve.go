@@ -31,7 +31,7 @@ webhook secret and opens no public port; "listen" fills its main queue.`, false,
 
 func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+		Use: use, Short: short, Long: long, Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.config()
 			if err != nil {

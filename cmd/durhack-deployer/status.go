@@ -59,21 +59,22 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use: "status [--at TIME] [--json]", Short: "Print what is live at each deployment",
 		Long: `Prints a line for each configured deployment: its status (never, pending,
 running, live, failed, disabled), the commit that is live, since when, by whom
-and by which delivery. --at folds the log up to that moment instead.`,
-		Args: cobra.NoArgs,
+and by which delivery, how many deliveries wait, and what needs attention.
+--at folds the log up to that moment instead.`,
+		Example: `  durhack-deployer status
+  durhack-deployer status --at "2026-01-31 15:04"
+  durhack-deployer status --json | jq -r 'select(.status == "failed").slug'`,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if at != "" {
-				var err error
-				if o.at, err = parseTime(at, time.Now()); err != nil {
-					return err
-				}
+			if err := parseTimes(time.Now(), timeFlag{"at", at, &o.at}); err != nil {
+				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				return c.status(cmd.Context(), cfg, store, o)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&at, "at", "", "the state at `TIME`: 2026-01-31, \"2026-01-31 15:04\", RFC 3339, or how long ago: 90m, 30d")
+	cmd.Flags().StringVar(&at, "at", "", "the state as it was at this "+timeUsage)
 	jsonFlag(cmd, &o.json)
 	return cmd
 }
@@ -95,6 +96,9 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		fmt.Fprintln(c.out, "no deployments are configured")
 		return nil
 	}
+	if !o.at.IsZero() {
+		fmt.Fprintf(c.out, "as of %s%s:\n", clock(o.at), map[bool]string{true: ", when the log had no event of these"}[len(known) == 0])
+	}
 	t := newTable(c.out, "DEPLOYMENT", "STATUS", "LIVE", "SINCE", "BY", "DELIVERY", "WAITING", "NOTE")
 	for _, slug := range cfg.Slugs() {
 		row := newStatusRow(cfg.Deployments[slug], known[slug])
@@ -115,7 +119,8 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
 	main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue))
 	if err == nil && len(main) > 0 {
-		fmt.Fprintf(c.out, "%d deliveries wait to be routed; is `durhack-deployer work` or `serve` running?\n", len(main))
+		fmt.Fprintf(c.out, "%s in the main queue, not routed yet; is `durhack-deployer work` or `serve` running?\n",
+			counted(int64(len(main)), "delivery is", "deliveries are"))
 	}
 	lags, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
 	if err != nil {
@@ -123,7 +128,8 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	}
 	for _, lag := range lags {
 		if lag.Events > 0 {
-			fmt.Fprintf(c.out, "this is %d events behind the log (projection %s); is the daemon running?\n", lag.Events, lag.Name)
+			fmt.Fprintf(c.out, "this is %s behind the log; is `durhack-deployer work` or `serve` running? (see `projections status`)\n",
+				counted(lag.Events, "event", "events"))
 		}
 	}
 	return nil
@@ -211,9 +217,9 @@ func (r statusRow) note() string {
 		if r.Failure.ExitCode != nil {
 			s += fmt.Sprintf(", exit %d", *r.Failure.ExitCode)
 		}
-		return s + "; why " + r.Last.DeliveryID
+		return s + ": why " + r.Last.DeliveryID
 	case r.Status == string(projections.StatusRunning):
-		return fmt.Sprintf("%s since %s; why %s", shortCommit(r.Last.Commit), clock(r.Last.At), r.Last.DeliveryID)
+		return fmt.Sprintf("%s since %s: why %s", shortCommit(r.Last.Commit), clock(r.Last.At), r.Last.DeliveryID)
 	}
 	return ""
 }

@@ -31,7 +31,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 		Long: `Runs the embedded migrations behind an advisory lock, so that several may start
 at once. "serve" and "work" do the same when they start. A schema that is newer
 than this binary is refused.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.config()
 			if err != nil {

@@ -22,7 +22,48 @@ func typeColour(t eventlog.Type) colour {
 	return grey
 }
 
-// summary is an event in a line: what happened, without who and when.
+const (
+	typeWidth = len(eventlog.TypeInterrupted) // the longest
+	// maxSummary bounds, in characters, what a line of the story says of an
+	// event; `why` and --json tell all of it.
+	maxSummary = 400
+	// maxSlugWidth keeps one long name from pushing every line to the right.
+	maxSlugWidth = 24
+)
+
+// story prints events, a line each, as `log`, `demo` and `deploy --wait` do.
+type story struct {
+	p painter
+	// slugWidth is the width of the column of deployments.
+	slugWidth int
+	// one says that all events are of one delivery, so that its ID is left out.
+	one bool
+}
+
+func newStory(p painter, slugs []string, one bool) story {
+	s := story{p: p, slugWidth: 1, one: one}
+	for _, slug := range slugs {
+		s.slugWidth = min(maxSlugWidth, max(s.slugWidth, len(slug)))
+	}
+	return s
+}
+
+func (s story) line(e eventlog.Event) string {
+	tail := ""
+	if e.Attempt > 1 {
+		tail = fmt.Sprintf(" #%d", e.Attempt)
+	}
+	if !s.one {
+		tail = "  " + s.p.paint(grey, "["+printable(e.DeliveryID)+tail+"]")
+	} else if tail != "" {
+		tail = "  " + s.p.paint(grey, "["+tail[1:]+"]")
+	}
+	return fmt.Sprintf("%6d  %s  %s  %s  %s%s", e.Position, clock(e.RecordedAt),
+		s.p.paint(typeColour(e.Type), pad(printable(string(e.Type)), typeWidth)),
+		pad(printable(orDash(e.DeploymentSlug())), s.slugWidth), shorten(printable(summary(e)), maxSummary), tail)
+}
+
+// summary is an event in a line: what happened, without where and when.
 func summary(e eventlog.Event) string {
 	data, err := e.Decode()
 	if err != nil {
@@ -30,35 +71,64 @@ func summary(e eventlog.Event) string {
 	}
 	switch d := data.(type) {
 	case eventlog.Received:
-		s := d.Event
-		if d.Repository != "" {
-			s += " of " + d.Repository
-		}
-		if d.Ref != "" {
-			s += " " + d.Ref
-		}
-		if d.Commit != "" {
-			s += " at " + shortCommit(d.Commit)
-		}
-		return fmt.Sprintf("%s from %s by %s", s, d.Source, e.Actor)
+		return received(d, e.Actor)
 	case eventlog.Redelivered:
 		return d.Action + ": " + d.Detail
 	case eventlog.Forwarded:
-		return fmt.Sprintf("to %s, commit %s (%s)", e.DeploymentSlug(), shortCommit(d.Commit), d.Rule)
+		return fmt.Sprintf("commit %s, by the rule %s", shortCommit(d.Commit), d.Rule)
 	case eventlog.Voided:
 		return fmt.Sprintf("%s: %s", d.Reason, d.Detail)
 	case eventlog.Started:
-		return fmt.Sprintf("commit %s over %s on %s: %s", shortCommit(d.Commit), orNothing(d.PreviousCommit), d.Host, strings.Join(d.Plan, ", "))
+		return fmt.Sprintf("commit %s%s, on %s: %s", shortCommit(d.Commit), replacing(d), d.Host, strings.Join(d.Plan, ", "))
 	case eventlog.Deployed:
 		return fmt.Sprintf("commit %s is live, after %s", shortCommit(d.Commit), millis(d.DurationMS))
 	case eventlog.Failed:
-		return fmt.Sprintf("at step %s: %s", d.Step, d.Error)
+		return failureText(d)
 	case eventlog.Interrupted:
-		return fmt.Sprintf("%s; then %s", d.Detail, d.Then)
+		if d.Then == "retry" {
+			return d.Detail + "; it is tried again"
+		}
+		return d.Detail + "; it is counted as failed"
 	case eventlog.Replayed:
-		return fmt.Sprintf("by %s: %s (%s)", e.Actor, d.Reason, slugs(d.Deployments))
+		return fmt.Sprintf("by %s, for %s: %s", e.Actor, slugs(d.Deployments), d.Reason)
 	}
 	return ""
+}
+
+func received(d eventlog.Received, actor string) string {
+	s := d.Event
+	if d.Source == eventlog.SourceCLI {
+		s = "deploy by hand"
+	}
+	if d.Repository != "" {
+		s += " of " + d.Repository
+	}
+	if d.Ref != "" {
+		s += " " + strings.TrimPrefix(d.Ref, "refs/heads/")
+	}
+	if d.Commit != "" {
+		s += ", commit " + shortCommit(d.Commit)
+	}
+	return s + ", by " + actor
+}
+
+func replacing(d eventlog.Started) string {
+	switch d.PreviousCommit {
+	case "":
+		return ", the first"
+	case d.Commit:
+		return " again"
+	}
+	return ", in place of " + shortCommit(d.PreviousCommit)
+}
+
+// failureText says at which step and how; the error itself mostly begins with
+// both, and is then enough.
+func failureText(d eventlog.Failed) string {
+	if strings.Contains(d.Error, fmt.Sprintf("step %q", d.Step)) {
+		return d.Error
+	}
+	return fmt.Sprintf("step %q: %s", d.Step, d.Error)
 }
 
 func slugs(assignments []eventlog.Assignment) string {
@@ -67,32 +137,4 @@ func slugs(assignments []eventlog.Assignment) string {
 		names = append(names, a.Deployment)
 	}
 	return strings.Join(names, ", ")
-}
-
-func orNothing(commit string) string {
-	if commit == "" {
-		return "nothing"
-	}
-	return shortCommit(commit)
-}
-
-func millis(ms int64) string {
-	if ms < 1000 {
-		return fmt.Sprintf("%d ms", ms)
-	}
-	return fmt.Sprintf("%.1f s", float64(ms)/1000)
-}
-
-// storyLine is an event as `log` and `demo` print it.
-func storyLine(e eventlog.Event, p painter) string {
-	return fmt.Sprintf("%6d  %s  %s  %-12s  %s %s", e.Position, clock(e.RecordedAt),
-		p.paint(typeColour(e.Type), fmt.Sprintf("%-11s", printable(string(e.Type)))),
-		printable(orDash(e.DeploymentSlug())), printable(summary(e)), p.paint(grey, "["+printable(e.DeliveryID)+attemptNote(e)+"]"))
-}
-
-func attemptNote(e eventlog.Event) string {
-	if e.Attempt <= 1 {
-		return ""
-	}
-	return fmt.Sprintf(" #%d", e.Attempt)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -18,7 +19,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 delivery is accounted for exactly once (received = voided + finished + pending),
 that the read models are what the log gives, and that each deployment's queue
 holds what the log says is waiting. Exit 1 and a line for each breach.`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				progress, finish := c.progress("events folded")
@@ -37,10 +38,16 @@ holds what the log says is waiting. Exit 1 and a line for each breach.`,
 						"pending": a.Pending, "breaches": result.Breaches,
 					})
 				} else {
-					_, err = fmt.Fprintf(c.out, "%d events; %d deliveries received = %d voided + %d finished + %d pending\n",
-						result.Events, a.Received, a.Voided, a.Finished, a.Pending)
+					_, err = fmt.Fprintf(c.out, "%s; %s received = %d voided + %d finished + %d pending\n",
+						counted(result.Events, "event", "events"), counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
 				}
-				if err != nil || len(result.Breaches) == 0 {
+				if err != nil {
+					return err
+				}
+				if len(result.Breaches) == 0 {
+					if !asJSON {
+						_, err = fmt.Fprintln(c.out, "ok: the log, the read models and the queues agree")
+					}
 					return err
 				}
 				if !asJSON {
@@ -49,7 +56,7 @@ holds what the log says is waiting. Exit 1 and a line for each breach.`,
 					}
 				}
 				return &hintedError{
-					fmt.Errorf("%d breaches", len(result.Breaches)),
+					errors.New(counted(int64(len(result.Breaches)), "breach", "breaches")),
 					"read models are mended by `projections rebuild`, queues by `queue rebuild`; a breach of the log itself by nothing: see docs/operations.md",
 				}
 			})
@@ -57,13 +64,4 @@ holds what the log says is waiting. Exit 1 and a line for each breach.`,
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
-}
-
-// progress shows a running count on a terminal, and nothing elsewhere.
-func (c *cli) progress(what string) (show func(done, total int64), finish func()) {
-	if !isTerminal(c.err) {
-		return func(int64, int64) {}, func() {}
-	}
-	return func(done, total int64) { fmt.Fprintf(c.err, "\r%d of %d %s", done, total, what) },
-		func() { fmt.Fprint(c.err, "\r\x1b[K") }
 }

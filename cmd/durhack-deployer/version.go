@@ -40,24 +40,28 @@ func version() versionInfo {
 	return v
 }
 
+// String is the line that `version` prints.
+func (v versionInfo) String() string {
+	built := "built without version control"
+	if v.Revision != "" {
+		built = "commit " + shortCommit(v.Revision)
+		if v.Modified {
+			built += " with changes"
+		}
+	}
+	return fmt.Sprintf("durhack-deployer %s (%s) %s %s", v.Version, built, v.Go, v.Platform)
+}
+
 func (c *cli) versionCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "version [--json]", Short: "Print the version and the commit it was built from", Args: cobra.NoArgs,
+		Use: "version [--json]", Short: "Print the version and the commit it was built from", Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			v := version()
 			if asJSON {
 				return writeJSON(c.out, v)
 			}
-			line := "durhack-deployer " + v.Version
-			if v.Revision != "" {
-				line += " (" + shortCommit(v.Revision)
-				if v.Modified {
-					line += ", modified"
-				}
-				line += ")"
-			}
-			_, err := fmt.Fprintf(c.out, "%s %s %s\n", line, v.Go, v.Platform)
+			_, err := fmt.Fprintln(c.out, v)
 			return err
 		},
 	}

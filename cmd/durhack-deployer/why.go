@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,17 +11,20 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func (c *cli) whyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "why DELIVERY [--json]", Short: "Tell what became of a delivery, and what decided it",
-		Long: `Tells the story of one delivery: each transition with its time and what decided
-it; for a failure the step, the exit code, the last lines of output and the path
-of the run log. DELIVERY is the ID on GitHub's "Recent deliveries" page, or as
-printed by "log" and "deploy".`,
-		Args: cobra.ExactArgs(1),
+		Long: `Tells the story of one delivery: what became of it, each transition with its
+time and what decided it, and what can be done next; for a failure the step, the
+exit code, the last lines of output and the path of the run log. DELIVERY is the
+ID on GitHub's "Recent deliveries" page, or as printed by "log" and "deploy".
+With --json it prints the delivery's events.`,
+		Example: `  durhack-deployer why 72d3162e-cc78-11e3-81ab-4c9367dc0958`,
+		Args:    takes("DELIVERY"), ValidArgsFunction: completeNothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				events, err := deliveryEvents(cmd.Context(), cfg, store, args[0])
@@ -38,7 +39,16 @@ printed by "log" and "deploy".`,
 					}
 					return nil
 				}
-				return tellWhy(c.out, painterFor(c.out), events)
+				state, err := router.Fold(events)
+				if err != nil {
+					return err
+				}
+				known, err := deployments(cmd.Context(), cfg, store, time.Time{})
+				if err != nil {
+					return err
+				}
+				a := answer{w: c.out, p: painterFor(c.out), id: args[0], state: state, known: known, command: c.command}
+				return a.tell(events)
 			})
 		},
 	}
@@ -75,108 +85,31 @@ func deliveryEvents(ctx context.Context, cfg *config.Config, store *daemon.Store
 	return nil, &hintedError{unknown, "`durhack-deployer log --type received` lists the deliveries; one that never came is on GitHub's \"Recent deliveries\" page"}
 }
 
-// tellWhy is the answer in words: the outcome first, then how it came about.
-func tellWhy(w io.Writer, p painter, events []eventlog.Event) error {
-	state, err := router.Fold(events)
-	if err != nil {
-		return err
+// live says, of a commit that was deployed, whether it still is what is live.
+func (a answer) live(slug string, part router.Part) string {
+	d, ok := a.known[slug]
+	if !ok || d.Live == nil {
+		return ""
 	}
-	fmt.Fprintf(w, "%s\n\n", p.paint(bold, printable(verdict(events[0].DeliveryID, state))))
-	begin := events[0].RecordedAt
-	for _, e := range events {
-		fmt.Fprintf(w, "%s  %8s  %s %s\n", clock(e.RecordedAt), "+"+sinceStart(e.RecordedAt.Sub(begin)),
-			p.paint(typeColour(e.Type), string(e.Type)), printable(explain(e)))
-		data, err := e.Decode()
-		if err != nil {
-			return err
-		}
-		if f, ok := data.(eventlog.Failed); ok {
-			tellFailure(w, p, f)
-		}
-		if d, ok := data.(eventlog.Deployed); ok {
-			tellSteps(w, d.Steps)
-		}
+	if d.Live.DeliveryID == a.id && d.Live.Attempt == part.Attempt {
+		return ", which is what is live now"
 	}
-	return nil
+	if d.Live.Commit == part.Assignment.Commit {
+		return fmt.Sprintf(", which is live now, by delivery %s", d.Live.DeliveryID)
+	}
+	return fmt.Sprintf("; live now is %s, by delivery %s", shortCommit(d.Live.Commit), d.Live.DeliveryID)
 }
 
-// verdict is the one sentence that whoever asks wants first.
-func verdict(id string, s router.DeliveryState) string {
-	if len(s.Parts) == 0 {
-		if s.Void != nil {
-			return fmt.Sprintf("Delivery %s did not deploy: %s (%s).", id, s.Void.Detail, s.Void.Reason)
-		}
-		return fmt.Sprintf("Delivery %s has been received and is not decided yet.", id)
-	}
-	var parts []string
-	for _, slug := range s.Deployments() {
-		part := s.Parts[slug]
-		commit := shortCommit(part.Assignment.Commit)
-		switch part.Status {
-		case router.StatusDeployed:
-			parts = append(parts, fmt.Sprintf("deployed %s to %s", commit, slug))
-		case router.StatusFailed:
-			parts = append(parts, fmt.Sprintf("failed to deploy %s to %s, at step %s", commit, slug, part.Step))
-		case router.StatusVoided:
-			parts = append(parts, fmt.Sprintf("did not deploy %s to %s: %s", commit, slug, part.Reason))
-		case router.StatusRunning:
-			parts = append(parts, fmt.Sprintf("is deploying %s to %s now", commit, slug))
-		default:
-			parts = append(parts, fmt.Sprintf("waits to deploy %s to %s", commit, slug))
-		}
-	}
-	return fmt.Sprintf("Delivery %s %s.", id, strings.Join(parts, "; it "))
-}
-
-// explain says what an event means and what decided it.
-func explain(e eventlog.Event) string {
-	data, err := e.Decode()
-	if err != nil {
-		return err.Error()
-	}
-	switch d := data.(type) {
-	case eventlog.Forwarded:
-		return fmt.Sprintf("to %s (attempt %d), because the rule %q matched; commit %s", e.DeploymentSlug(), e.Attempt, d.Rule, d.Commit)
-	case eventlog.Started:
-		return fmt.Sprintf("%s attempt %d: %s", e.DeploymentSlug(), e.Attempt, summary(e))
-	case eventlog.Deployed, eventlog.Failed, eventlog.Interrupted:
-		return fmt.Sprintf("%s attempt %d: %s", e.DeploymentSlug(), e.Attempt, summary(e))
-	case eventlog.Voided:
-		if e.Deployment != nil {
-			return fmt.Sprintf("for %s, %s", e.DeploymentSlug(), summary(e))
-		}
-	}
-	return summary(e)
-}
-
-func tellSteps(w io.Writer, steps []eventlog.Step) {
-	for _, s := range steps {
-		fmt.Fprintf(w, "    %-9s %8s  %s\n", s.Result, millis(s.DurationMS), printable(s.Name))
-	}
-}
-
-func tellFailure(w io.Writer, p painter, f eventlog.Failed) {
-	tellSteps(w, f.Steps)
+// ahead counts, of a part that waits, what the deployment has to do.
+func (a answer) ahead(slug string) string {
+	d := a.known[slug]
 	switch {
-	case f.ExitCode != nil:
-		fmt.Fprintf(w, "    step %s exited with code %d\n", printable(f.Step), *f.ExitCode)
-	case f.Signal != "":
-		fmt.Fprintf(w, "    step %s was ended by %s\n", printable(f.Step), printable(f.Signal))
+	case d.Running != nil && d.Running.DeliveryID != a.id:
+		return fmt.Sprintf(", which is busy with %s of delivery %s", shortCommit(d.Running.Commit), d.Running.DeliveryID)
+	case d.Status == projections.StatusNever:
+		return ""
+	case d.Pending > 1:
+		return fmt.Sprintf(", where %d deliveries wait", d.Pending)
 	}
-	if f.OutputTail != "" {
-		fmt.Fprintf(w, "    the last lines of its output:\n")
-		for _, line := range strings.Split(strings.TrimRight(f.OutputTail, "\n"), "\n") {
-			fmt.Fprintf(w, "    %s %s\n", p.paint(grey, "|"), printableLines(line))
-		}
-	}
-	if f.RunLog != "" {
-		fmt.Fprintf(w, "    run log: %s\n", printable(f.RunLog))
-	}
-}
-
-func sinceStart(d time.Duration) string {
-	if d < time.Minute {
-		return fmt.Sprintf("%.2fs", d.Seconds())
-	}
-	return d.Round(time.Second).String()
+	return ""
 }

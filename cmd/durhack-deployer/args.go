@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// takes makes the check of a command's arguments, which are named as in its
+// usage line. All are needed; cobra's own checks name none.
+func takes(names ...string) cobra.PositionalArgs { return takesUpTo(len(names), names...) }
+
+// takesUpTo is takes with the arguments after the first `needed` optional.
+func takesUpTo(needed int, names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) > len(names):
+			return usagef("%s: unexpected argument %q", cmd.Name(), args[len(names)])
+		case len(args) < needed:
+			return usagef("%s: which %s?", cmd.Name(), names[len(args)])
+		}
+		for i, a := range args {
+			if strings.TrimSpace(a) == "" {
+				return usagef("%s: %s is empty", cmd.Name(), names[i])
+			}
+		}
+		return nil
+	}
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	msg := fmt.Sprintf("unknown command %q", name)
+	if cmd.HasParent() {
+		msg += fmt.Sprintf(" of %q", cmd.Name())
+	}
+	near := cmd.SuggestionsFor(name)
+	switch {
+	case len(near) > 0:
+		msg += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+	case cmd.HasParent():
+		msg += "; one of: " + strings.Join(subNames(cmd), ", ")
+	}
+	return usagef("%s", msg)
+}
+
+// flagError words pflag's errors for people.
+func flagError(cmd *cobra.Command, err error) error {
+	var missing *pflag.NotExistError
+	var bare *pflag.ValueRequiredError
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &missing):
+		name := missing.GetSpecifiedName()
+		if missing.GetSpecifiedShortnames() != "" {
+			return usagef("%s: unknown flag -%s", cmd.Name(), name)
+		}
+		msg := fmt.Sprintf("%s: unknown flag --%s", cmd.Name(), name)
+		if near := nearFlags(cmd, name); len(near) > 0 {
+			msg += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+		}
+		return usagef("%s", msg)
+	case errors.As(err, &bare):
+		f := bare.GetFlag()
+		what, _ := pflag.UnquoteUsage(f)
+		return usagef("%s: --%s needs a value: --%s %s", cmd.Name(), f.Name, f.Name, what)
+	case errors.As(err, &invalid):
+		f := invalid.GetFlag()
+		switch f.Value.Type() {
+		case "int", "int64":
+			return usagef("%s: --%s takes a whole number, not %q", cmd.Name(), f.Name, invalid.GetValue())
+		case "bool":
+			return usagef("%s: --%s is a switch, it takes no value but true or false: %q", cmd.Name(), f.Name, invalid.GetValue())
+		}
+	}
+	return &usageError{fmt.Errorf("%s: %w", cmd.Name(), err)}
+}
+
+// nearFlags are the flags that the name may have been meant for. cobra measures
+// how near the names of commands are, so the flags are lent to it as such.
+func nearFlags(cmd *cobra.Command, name string) []string {
+	lent := &cobra.Command{SuggestionsMinimumDistance: 2}
+	run := func(*cobra.Command, []string) {} // one that cannot run is not suggested
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		lent.AddCommand(&cobra.Command{Use: f.Name, Run: run})
+	})
+	near := lent.SuggestionsFor(name)
+	for i := range near {
+		near[i] = "--" + near[i]
+	}
+	slices.Sort(near)
+	return near
+}
+
+// completeSlug completes a deployment's name, where a configuration is found.
+func (c *cli) completeSlug(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	cfg, err := c.config()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return cfg.Slugs(), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeNothing keeps a shell from offering file names.
+func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}

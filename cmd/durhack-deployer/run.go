@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes are part of the contract.
+const (
+	exitDone  = 0
+	exitError = 1
+	exitUsage = 2
+)
+
+// sameSignal is how soon a second signal is still the first one.
+const sameSignal = 300 * time.Millisecond
+
+// run is the whole program but os.Exit. The first SIGINT or SIGTERM ends the
+// context, so that the verb drains; a second one gives up at once.
+func run(args []string, s streams) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	// Caught, though nobody reads it: a write to a closed pipe is then an error
+	// like any other, so that a private Postgres is let go of in order. To ignore
+	// the signal would pass that on to every program that is started.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
+
+	s.out = output{s.out}
+	c := &cli{streams: s}
+	type end struct {
+		cmd *cobra.Command
+		err error
+	}
+	done := make(chan end, 1)
+	go func() {
+		cmd, err := newRoot(c, args).ExecuteContextC(ctx)
+		done <- end{cmd, err}
+	}()
+	var first time.Time
+	for {
+		select {
+		case e := <-done:
+			return report(s.err, e.cmd, e.err)
+		case sig := <-signals:
+			// One Ctrl-C may come twice: from the terminal, and passed on by a parent.
+			if first.IsZero() {
+				first = time.Now()
+				cancel()
+			}
+			if time.Since(first) < sameSignal {
+				continue
+			}
+			fmt.Fprintf(s.err, "durhack-deployer: a second %s: giving up at once; the next start puts things in order\n", sig)
+			c.giveUp()
+			return exitError
+		}
+	}
+}
+
+// whenGivingUp sets what a second signal does before the program ends without
+// its verb; f runs beside the verb. nil takes it back.
+func (c *cli) whenGivingUp(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onGiveUp = f
+}
+
+func (c *cli) giveUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.onGiveUp != nil {
+		c.onGiveUp()
+	}
+}
+
+// output is standard output, whose reader may leave: `log | head`.
+type output struct{ io.Writer }
+
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = errReaderLeft // not to be taken for a database that hung up
+	}
+	return n, err
+}
+
+// errReaderLeft says that nobody wants the rest of the output.
+var errReaderLeft = errors.New("the reader of the output has left")

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// command is a call of this program, with the configuration of this call, that
+// can be copied to a shell as it is.
+func (c *cli) command(args ...string) string {
+	argv := append(self(), args...)
+	for _, path := range c.configPaths {
+		argv = append(argv, "--config", path)
+	}
+	return quoteArgv(argv)
+}
+
+// self is how the program was called.
+func self() []string {
+	const name = "durhack-deployer"
+	exe, err := os.Executable()
+	if err != nil {
+		return []string{name}
+	}
+	if strings.Contains(exe, "go-build") { // go run, from the root of the repository
+		if _, err := os.Stat("cmd/" + name + "/main.go"); err == nil {
+			return []string{"go", "run", "./cmd/" + name}
+		}
+		return []string{exe}
+	}
+	if found, err := exec.LookPath(name); err == nil && same(found, exe) {
+		return []string{name}
+	}
+	if strings.Contains(os.Args[0], "/") {
+		return []string{os.Args[0]}
+	}
+	return []string{exe}
+}
+
+func same(a, b string) bool {
+	a, errA := filepath.EvalSymlinks(a)
+	b, errB := filepath.EvalSymlinks(b)
+	return errA == nil && errB == nil && a == b
+}
