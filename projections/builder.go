@@ -25,11 +25,14 @@ const (
 	chunkBytes = 1 << 20
 	// maxOpen bounds the deliveries kept in memory because they have not ended.
 	maxOpen = 20_000
+	// keepEnded deliveries stay in memory after they ended: one that is
+	// redelivered mostly is so soon, and need not be found in the tables then.
+	keepEnded = 4096
 )
 
 // builder folds the log into the fresh tables of a transaction. It keeps in
-// memory only the deliveries that have not ended; a later event of one that was
-// written brings it back from the tables.
+// memory only the deliveries that have not ended, or ended lately; a later event
+// of one that was written brings it back from the tables.
 type builder struct {
 	tx    pgx.Tx
 	state *State
@@ -38,8 +41,10 @@ type builder struct {
 	indexed bool
 	// strange says that a delivery was written before its received.
 	strange bool
-	out     *chunk
-	writer  *writer
+	// ended are those that wait to be written, the oldest first.
+	ended  []*record
+	out    *chunk
+	writer *writer
 }
 
 // chunk is rows on their way to the fresh tables.
@@ -191,7 +196,7 @@ func scan(ctx context.Context, log *eventlog.Log, after, until int64, full chan<
 	return nil
 }
 
-// fold applies the events and writes the deliveries that have ended.
+// fold applies the events and writes deliveries that ended a while ago.
 func (b *builder) fold(ctx context.Context, events []eventlog.Event) error {
 	if keys := missing(b.state, events, !b.strange); len(keys) > 0 && b.state.position > 0 {
 		if err := b.find(ctx, keys); err != nil {
@@ -205,15 +210,25 @@ func (b *builder) fold(ctx context.Context, events []eventlog.Event) error {
 	}
 	for _, r := range b.state.touched {
 		r.dirty = false
-		if r.State == DeliveryFinished || r.State == DeliveryVoided {
-			if err := b.write(ctx, r); err != nil {
-				return err
-			}
+		if r.ended() && !r.queued {
+			r.queued = true
+			b.ended = append(b.ended, r)
 		}
 	}
 	b.state.touched = b.state.touched[:0]
+	for len(b.ended) > keepEnded {
+		r := b.ended[0]
+		b.ended = b.ended[1:]
+		r.queued = false
+		if !r.ended() {
+			continue // it began again, and comes back at its end
+		}
+		if err := b.write(ctx, r); err != nil {
+			return err
+		}
+	}
 	if len(b.state.deliveries) > maxOpen {
-		return b.writeOpen(ctx)
+		return b.writeAll(ctx)
 	}
 	return nil
 }
@@ -248,14 +263,18 @@ func (b *builder) write(ctx context.Context, r *record) error {
 	}
 	b.out.add(r)
 	delete(b.state.deliveries, deliveryKey{r.Instance, r.ID})
+	if b.state.last == r {
+		b.state.last = nil
+	}
 	if b.out.size() >= chunkBytes {
 		return b.send(ctx)
 	}
 	return nil
 }
 
-// writeOpen writes every delivery that is in memory.
-func (b *builder) writeOpen(ctx context.Context) error {
+// writeAll writes every delivery that is in memory.
+func (b *builder) writeAll(ctx context.Context) error {
+	b.ended = nil
 	for _, r := range b.state.deliveries {
 		if err := b.write(ctx, r); err != nil {
 			return err

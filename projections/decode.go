@@ -43,6 +43,9 @@ type fields struct {
 type decoder struct {
 	// names keeps one copy of strings that recur from event to event.
 	names map[string]string
+	// commits are the latest ones: the events of a run name the same two.
+	commits [8]string
+	turn    int
 }
 
 // maxNames and maxName (in bytes) bound the memory of the names.
@@ -131,9 +134,9 @@ func (d *decoder) walk(b []byte, f *fields) error {
 		case "repository":
 			f.repository, err = d.text(value, true)
 		case "commit":
-			f.commit, err = d.text(value, false)
+			f.commit, err = d.commit(value)
 		case "previous_commit":
-			f.previousCommit, err = d.text(value, false)
+			f.previousCommit, err = d.commit(value)
 		case "received_at":
 			f.receivedAt, err = moment(value)
 		case "source":
@@ -190,6 +193,22 @@ func (d *decoder) text(value []byte, recurs bool) (string, error) {
 		return "", err
 	}
 	return clean(s), nil
+}
+
+func (d *decoder) commit(value []byte) (string, error) {
+	if len(value) >= 2 && value[0] == '"' {
+		for _, s := range d.commits {
+			if s == string(value[1:len(value)-1]) {
+				return s, nil
+			}
+		}
+	}
+	s, err := d.text(value, false)
+	if err == nil && len(value) == len(s)+2 {
+		d.commits[d.turn] = s
+		d.turn = (d.turn + 1) % len(d.commits)
+	}
+	return s, err
 }
 
 func clean(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }
@@ -286,6 +305,15 @@ func space(b []byte, i int) int {
 // skipString returns the index after the string that starts at i, or -1.
 func skipString(b []byte, i int) int {
 	i++
+	// Most strings are short: a call costs more than the look at their bytes.
+	for near := min(len(b), i+16); i < near; i++ {
+		switch b[i] {
+		case '"':
+			return i + 1
+		case '\\':
+			i++
+		}
+	}
 	for i < len(b) {
 		quote := bytes.IndexByte(b[i:], '"')
 		if quote < 0 {

@@ -20,7 +20,12 @@ type record struct {
 	// stored says that the tables have a row of this delivery.
 	stored bool
 	dirty  bool
+	// queued says that a builder has it in line to be written.
+	queued bool
 }
+
+// ended says that the delivery owes nothing any more.
+func (r *record) ended() bool { return r.State == DeliveryFinished || r.State == DeliveryVoided }
 
 type attempt struct {
 	Attempt
@@ -44,6 +49,8 @@ type State struct {
 	breaches    []Breach
 	decoder     *decoder
 	fields      fields
+	// last is the record that was asked for last; neighbours often share it.
+	last *record
 	// touched are the deliveries that were changed since the last write.
 	touched []*record
 }
@@ -126,15 +133,19 @@ func (s *State) Attempts(instance string) []Attempt {
 
 // record returns the record of e's delivery, made where there is none.
 func (s *State) record(e *eventlog.Event) *record {
+	if s.last != nil && s.last.ID == e.DeliveryID && s.last.Instance == e.Instance {
+		return s.last
+	}
 	key := deliveryKey{e.Instance, e.DeliveryID}
 	if r, ok := s.deliveries[key]; ok {
+		s.last = r
 		return r
 	}
 	key.instance = s.decoder.internString(e.Instance)
 	r := &record{Delivery: Delivery{
 		Instance: key.instance, ID: key.id,
 	}}
-	s.deliveries[key] = r
+	s.deliveries[key], s.last = r, r
 	return r
 }
 

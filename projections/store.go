@@ -20,6 +20,9 @@ func missing(s *State, events []eventlog.Event, fresh bool) []deliveryKey {
 	seen := make(map[deliveryKey]struct{})
 	for i := range events {
 		e := &events[i]
+		if i > 0 && e.DeliveryID == events[i-1].DeliveryID && e.Instance == events[i-1].Instance {
+			continue // neighbours often share their delivery
+		}
 		key := deliveryKey{e.Instance, e.DeliveryID}
 		if _, ok := s.deliveries[key]; ok {
 			continue
