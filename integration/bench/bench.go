@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+)
+
+const product = "github.com/ducompsoc/durhack-deployer/cmd/durhack-deployer"
+
+// bench is what the rows share. What costs something is made at first use.
+type bench struct {
+	dir      string
+	rounds   int
+	progress io.Writer
+
+	binary  string
+	cluster *localpg.Cluster
+	made    int // directories and databases, for their names
+}
+
+func newBench(parent string, rounds int, progress io.Writer) (*bench, error) {
+	if parent == "" {
+		parent = os.TempDir()
+		if kind, err := fileSystem(parent); err == nil && kind == "tmpfs" {
+			parent = "/var/tmp" // memory has no fsync worth measuring
+		}
+	}
+	dir, err := os.MkdirTemp(parent, "durhack-deployer-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("make a temporary directory: %w", err)
+	}
+	// Where we are root, Postgres runs as somebody else and must get through.
+	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // 0711 lets nobody list it
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &bench{dir: dir, rounds: rounds, progress: progress}, nil
+}
+
+// close stops and removes all that was made.
+func (b *bench) close() error {
+	var err error
+	if b.cluster != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		err = b.cluster.Close(ctx)
+	}
+	return errors.Join(err, os.RemoveAll(b.dir))
+}
+
+// scratch makes a directory on the disk that is measured.
+func (b *bench) scratch(name string) (string, error) {
+	b.made++
+	dir := filepath.Join(b.dir, fmt.Sprintf("%s-%d", name, b.made))
+	return dir, os.Mkdir(dir, 0o711) //nolint:gosec // as in newBench
+}
+
+// program builds the deployer as a release is built.
+func (b *bench) program(ctx context.Context) (string, error) {
+	if b.binary != "" {
+		return b.binary, nil
+	}
+	path := filepath.Join(b.dir, "durhack-deployer")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, product)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the deployer (run this inside its repository): %w\n%s", err, out)
+	}
+	b.binary = path
+	return path, nil
+}
+
+// database makes an empty database in a private Postgres that survives power
+// loss, as the daemon's own does.
+func (b *bench) database(ctx context.Context) (dsn string, err error) {
+	if b.cluster == nil {
+		c, err := localpg.Open(ctx, localpg.Config{
+			Dir: filepath.Join(b.dir, "postgres"), Log: slog.New(slog.DiscardHandler), Durable: true, DieWithParent: true,
+		})
+		if err != nil {
+			return "", err
+		}
+		b.cluster = c
+	}
+	b.made++
+	name := fmt.Sprintf("bench_%d", b.made)
+	return b.cluster.DSN(name), b.cluster.EnsureDatabase(ctx, name)
+}
+
+// store makes a migrated database, a pool as the daemon has it, and a
+// connection of the owner of the tables. The caller closes both.
+func (b *bench) store(ctx context.Context) (pool *pgxpool.Pool, owner *pgx.Conn, err error) {
+	dsn, err := b.database(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if owner, err = pgx.Connect(ctx, dsn); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, owner.Close(ctx))
+		}
+	}()
+	if err = migrations.Migrate(ctx, owner); err != nil {
+		return nil, nil, err
+	}
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	config.AfterConnect = migrations.SetRole
+	pool, err = pgxpool.NewWithConfig(ctx, config)
+	return pool, owner, err
+}
+
+// round tells who watches which round it is.
+func (b *bench) round(i int) { fmt.Fprintf(b.progress, "  round %d of %d\n", i+1, b.rounds) }
