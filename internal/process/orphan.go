@@ -23,6 +23,9 @@ type record struct {
 	Mark  string `json:"mark"`
 }
 
+// unfinished ends the name of a file that is being written.
+const unfinished = ".tmp"
+
 // writeFile names the running program pid in file. It needs no fsync: no process
 // outlives the machine.
 func writeFile(file string, pid int, mark string) error {
@@ -34,7 +37,7 @@ func writeFile(file string, pid int, mark string) error {
 	if err != nil {
 		return fmt.Errorf("encode process file: %w", err)
 	}
-	tmp := file + ".tmp"
+	tmp := file + unfinished
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return fmt.Errorf("write process file: %w", err)
 	}
@@ -59,15 +62,27 @@ func bootID() string {
 // The caller makes sure that nobody runs the program any more. A missing file
 // is no error.
 func KillOrphan(file string, grace time.Duration) (killed bool, err error) {
+	if grace <= 0 {
+		grace = DefaultGrace
+	}
+	// The first is there where we were killed before the rename; it may be cut short.
+	for _, name := range []string{file + unfinished, file} {
+		k, err := killOrphan(name, grace)
+		killed = killed || k
+		if err != nil {
+			return killed, err
+		}
+	}
+	return killed, nil
+}
+
+func killOrphan(file string, grace time.Duration) (killed bool, err error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("read process file: %w", err)
-	}
-	if grace <= 0 {
-		grace = DefaultGrace
 	}
 	var r record
 	// A file that is not ours to understand names nothing that we may kill.

@@ -359,6 +359,7 @@ func TestKillOrphan(t *testing.T) {
 		// The kernel tells the leader; its deaf child is found by the mark.
 		"leader dies, child is deaf": "(trap '' TERM; while :; do sleep 1000; done) & echo $! >%; wait",
 		"leader is deaf":             "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
+		"killed before the rename":   "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -384,6 +385,11 @@ func TestKillOrphan(t *testing.T) {
 			if !alive(pid) {
 				t.Fatal("there is no orphan to find")
 			}
+			if name == "killed before the rename" {
+				if err := os.Rename(file, file+unfinished); err != nil {
+					t.Fatal(err)
+				}
+			}
 			killed, err := KillOrphan(file, 20*time.Millisecond)
 			if err != nil || !killed {
 				t.Fatalf("KillOrphan = %v, %v", killed, err)
@@ -391,8 +397,8 @@ func TestKillOrphan(t *testing.T) {
 			if alive(pid) {
 				t.Error("the orphan is still alive")
 			}
-			if _, err := os.Stat(file); err == nil {
-				t.Error("the process file is still there")
+			if left, err := filepath.Glob(file + "*"); err != nil || len(left) > 0 {
+				t.Errorf("process files are still there: %q, %v", left, err)
 			}
 		})
 	}
