@@ -227,12 +227,21 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Deliveries that begin without a received, and more open ones than fit.
+	// Among them are some that end after they were written.
 	odd := recorder{after: int64(len(events))}
+	for n := range 300 {
+		odd.received("odd", fmt.Sprintf("p%d", n), n)
+		odd.add("odd", fmt.Sprintf("p%d", n), "web", 1, "x", forwarded(n))
+	}
 	for n := range maxOpen + 500 {
 		odd.add("odd", fmt.Sprintf("o%d", n), "", 7, "x", eventlog.Redelivered{V: 1, Action: eventlog.ActionIgnored})
 	}
 	for n := range 200 {
 		odd.received("odd", fmt.Sprintf("o%d", n), n)
+	}
+	for n := range 300 {
+		odd.add("odd", fmt.Sprintf("p%d", n), "web", 1, "x", started(n))
+		odd.add("odd", fmt.Sprintf("p%d", n), "web", 1, "x", deployed(n))
 	}
 	put(t, pool, odd.events)
 	events = append(events, odd.events...)
@@ -263,12 +272,23 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 	if !reflect.DeepEqual(deliveries, s.Deliveries("")) {
 		t.Fatal("rebuilt deliveries differ from those of a fold in memory")
 	}
+	var attempts []Attempt
+	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections.attempts t order by instance, delivery_id, deployment, attempt", func(a Attempt) error {
+		attempts = append(attempts, a)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(attempts, s.Attempts("")) {
+		t.Fatal("rebuilt attempts differ from those of a fold in memory")
+	}
 	audit, err := p.Audit(t.Context(), nil)
 	if err != nil || len(audit.Differences) != 0 || audit.Head != int64(len(events)) {
 		t.Fatalf("audit: %+v, %v", audit, err)
 	}
 	got, want := audit.Accounting["odd"], s.Accounting("odd")
-	if got.Received != 200 || got.Received != want.Received || got.Undecided != want.Undecided || got.Pending != want.Pending {
+	if got.Received != 500 || got.Received != want.Received || got.Undecided != want.Undecided || got.Pending != want.Pending {
 		t.Fatalf("accounting in bounded memory is %d/%d/%d, in memory %d/%d/%d",
 			got.Received, got.Undecided, got.Pending, want.Received, want.Undecided, want.Pending)
 	}
