@@ -5,16 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
-
-// resultGrace bounds the wait for the database at shutdown: the result is in a
-// file by then, and the next start appends it.
-const resultGrace = 10 * time.Second
 
 // maxText bounds, in bytes, the text of an error in an event.
 const maxText = 4 << 10
@@ -27,7 +22,7 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 		w.o.Logger.Warn("keep the result beside the run log", "error", err)
 	}
 	// The result must be recorded though the lock is lost or the daemon stops.
-	ctx, cancel := lingering(context.WithoutCancel(ctx), ctx, resultGrace)
+	ctx, cancel := lingering(context.WithoutCancel(ctx), ctx, w.resultGrace)
 	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := w.appendEnd(ctx, r, end)

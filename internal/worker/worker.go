@@ -112,6 +112,9 @@ type Worker struct {
 	seen history
 	// running is true from before `started` is appended until the run has ended.
 	running atomic.Bool
+	// resultGrace bounds the wait for the database at shutdown: the result is in
+	// a file by then, and the next start appends it.
+	resultGrace time.Duration
 }
 
 // New returns a worker that has not started.
@@ -123,7 +126,7 @@ func New(o Options) *Worker {
 		o.StepGrace = 5 * time.Second
 	}
 	o.Logger = o.Logger.With("deployment", o.Deployment.Slug)
-	return &Worker{o: o, runs: filepath.Join(o.RunsDir, o.Deployment.Slug)}
+	return &Worker{o: o, runs: filepath.Join(o.RunsDir, o.Deployment.Slug), resultGrace: 10 * time.Second}
 }
 
 // Run works until ctx ends, then lets a running deploy finish within

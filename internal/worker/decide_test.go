@@ -1,0 +1,183 @@
+package worker
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+)
+
+// history pushes three commits and puts the last live.
+func (s *site) threeCommits() (c1, c2, c3 string) {
+	s.t.Helper()
+	c1, c2, c3 = s.push("echo 1 > $DIR/ran"), s.push("echo 2 > $DIR/ran"), s.push("echo 3 > $DIR/ran")
+	s.order("live", c3, false)
+	s.run()
+	s.expect("live", "forwarded 1", "started 1", "deployed 1")
+	return c1, c2, c3
+}
+
+func (s *site) moveMain(to string) {
+	s.t.Helper()
+	s.git(s.remote(), "update-ref", "refs/heads/main", to)
+}
+
+// Never backwards by accident.
+func TestStale(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c1, c2, c3 := s.threeCommits()
+
+	s.order("late", c2, false)
+	s.run()
+	s.expect("late", "forwarded 1", "voided 1")
+	if v := last[eventlog.Voided](s, "late"); v.Reason != eventlog.ReasonStale || v.Commit != c2 || !strings.Contains(v.Detail, short(c3)) || !strings.Contains(v.Detail, "--ref "+c2) {
+		t.Errorf("voided: %+v", v)
+	}
+
+	s.order("again", c3, false) // what is live may be put live again
+	s.order("forced", c1, true)
+	s.run()
+	s.expect("again", "forwarded 1", "started 1", "deployed 1")
+	s.expect("forced", "forwarded 1", "started 1", "deployed 1")
+	s.order("forward", c3, false)
+	s.run()
+	s.expect("forward", "forwarded 1", "started 1", "deployed 1")
+
+	s.moveMain(c2)
+	s.order("back", c2, false)
+	s.run()
+	s.expect("back", "forwarded 1", "started 1", "deployed 1")
+	if d := last[eventlog.Deployed](s, "back"); d.PreviousCommit != c3 || s.read("ran") != "2\n" {
+		t.Errorf("deployed: %+v, ran %q", d, s.read("ran"))
+	}
+
+	s.git(s.remote(), "update-ref", "-d", "refs/heads/main")
+	s.order("gone", c1, false)
+	s.run()
+	s.expect("gone", "forwarded 1", "voided 1")
+	if v := last[eventlog.Voided](s, "gone"); v.Reason != eventlog.ReasonStale || !strings.Contains(v.Detail, "is gone") {
+		t.Errorf("voided: %+v", v)
+	}
+
+	if err := os.Rename(s.remote(), s.remote()+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s.order("blind", c1, false)
+	s.run()
+	s.expect("blind", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "blind"); f.Step != stepPlan || !strings.Contains(f.Error, "behind what is live") {
+		t.Errorf("failed: %+v", f)
+	}
+	if s.read("ran") != "2\n" || s.read("live/build") != "#!/bin/sh\necho 2 > $DIR/ran\n" {
+		t.Errorf("what is live has changed: %q", s.read("live/build"))
+	}
+}
+
+// The clone was made anew since, and does not know what is live any more; nor
+// does the remote.
+func TestStaleWhereWhatIsLiveIsUnknown(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c1, c2, _ := s.threeCommits()
+	s.moveMain(c2)
+	s.git(s.remote(), "gc", "--quiet", "--prune=now")
+	if err := os.RemoveAll(s.live()); err != nil {
+		t.Fatal(err)
+	}
+	s.git(s.Dir, "clone", "--quiet", s.remote(), s.live())
+	s.order("unclear", c1, false)
+	s.order("tip", c2, false)
+	s.run()
+	s.expect("unclear", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "unclear"); f.Step != stepPlan || !strings.Contains(f.Error, "tell whether") {
+		t.Errorf("failed: %+v", f)
+	}
+	s.expect("tip", "forwarded 1", "started 1", "deployed 1")
+}
+
+func latest(o *Options) { o.Deployment.LatestOnly = true }
+
+func TestPendingLatest(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c1, c2, c3 := s.push("echo 1"), s.push("echo 2"), s.push("echo 3")
+	// Before there is a clone nothing can be compared, so all that is newer runs.
+	s.order("a3", c3, false)
+	s.order("a1", c1, false)
+	s.run(latest)
+	s.expect("a3", "forwarded 1", "started 1", "deployed 1")
+	s.expect("a1", "forwarded 1", "voided 1")
+
+	c4, c5 := s.push("echo 4"), s.push("echo 5")
+	for name, commit := range map[string]string{"b4": c4} {
+		s.order(name, commit, false)
+	}
+	s.order("b2", c2, false)
+	s.order("b5", c5, false)
+	s.run(latest)
+	for _, name := range []string{"b4", "b2"} {
+		s.expect(name, "forwarded 1", "voided 1")
+		if v := last[eventlog.Voided](s, name); v.Reason != eventlog.ReasonSuperseded || v.SupersededBy != "b5" {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	s.expect("b5", "forwarded 1", "started 1", "deployed 1")
+
+	// Out of order: the newest commit came first, and must not be dropped.
+	c6, c7, c8 := s.push("echo 6"), s.push("echo 7"), s.push("echo 8")
+	s.order("c8", c8, false)
+	s.order("c6", c6, false)
+	s.order("c7", c7, false)
+	s.run(latest)
+	s.expect("c8", "forwarded 1", "started 1", "deployed 1")
+	for name, reason := range map[string]eventlog.Reason{"c6": eventlog.ReasonSuperseded, "c7": eventlog.ReasonStale} {
+		s.expect(name, "forwarded 1", "voided 1")
+		if v := last[eventlog.Voided](s, name); v.Reason != reason {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+
+	// A person's word, though it leads back, comes last and so wins.
+	c9 := s.push("echo 9")
+	s.order("d9", c9, false)
+	s.order("d1", c1, true)
+	s.run(latest)
+	s.expect("d9", "forwarded 1", "voided 1")
+	s.expect("d1", "forwarded 1", "started 1", "deployed 1")
+
+	// A newer one that cannot be had takes nobody's place.
+	s.order("e9", c9, false)
+	s.order("lost", strings.Repeat("ab", 20), false)
+	s.run(latest)
+	s.expect("e9", "forwarded 1", "started 1", "deployed 1")
+	s.expect("lost", "forwarded 1", "started 1", "failed 1")
+	s.checkRuns()
+}
+
+func TestPendingEveryRunsEach(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c1, c2 := s.push("echo 1"), s.push("echo 2")
+	s.order("a", c1, false)
+	s.order("b", c2, false)
+	s.run()
+	s.expect("a", "forwarded 1", "started 1", "deployed 1")
+	s.expect("b", "forwarded 1", "started 1", "deployed 1")
+}
+
+func TestDisabledVoids(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := s.push("echo 1")
+	s.order("d", c, false)
+	s.run(func(o *Options) { o.Deployment.Enabled, o.Handler = false, nil })
+	s.expect("d", "forwarded 1", "voided 1")
+	if v := last[eventlog.Voided](s, "d"); v.Reason != eventlog.ReasonDeploymentDisabled || !strings.Contains(v.Detail, "enabled = true") {
+		t.Errorf("voided: %+v", v)
+	}
+	s.replay("d", c, 2)
+	s.run()
+	s.expect("d", "forwarded 1", "voided 1", "replayed 2", "started 2", "deployed 2")
+}

@@ -1,0 +1,427 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(child())
+	}
+	os.Exit(pgtest.MainNoLeaks(m))
+}
+
+const (
+	patience = 60 * time.Second
+	instance = "test"
+	slug     = "web"
+	host     = "here"
+	secret   = "hunter2-and-more"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// place is where a worker works; it can be told to another process.
+type place struct{ DSN, Dir string }
+
+func (p place) queueDir() string { return filepath.Join(p.Dir, "queues", slug) }
+func (p place) live() string     { return filepath.Join(p.Dir, "live") }
+func (p place) remote() string   { return filepath.Join(p.Dir, "remote.git") }
+
+// options are those of the real parts, but for what only a process has.
+func (p place) options(log Log, q *queue.Queue, w Queue) (Options, error) {
+	// What a step does is in the repository, and so differs by commit.
+	steps := []command.StepConfig{{Name: "build", Run: []string{"./build"}, Env: map[string]string{"DIR": p.Dir}}}
+	handler, err := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps})
+	return Options{
+		Instance: instance, Host: host, Handler: handler, Repository: clone{git.Open(p.live(), p.remote(), git.Options{})},
+		Deployment: Deployment{Slug: slug, Repository: "o/r", Path: p.live(), Enabled: true, RetryInterrupted: true},
+		Queue:      w, Files: q, Log: log, Locker: lock.NewFlock(filepath.Join(p.Dir, "queues")),
+		RunsDir: filepath.Join(p.Dir, "runs"), Secrets: []string{secret},
+		DrainGrace: 20 * time.Millisecond, StepGrace: 200 * time.Millisecond, Logger: quiet,
+	}, err
+}
+
+type clone struct{ *git.Repo }
+
+func (c clone) FetchCommit(ctx context.Context, branch, commit string) error {
+	return c.Repo.FetchCommit(ctx, branch, commit, io.Discard)
+}
+
+func (c clone) RemoteTip(ctx context.Context, branch string) (string, error) {
+	tip, err := c.Repo.RemoteTip(ctx, branch)
+	if errors.Is(err, git.ErrRefNotFound) {
+		return "", nil
+	}
+	return tip, err
+}
+
+// site is a place with a remote to push to and a log to look at.
+type site struct {
+	place
+	t    testing.TB
+	pool *pgxpool.Pool
+	log  *eventlog.Log
+}
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	return newSiteOn(t, pgtest.MigratedDSN(t))
+}
+
+func newSiteOn(t testing.TB, dsn string) *site {
+	t.Helper()
+	s := &site{place: place{DSN: dsn, Dir: t.TempDir()}, t: t, pool: pgtest.Pool(t, dsn)}
+	s.log = eventlog.Open(s.pool, quiet)
+	t.Cleanup(s.log.Close)
+	s.git(s.Dir, "init", "--quiet", "--bare", "--initial-branch=main", s.remote())
+	s.git(s.Dir, "init", "--quiet", "--initial-branch=main", s.pusher())
+	return s
+}
+
+func (s *site) pusher() string { return filepath.Join(s.Dir, "pusher") }
+
+// git runs git by hand, outside the code under test.
+func (s *site) git(dir string, args ...string) string {
+	s.t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + s.Dir, "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("git %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// push makes a commit whose step is the script, and pushes it to main. An empty
+// script leaves the commit without the program.
+func (s *site) push(script string) string {
+	s.t.Helper()
+	build := filepath.Join(s.pusher(), "build")
+	_ = os.Remove(build)
+	if script != "" {
+		if err := os.WriteFile(build, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.git(s.pusher(), "add", "--all")
+	s.git(s.pusher(), "commit", "--quiet", "--allow-empty", "-m", "change")
+	s.git(s.pusher(), "push", "--quiet", "--force", s.remote(), "HEAD:refs/heads/main")
+	return s.git(s.pusher(), "rev-parse", "HEAD")
+}
+
+// order records that the commit shall run, and queues it as the materializer does.
+func (s *site) order(delivery, commit string, forced bool) materializer.Entry {
+	s.t.Helper()
+	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
+		Branch: "main", Commit: commit, Rule: "r", ConfigDigest: "c", Forced: forced,
+	}})
+	return s.enqueue(events[0])
+}
+
+// replay orders one more attempt of a delivery that was ordered before.
+func (s *site) replay(delivery, commit string, attempt int) {
+	s.t.Helper()
+	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: attempt, Actor: "sam", Data: eventlog.Replayed{
+		Reason: "again", Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: attempt, Branch: "main", Commit: commit, Forced: true}},
+	}})
+	s.enqueue(events[0])
+}
+
+func (s *site) enqueue(e eventlog.Event) materializer.Entry {
+	s.t.Helper()
+	assignments, err := e.Assignments()
+	if err != nil || len(assignments) != 1 {
+		s.t.Fatalf("assignments of %+v: %v", e, err)
+	}
+	entry := materializer.Entry{
+		Position: e.Position, EventID: e.ID, DeliveryID: e.DeliveryID, Cause: e.Type, Actor: e.Actor, Assignment: assignments[0],
+	}
+	s.put(entry)
+	return entry
+}
+
+func (s *site) put(entry materializer.Entry) {
+	s.t.Helper()
+	content, err := entry.Encode()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	q, err := queue.Open(s.queueDir(), quiet)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer q.Close()
+	if _, err := q.PutAs(s.t.Context(), ulid.MustParse(entry.EventID), entry.DeliveryID, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// append records transitions of the deployment by hand.
+func (s *site) append(transitions ...eventlog.Transition) []eventlog.Event {
+	s.t.Helper()
+	for i := range transitions {
+		transitions[i].Instance = instance
+		if _, whole := transitions[i].Data.(eventlog.Replayed); !whole {
+			transitions[i].Deployment = slug
+		}
+	}
+	events, err := s.log.Append(s.t.Context(), eventlog.Group{Transitions: transitions})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return events
+}
+
+// startedByHand is what a worker that died left in the log.
+func (s *site) startedByHand(delivery, commit, on string, attempt int) eventlog.Started {
+	s.t.Helper()
+	data := eventlog.Started{
+		V: 1, Commit: commit, Host: on, PID: 1, Plan: []string{"fetch"},
+		RunLog: filepath.Join(s.Dir, "runs", slug, fmt.Sprintf("%s-%d.log", delivery, attempt)),
+	}
+	if err := os.MkdirAll(filepath.Dir(data.RunLog), 0o750); err != nil {
+		s.t.Fatal(err)
+	}
+	s.append(eventlog.Transition{DeliveryID: delivery, Attempt: attempt, Actor: "sam", Data: data})
+	return data
+}
+
+// start runs a worker, with queue and log of its own as in its own process, and
+// returns what stops it and waits.
+func (s *site) start(change ...func(o *Options)) (stop func()) {
+	s.t.Helper()
+	q, err := queue.Open(s.queueDir(), quiet)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	watch, err := q.Watch()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	log := eventlog.Open(s.pool, quiet)
+	o, err := s.options(log, q, watch)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	w := New(o)
+	w.resultGrace = 20 * time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				s.t.Errorf("Run: %v", err)
+			}
+		case <-time.After(patience):
+			s.t.Error("the worker does not stop")
+		}
+		_ = watch.Close()
+		_ = q.Close()
+		log.Close()
+	})
+	s.t.Cleanup(stop)
+	return stop
+}
+
+// run works the queue off.
+func (s *site) run(change ...func(o *Options)) {
+	s.t.Helper()
+	stop := s.start(change...)
+	s.drained()
+	stop()
+}
+
+// drained waits until the queue is empty.
+func (s *site) drained() {
+	s.t.Helper()
+	s.wait("the queue is empty", func() bool { return len(s.queued()) == 0 })
+}
+
+func (s *site) queued() []string {
+	files, err := os.ReadDir(s.queueDir())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		if !f.IsDir() && !strings.HasPrefix(f.Name(), ".") {
+			names = append(names, f.Name())
+		}
+	}
+	return names
+}
+
+func (s *site) quarantined() []string {
+	files, _ := filepath.Glob(filepath.Join(s.queueDir(), "quarantine", "*.json"))
+	return files
+}
+
+func (s *site) wait(what string, done func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(patience); !done(); {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("waited in vain: %s; the log:\n%s", what, strings.Join(s.story(""), "\n"))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (s *site) exists(name string) bool {
+	_, err := os.Stat(filepath.Join(s.Dir, name))
+	return err == nil
+}
+
+func (s *site) touch(name string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.Dir, name), nil, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) remove(name string) {
+	s.t.Helper()
+	if err := os.Remove(filepath.Join(s.Dir, name)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) read(name string) string {
+	b, _ := os.ReadFile(filepath.Join(s.Dir, name))
+	return string(b)
+}
+
+// events are those of the delivery, or all.
+func (s *site) events(delivery string) []eventlog.Event {
+	s.t.Helper()
+	var events []eventlog.Event
+	for e, err := range s.log.Find(context.Background(), eventlog.Filter{Instance: instance, DeliveryID: delivery}) {
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// story is a delivery's events in short: "started 1".
+func (s *site) story(delivery string) []string {
+	s.t.Helper()
+	var lines []string
+	for _, e := range s.events(delivery) {
+		line := fmt.Sprintf("%s %d", e.Type, e.Attempt)
+		if delivery == "" {
+			line = e.DeliveryID + " " + line
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func (s *site) expect(delivery string, want ...string) {
+	s.t.Helper()
+	if got := s.story(delivery); !slices.Equal(got, want) {
+		s.t.Errorf("%s: the log says %q, want %q\n%s", delivery, got, want, s.data(delivery))
+	}
+}
+
+func (s *site) data(delivery string) string {
+	var b strings.Builder
+	for _, e := range s.events(delivery) {
+		fmt.Fprintf(&b, "  %s %s\n", e.Type, e.Data)
+	}
+	return b.String()
+}
+
+// last is the data of the delivery's newest event, which must be a T.
+func last[T eventlog.Data](s *site, delivery string) T {
+	s.t.Helper()
+	events := s.events(delivery)
+	data, err := events[len(events)-1].Decode()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	out, ok := data.(T)
+	if !ok {
+		s.t.Fatalf("%s ends with %T, want %T\n%s", delivery, data, out, s.data(delivery))
+	}
+	return out
+}
+
+// checkRuns looks for what must be true of every log: runs do not overlap, and
+// each has one end.
+func (s *site) checkRuns() {
+	s.t.Helper()
+	open := ""
+	for _, e := range s.events("") {
+		run := fmt.Sprintf("%s %d", e.DeliveryID, e.Attempt)
+		switch e.Type {
+		case eventlog.TypeStarted:
+			if open != "" {
+				s.t.Errorf("%s started while %s was running", run, open)
+			}
+			open = run
+		case eventlog.TypeDeployed, eventlog.TypeInterrupted:
+			if open != run {
+				s.t.Errorf("%s %s while %q was running", run, e.Type, open)
+			}
+			open = ""
+		case eventlog.TypeFailed: // may follow an interruption, in the same group
+			if open != run && open != "" {
+				s.t.Errorf("%s failed while %q was running", run, open)
+			}
+			open = ""
+		}
+	}
+	if open != "" {
+		s.t.Errorf("%s is still running", open)
+	}
+	if s.t.Failed() {
+		s.t.Logf("the log:\n%s", strings.Join(s.story(""), "\n"))
+	}
+}
+
+func mustJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}

@@ -1,0 +1,208 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// journal is a step that notes its begin and end in a file, and would be seen
+// to overlap another.
+const journal = `echo "begin $DURHACK_DELIVERY_ID" >> $DIR/journal; sleep 0.05; echo "end $DURHACK_DELIVERY_ID" >> $DIR/journal`
+
+func TestRunsInOrderOneAtATime(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	var want []string
+	for i := range 10 {
+		name := fmt.Sprintf("d%02d", 9-i) // the order is that of the log, not of the names
+		s.order(name, s.push(journal+"\n# "+name), false)
+		want = append(want, "begin "+name, "end "+name)
+	}
+	var stops []func()
+	for range 3 { // as in three processes
+		stops = append(stops, s.start())
+	}
+	s.drained()
+	for _, stop := range stops {
+		stop()
+	}
+	s.checkRuns()
+	if got := strings.Split(strings.TrimSpace(s.read("journal")), "\n"); !slices.Equal(got, want) {
+		t.Errorf("ran %q, want %q", got, want)
+	}
+}
+
+// locker grants the lock as often as the test allows. It never tells the holder
+// of a loss: as if the process stood still.
+type locker struct {
+	grants chan struct{}
+	asked  atomic.Int32
+	cancel atomic.Pointer[context.CancelCauseFunc] // of the lock that is held
+}
+
+func newLocker(grants int) *locker {
+	l := &locker{grants: make(chan struct{}, grants)}
+	for range grants {
+		l.grants <- struct{}{}
+	}
+	return l
+}
+
+func (l *locker) Acquire(ctx context.Context, _ string) (context.Context, func() error, error) {
+	l.asked.Add(1)
+	select {
+	case <-l.grants:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	held, cancel := context.WithCancelCause(ctx)
+	l.cancel.Store(&cancel)
+	return held, func() error { cancel(nil); return nil }, nil
+}
+
+// plans calls f before each plan.
+type plans struct {
+	handlers.Handler
+	f func()
+}
+
+func (p plans) Plan(ctx context.Context, job handlers.Job) (handlers.Plan, error) {
+	p.f()
+	return p.Handler.Plan(ctx, job)
+}
+
+// A worker that stood still past the loss of its lock comes back when its
+// successor has recorded the interruption, and not yet a start of its own: the
+// result must not be recorded.
+func TestLoserOfTheLockCannotRecordAResult(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push(`touch $DIR/begun.$DURHACK_ATTEMPT; while [ ! -e $DIR/go.$DURHACK_ATTEMPT ]; do sleep 0.01; done`), false)
+	loser := newLocker(2) // for its recovery, and for the entry
+	stopLoser := s.start(func(o *Options) { o.Host, o.Locker = "elsewhere", loser })
+	s.wait("the first runs", func() bool { return s.exists("begun.1") })
+
+	planning, proceed := make(chan struct{}), make(chan struct{})
+	stopHeir := s.start(func(o *Options) {
+		o.Handler = plans{o.Handler, func() { close(planning); <-proceed }}
+		o.RunsDir = filepath.Join(s.Dir, "runs-of-heir")
+	})
+	<-planning
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1")
+	s.touch("go.1") // the first is done, and comes with its result
+	s.wait("the first has given up its result, and asks for the lock again", func() bool { return loser.asked.Load() == 3 })
+	stopLoser()
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1")
+	close(proceed)
+	s.touch("go.2")
+	s.drained()
+	stopHeir()
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+	s.checkRuns()
+}
+
+// The lock is lost and the holder is told: the run is ended and failed.
+func TestLossOfTheLockEndsTheRun(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push(`touch $DIR/begun; while :; do sleep 0.01; done`), false)
+	l := newLocker(2)
+	stop := s.start(func(o *Options) { o.Locker = l })
+	s.wait("it runs", func() bool { return s.exists("begun") })
+	(*l.cancel.Load())(errors.New("somebody pulled the plug"))
+	s.drained()
+	stop()
+	s.expect("d", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "d"); !strings.Contains(f.Error, "lock was lost") || !strings.Contains(f.Error, "pulled the plug") {
+		t.Errorf("failed: %+v", f)
+	}
+}
+
+// At the end of the daemon a run may finish within its grace; else it is cut
+// short, keeps its entry, and is tried again by the next start.
+func TestShutdownInterruptsAndTheNextStartRetries(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push(`touch $DIR/begun; while [ ! -e $DIR/go ]; do sleep 0.01; done`), false)
+	stop := s.start()
+	s.wait("it runs", func() bool { return s.exists("begun") })
+	stop()
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1")
+	if i := last[eventlog.Interrupted](s, "d"); i.Then != thenRetry || i.Step != "build" {
+		t.Errorf("interrupted: %+v", i)
+	}
+	if len(s.queued()) != 1 {
+		t.Errorf("queued: %v", s.queued())
+	}
+	s.touch("go")
+	s.run()
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+}
+
+func TestShutdownLetsARunFinish(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push(`touch $DIR/begun; while [ ! -e $DIR/go ]; do sleep 0.01; done`), false)
+	stopping := make(chan struct{})
+	stop := s.start(func(o *Options) { o.DrainGrace = patience })
+	s.wait("it runs", func() bool { return s.exists("begun") })
+	go func() { stop(); close(stopping) }()
+	s.touch("go")
+	<-stopping
+	s.expect("d", "forwarded 1", "started 1", "deployed 1")
+	if len(s.queued()) != 0 {
+		t.Errorf("queued: %v", s.queued())
+	}
+}
+
+// What cannot be read, or was not ordered, is moved aside; the rest goes on.
+func TestStrangeEntriesGoToQuarantine(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo ran >> $DIR/ran")
+	good := s.order("first", commit, false)
+	for name, content := range map[string]string{
+		"01H00000000000000000000000_garbage.json": "{",
+		"01H00000000000000000000001_renamed.json": mustJSON(good),
+	} {
+		if err := os.WriteFile(filepath.Join(s.queueDir(), name), []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	large := filepath.Join(s.queueDir(), "01H00000000000000000000002_large.json")
+	s.touch("large")
+	if err := errors.Join(os.Truncate(filepath.Join(s.Dir, "large"), queue.MaxEntry+1), os.Rename(filepath.Join(s.Dir, "large"), large)); err != nil {
+		t.Fatal(err)
+	}
+	forged := good
+	forged.DeliveryID, forged.EventID = "forged", "01H00000000000000000000003"
+	s.put(forged)
+	altered := s.order("altered", commit, false)
+	if err := os.Remove(filepath.Join(s.queueDir(), altered.Name())); err != nil {
+		t.Fatal(err)
+	}
+	altered.Forced = true
+	s.put(altered)
+	s.order("last", commit, false)
+	s.run()
+	if got := s.quarantined(); len(got) != 5 {
+		t.Errorf("in quarantine: %v", got)
+	}
+	s.expect("first", "forwarded 1", "started 1", "deployed 1")
+	s.expect("last", "forwarded 1", "started 1", "deployed 1")
+	s.expect("altered", "forwarded 1")
+	if s.read("ran") != "ran\nran\n" {
+		t.Errorf("ran: %q", s.read("ran"))
+	}
+}

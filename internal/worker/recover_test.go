@@ -1,0 +1,213 @@
+package worker
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers"
+)
+
+func TestInterruptedRunIsRetriedOrFailed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	s.order("retried", commit, false)
+	s.startedByHand("retried", commit, host, 1)
+	s.run()
+	s.expect("retried", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+
+	s.order("failed", commit, false)
+	s.startedByHand("failed", commit, host, 1)
+	s.run(func(o *Options) { o.Deployment.RetryInterrupted = false })
+	s.expect("failed", "forwarded 1", "started 1", "interrupted 1", "failed 1")
+	if f := last[eventlog.Failed](s, "failed"); !strings.Contains(f.Error, "on_interrupt") || f.Commit != commit {
+		t.Errorf("failed: %+v", f)
+	}
+	s.checkRuns()
+}
+
+// A deploy that takes the daemon down each time is not tried for ever; a replay
+// begins to count anew.
+func TestThirdInterruptionFails(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	s.order("d", commit, false)
+	for attempt := range 2 {
+		s.startedByHand("d", commit, host, attempt+1)
+		s.append(eventlog.Transition{DeliveryID: "d", Attempt: attempt + 1, Actor: "sam", Data: eventlog.Interrupted{Detail: "x", Then: thenRetry}})
+	}
+	s.startedByHand("d", commit, host, 3)
+	s.run()
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "interrupted 2", "started 3", "interrupted 3", "failed 3")
+	if f := last[eventlog.Failed](s, "d"); !strings.Contains(f.Error, "3 times in a row") {
+		t.Errorf("failed: %+v", f)
+	}
+	s.replay("d", commit, 4)
+	s.startedByHand("d", commit, host, 4)
+	s.run()
+	if got := s.story("d"); len(got) != 13 || got[10] != "interrupted 4" || got[12] != "deployed 5" {
+		t.Errorf("after the replay: %q", got[8:])
+	}
+}
+
+// The result that a worker could not append is appended by the next one.
+func TestKeptResultIsAppended(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	s.order("d", commit, false)
+	started := s.startedByHand("d", commit, "another name of this host", 1)
+	if err := saveResult(started.RunLog, []eventlog.Data{eventlog.Deployed{V: 1, Commit: commit, DurationMS: 42, Steps: []eventlog.Step{}}}); err != nil {
+		t.Fatal(err)
+	}
+	s.run()
+	s.expect("d", "forwarded 1", "started 1", "deployed 1")
+	if d := last[eventlog.Deployed](s, "d"); d.DurationMS != 42 {
+		t.Errorf("deployed: %+v", d)
+	}
+
+	// One that cannot be read is none.
+	s.order("garbled", commit, false)
+	started = s.startedByHand("garbled", commit, host, 1)
+	if err := os.WriteFile(resultFile(started.RunLog), []byte(`[{"type":"deployed"`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run()
+	s.expect("garbled", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+
+	// Nor is one that was there before the run, from a log that is no more.
+	s.order("old", commit, false)
+	if err := saveResult(New(Options{Logger: quiet, RunsDir: s.Dir + "/runs", Deployment: Deployment{Slug: slug}}).logPath("old", 1), []eventlog.Data{eventlog.Deployed{V: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	s.run(func(o *Options) {
+		o.Log = &wrapped{Log: o.Log, before: func(g eventlog.Group) error {
+			if _, ok := g.Transitions[0].Data.(eventlog.Deployed); ok && s.exists("runs/web/old-1.result.json") && strings.Contains(s.read("runs/web/old-1.result.json"), `"commit":""`) {
+				t.Error("the old result is there still")
+			}
+			return nil
+		}}
+	})
+	s.expect("old", "forwarded 1", "started 1", "deployed 1")
+}
+
+// Processes that a dead worker left are ended before the run is tried again,
+// but not those that another host speaks of.
+func TestOrphansAreEndedOnTheirHostOnly(t *testing.T) {
+	t.Parallel()
+	for on, wantAlive := range map[string]bool{host: false, "elsewhere": true} {
+		s := newSite(t)
+		commit := s.push("echo fine")
+		s.order("d", commit, false)
+		started := s.startedByHand("d", commit, on, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan handlers.Result, 1)
+		go func() {
+			ended <- handlers.Execute(ctx, handlers.Plan{Steps: []handlers.Step{{Name: "sleep", Run: func(ctx context.Context, env handlers.Env) error {
+				return env.Run(ctx, "", nil, "sleep", "1000")
+			}}}}, handlers.Env{ProcessFile: processFile(started.RunLog), Vars: []string{"PATH=" + os.Getenv("PATH")}, Grace: time.Second}, nil)
+		}()
+		s.wait("the orphan runs", func() bool { return s.exists("runs/web/d-1.process") })
+		s.run()
+		s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+		alive := true
+		if !wantAlive {
+			r := <-ended
+			alive = r.Canceled
+		}
+		select {
+		case r := <-ended:
+			t.Errorf("the process of host %q has ended: %v", on, r.Err)
+		default:
+		}
+		if alive != wantAlive {
+			t.Errorf("host %q: alive %v", on, alive)
+		}
+		cancel()
+		if wantAlive {
+			<-ended
+		}
+	}
+}
+
+// wrapped is a log that fails as the test says.
+type wrapped struct {
+	Log
+	before func(g eventlog.Group) error
+}
+
+func (l *wrapped) Append(ctx context.Context, g eventlog.Group) ([]eventlog.Event, error) {
+	if err := l.before(g); err != nil {
+		return nil, err
+	}
+	return l.Log.Append(ctx, g)
+}
+
+// failing refuses the first n groups whose first transition is a T.
+func failing[T eventlog.Data](n int, err error) func(o *Options) {
+	return func(o *Options) {
+		o.Log = &wrapped{Log: o.Log, before: func(g eventlog.Group) error {
+			if _, ok := g.Transitions[0].Data.(T); ok && n > 0 {
+				n--
+				return err
+			}
+			return nil
+		}}
+	}
+}
+
+// A recovery that fails is not forgotten.
+func TestFailedRecoveryIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	s.order("d", commit, false)
+	s.startedByHand("d", commit, host, 1)
+	s.run(failing[eventlog.Interrupted](2, context.DeadlineExceeded))
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+}
+
+// What the database will not have ends the run all the same, and an entry that
+// cannot be started makes room.
+func TestRefusedByTheDatabase(t *testing.T) {
+	t.Parallel()
+	refused := &pgconn.PgError{Code: "22P05", Message: "it does not like the text"}
+	s := newSite(t)
+	s.order("end", s.push("echo the tail; exit 3"), false)
+	s.run(failing[eventlog.Failed](1, refused))
+	s.expect("end", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "end"); f.OutputTail != "" || !strings.Contains(f.Error, "22P05") || f.ExitCode == nil || *f.ExitCode != 3 {
+		t.Errorf("failed: %+v", f)
+	}
+	commit := s.push("echo fine")
+	s.order("start", commit, false)
+	s.order("next", commit, false)
+	s.run(failing[eventlog.Started](1, refused))
+	s.expect("start", "forwarded 1")
+	s.expect("next", "forwarded 1", "started 1", "deployed 1")
+	if got := s.quarantined(); len(got) != 1 || !strings.Contains(got[0], "start") {
+		t.Errorf("in quarantine: %v", got)
+	}
+}
+
+// Any other error passes, be it before or after the run.
+func TestErrorsOfTheLogAreWaitedOut(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("a", s.push("echo once >> $DIR/ran"), false)
+	s.run(failing[eventlog.Started](2, os.ErrPermission))
+	s.order("b", s.push("echo once >> $DIR/ran"), false)
+	s.run(failing[eventlog.Deployed](2, os.ErrPermission))
+	s.expect("a", "forwarded 1", "started 1", "deployed 1")
+	s.expect("b", "forwarded 1", "started 1", "deployed 1")
+	if s.read("ran") != "once\nonce\n" {
+		t.Errorf("ran %q", s.read("ran"))
+	}
+}
