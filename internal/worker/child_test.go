@@ -188,6 +188,7 @@ func TestKilledInAStep(t *testing.T) {
 	s.order("d", s.push(`if [ $DURHACK_ATTEMPT = 1 ]; then
 	trap '' TERM
 	(trap '' TERM; while :; do sleep 0.05; done) & echo $! > $DIR/child.pid
+	while [ ! -e $DIR/runs/web/d-1.process ]; do sleep 0.01; done
 	kill -9 $PPID
 	while :; do sleep 0.05; done
 fi
