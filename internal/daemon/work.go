@@ -65,8 +65,14 @@ func work(ctx context.Context, o Options, main *queue.Queue) error {
 	})
 	m := newMaterializer(o.Config, store, o.Logger, queues)
 	p := projections.New(store.Pool, store.Log, o.Logger)
+	// The read models outlast the others, to apply what those append last: what
+	// was stopped must not be shown as running until the next start.
+	projecting, stopProjecting := context.WithCancel(context.WithoutCancel(ctx))
+	var projector sync.WaitGroup
+	defer projector.Wait()
+	defer stopProjecting()
+	projector.Go(func() { keep(projecting, o.Logger, "projections", p.Run) })
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run) })
-	parts.Go(func() { keep(ctx, o.Logger, "projections", p.Run) })
 	parts.Go(func() { keep(ctx, o.Logger, "materializer", m.Run) })
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
@@ -77,7 +83,36 @@ func work(ctx context.Context, o Options, main *queue.Queue) error {
 	}
 	o.Logger.Info("working", "instance", o.Config.Instance, "deployments", len(o.Config.Deployments))
 	parts.Wait()
+	projected(projecting, p, o.Logger)
 	return nil
+}
+
+// projectedWithin bounds the wait for the read models at the end.
+const projectedWithin = 3 * time.Second
+
+// projected waits until the read models are up to date. It gives up where they
+// cannot be: the next start goes on.
+func projected(ctx context.Context, p *projections.Projector, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, projectedWithin)
+	defer cancel()
+	for {
+		lags, err := p.Lag(ctx)
+		behind := false
+		for _, lag := range lags {
+			behind = behind || lag.Events > 0 && lag.Err == nil
+		}
+		if err == nil && !behind {
+			return
+		}
+		if err != nil || ctx.Err() != nil {
+			log.Info("the read models are left behind the log; the next start brings them up to it", "error", err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // awaitStore waits for the database as long as it takes: pushes are accepted
