@@ -58,6 +58,10 @@ func sessionMembers(sid int) []stat {
 		if err != nil {
 			continue
 		}
+		// Nearly all belong to others, and this is ten times as fast as their stat.
+		if session, err := unix.Getsid(pid); err == nil && session != sid {
+			continue
+		}
 		if s, ok := readStat(pid); ok && s.session == sid && s.alive() {
 			members = append(members, s)
 		}
