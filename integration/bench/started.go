@@ -37,7 +37,8 @@ run = ["true"]
 type site struct {
 	config  string
 	dsn     string
-	commits []string // of main, oldest first
+	bare    string   // the remote
+	commits []string // oldest first; main is moved from one to the next
 }
 
 // site makes a repository with n commits, a database and a configuration.
@@ -50,13 +51,18 @@ func (b *bench) site(ctx context.Context, n int) (site, error) {
 	if s.dsn, err = b.database(ctx); err != nil {
 		return s, err
 	}
-	bare := filepath.Join(dir, "app.git")
-	if s.commits, err = makeCommits(ctx, bare, n); err != nil {
+	s.bare = filepath.Join(dir, "app.git")
+	if s.commits, err = makeCommits(ctx, s.bare, n); err != nil {
 		return s, err
 	}
 	s.config = filepath.Join(dir, "deployer.toml")
-	text := fmt.Sprintf("database_url = %q\n"+workConfig, s.dsn, filepath.Join(dir, "state"), secret, bare, filepath.Join(dir, "www"))
+	text := fmt.Sprintf("database_url = %q\n"+workConfig, s.dsn, filepath.Join(dir, "state"), secret, s.bare, filepath.Join(dir, "www"))
 	return s, os.WriteFile(s.config, []byte(text), 0o600)
+}
+
+// advance moves main to the i-th commit, as a push does before its webhook.
+func (s site) advance(i int) error {
+	return os.WriteFile(filepath.Join(s.bare, "refs", "heads", "main"), []byte(s.commits[i]+"\n"), 0o600)
 }
 
 // makeCommits makes a bare repository, and n commits that each change its page.
@@ -122,6 +128,9 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 	var tail, partsTail, typical, partsTypical []float64
 	var took, alone []time.Duration
 	for i, commit := range s.commits {
+		if err := s.advance(i); err != nil {
+			return nil, err
+		}
 		begin, err := p.push(i, commit)
 		if err != nil {
 			return nil, err
