@@ -171,17 +171,25 @@ func (d *demo) remove() error {
 	return nil
 }
 
-// abandonTime bounds how long a second Ctrl-C may still take.
-const abandonTime = 3 * time.Second
+// abandonTime is how long a Postgres that is told to end at once may take.
+const abandonTime = 2 * time.Second
 
 // abandon is for a second Ctrl-C: the daemon is not waited for, but a Postgres
 // must not be left behind, running in a directory that nobody will look for.
 func (d *demo) abandon() {
 	data := filepath.Join(d.dir, "state", "postgres", "data")
-	pid := postmaster(data)
-	for deadline := time.Now().Add(abandonTime); pid > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		// SIGQUIT is Postgres's "immediate": its children go with it.
-		if syscall.Kill(pid, syscall.SIGQUIT) != nil || postmaster(data) == 0 {
+	// SIGQUIT is Postgres's "immediate": its children go with it. They also end
+	// by themselves once it is gone.
+	quit, kill := time.Now(), time.Now().Add(abandonTime)
+	for pid := postmaster(data); pid > 0 && postmaster(data) == pid; time.Sleep(20 * time.Millisecond) {
+		switch now := time.Now(); {
+		case now.After(kill):
+			_ = syscall.Kill(pid, syscall.SIGKILL) // a process that is gone meanwhile is what is wanted
+		case !quit.IsZero():
+			_ = syscall.Kill(pid, syscall.SIGQUIT)
+			quit = time.Time{}
+		}
+		if time.Now().After(kill.Add(abandonTime)) {
 			break
 		}
 	}

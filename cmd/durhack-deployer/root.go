@@ -97,6 +97,7 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong.`,
 	root.InitDefaultCompletionCmd(args...)
 	for _, cmd := range allCommands(root) {
 		cmd.DisableFlagsInUseLine = true
+		cmd.SuggestionsMinimumDistance = root.SuggestionsMinimumDistance
 		switch cmd.Name() {
 		case "help":
 			cmd.RunE, cmd.Run = func(_ *cobra.Command, args []string) error { return help(root, args) }, nil

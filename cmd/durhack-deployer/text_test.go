@@ -1,0 +1,203 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// dangerous names what could drive a terminal or break a line in s; "" where
+// there is nothing.
+func dangerous(s string) string {
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD"):
+			return "invalid UTF-8"
+		case unicode.IsControl(r):
+			return fmt.Sprintf("control character %U", r)
+		case unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co, unicode.Cs):
+			return fmt.Sprintf("format character %U", r)
+		}
+	}
+	return ""
+}
+
+// hostile are texts that a sender may choose.
+var hostile = []string{
+	"", "main", "\x1b[2J\x1b]0;owned\x07", "a\nb\r\nc", "\u202Etxt.exe", "\u2066x\u2069", "\x9b31m", "\u009b31m",
+	"<script>alert(1)</script>", "\xff\xfe", "\u2028\u2029", "\U000E0041", "zero\u200bwidth", "\x00", "\x7f",
+	"refs/heads/--upload-pack=x", ";$(id)", "\uFFFD", "\ufeffbom", "日本語", "e\u0301", strings.Repeat("long ", 500),
+}
+
+func FuzzPrintable(f *testing.F) {
+	for _, s := range hostile {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := printable(s)
+		if bad := dangerous(got); bad != "" {
+			t.Errorf("%s in printable(%q) = %q", bad, s, got)
+		}
+		if dangerous(s) == "" && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) && got != s {
+			t.Errorf("printable(%q) = %q: what is harmless must stay", s, got)
+		}
+		if again := printable(got); again != got {
+			t.Errorf("printable(%q) = %q changes again to %q", s, got, again)
+		}
+		for _, line := range strings.Split(printableLines(s), "\n") {
+			if bad := dangerous(line); bad != "" {
+				t.Errorf("%s in a line of printableLines(%q)", bad, s)
+			}
+		}
+	})
+}
+
+func FuzzWriteJSON(f *testing.F) {
+	for _, s := range hostile {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var b strings.Builder
+		if err := writeJSON(&b, map[string]string{"ref": s}); err != nil {
+			t.Fatal(err)
+		}
+		line, whole := strings.CutSuffix(b.String(), "\n")
+		if bad := dangerous(line); !whole || bad != "" {
+			t.Errorf("%s (whole %v) in %q", bad, whole, line)
+		}
+		var back map[string]string
+		if err := json.Unmarshal([]byte(line), &back); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if want := strings.ToValidUTF8(s, "\uFFFD"); utf8.ValidString(s) && back["ref"] != want {
+			t.Errorf("%q came back as %q", s, back["ref"])
+		}
+	})
+}
+
+// anyText is a text that a sender, a program's output or a person at the
+// command line may have put into an event.
+func anyText() *rapid.Generator[string] {
+	return rapid.OneOf(rapid.SampledFrom(hostile), rapid.String(),
+		rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 40), func(b []byte) string { return string(b) }))
+}
+
+func anyEvent(t *rapid.T) eventlog.Event {
+	text := anyText()
+	draw := func(name string) string { return text.Draw(t, name) }
+	assignments := []eventlog.Assignment{{Deployment: draw("slug"), Attempt: 2, Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")}}
+	code := 3
+	steps := []eventlog.Step{{Name: draw("step"), Result: draw("result"), DurationMS: 5}}
+	const v = eventlog.CurrentVersion
+	data := rapid.SampledFrom([]eventlog.Data{
+		eventlog.Received{V: v, Event: draw("event"), Ref: draw("ref"), Repository: draw("repository"), Commit: draw("commit"), Source: eventlog.Source(draw("source"))},
+		eventlog.Redelivered{V: v, Action: draw("action"), Detail: draw("detail"), Deployments: assignments},
+		eventlog.Forwarded{V: v, Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")},
+		eventlog.Voided{V: v, Reason: eventlog.Reason(draw("reason")), Detail: draw("detail"), Commit: draw("commit")},
+		eventlog.Started{V: v, Commit: draw("commit"), PreviousCommit: draw("previous"), Host: draw("host"), Plan: []string{draw("plan"), draw("plan")}, RunLog: draw("log")},
+		eventlog.Deployed{V: v, Commit: draw("commit"), Steps: steps, RunLog: draw("log")},
+		eventlog.Failed{V: v, Step: draw("step"), Error: draw("error"), OutputTail: draw("tail"), Signal: draw("signal"), ExitCode: &code, Steps: steps, RunLog: draw("log")},
+		eventlog.Interrupted{V: v, Detail: draw("detail"), Then: draw("then"), Step: draw("step")},
+		eventlog.Replayed{V: v, Reason: draw("reason"), Deployments: assignments},
+	}).Draw(t, "data")
+	raw, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := eventlog.Event{
+		Position: rapid.Int64Min(1).Draw(t, "position"), DeliveryID: draw("delivery"), Type: data.EventType(),
+		Attempt: rapid.IntRange(1, 3).Draw(t, "attempt"), Actor: draw("actor"), Data: raw,
+	}
+	if slug := draw("deployment"); slug != "" {
+		e.Deployment = &slug
+	}
+	if rapid.IntRange(0, 9).Draw(t, "unknown") == 0 {
+		e.Type = eventlog.Type(draw("type"))
+	}
+	return e
+}
+
+func TestStoryIsOneHarmlessLineAnEvent(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		e := anyEvent(t)
+		for _, one := range []bool{true, false} {
+			line := newStory(false, []string{"web"}, one).line(e)
+			if bad := dangerous(line); bad != "" {
+				t.Fatalf("%s in %q", bad, line)
+			}
+			if n := utf8.RuneCountInString(line); n > maxSummary+3000 {
+				t.Fatalf("a line of %d characters", n)
+			}
+		}
+	})
+}
+
+func TestAnswerIsHarmless(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var events []eventlog.Event
+		for range rapid.IntRange(1, 5).Draw(t, "events") {
+			events = append(events, anyEvent(t))
+		}
+		state, err := router.Fold(events)
+		if err != nil {
+			return // an event that this binary does not know: why says so instead
+		}
+		known := map[string]projections.Deployment{}
+		for slug := range state.Parts {
+			known[slug] = projections.Deployment{Live: &projections.Mark{Commit: anyText().Draw(t, "live"), DeliveryID: anyText().Draw(t, "by")}}
+		}
+		var b strings.Builder
+		a := answer{w: &b, id: anyText().Draw(t, "id"), state: state, known: known, command: (&cli{}).command}
+		if err := a.tell(events); err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range strings.Split(b.String(), "\n") {
+			if bad := dangerous(line); bad != "" {
+				t.Fatalf("%s in %q", bad, line)
+			}
+		}
+	})
+}
+
+func TestTableAlignsWideCells(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	table := newTable(&b, "NAME", "STATE", "NOTE")
+	table.row("web", "live", "")
+	table.row("日本語", "e\u0301te\u0301", "wide, and composed of two")
+	table.paintedRow(1, red, "a\tb", "\x1b[31m", "escaped")
+	if err := table.flush(); err != nil {
+		t.Fatal(err)
+	}
+	want := "NAME    STATE     NOTE\n" +
+		"web     live\n" +
+		"日本語  e\u0301te\u0301       wide, and composed of two\n" +
+		`a\tb    \x1b[31m  escaped` + "\n"
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+func TestPainter(t *testing.T) {
+	t.Parallel()
+	if got := painter(true).paint(red, "x"); got != "\x1b[31mx\x1b[0m" {
+		t.Errorf("on a terminal: %q", got)
+	}
+	if got := painter(true).paint("", "x"); got != "x" {
+		t.Errorf("without a colour: %q", got)
+	}
+	if got := painter(false).paint(red, "x"); got != "x" {
+		t.Errorf("into a pipe: %q", got)
+	}
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestParseTime(t *testing.T) {
+	t.Parallel()
+	zone := time.FixedZone("here", 2*60*60)
+	now := time.Date(2026, 3, 31, 12, 30, 0, 0, zone)
+	for text, want := range map[string]time.Time{
+		"2026-01-31":                time.Date(2026, 1, 31, 0, 0, 0, 0, zone),
+		"2026-01-31 15:04":          time.Date(2026, 1, 31, 15, 4, 0, 0, zone),
+		"2026-01-31T15:04":          time.Date(2026, 1, 31, 15, 4, 0, 0, zone),
+		"2026-01-31 15:04:05":       time.Date(2026, 1, 31, 15, 4, 5, 0, zone),
+		"2026-01-31T15:04:05":       time.Date(2026, 1, 31, 15, 4, 5, 0, zone),
+		"2026-01-31T15:04:05Z":      time.Date(2026, 1, 31, 15, 4, 5, 0, time.UTC),
+		"2026-01-31T15:04:05-05:00": time.Date(2026, 1, 31, 20, 4, 5, 0, time.UTC),
+		"2026-01-31T15:04:05.25Z":   time.Date(2026, 1, 31, 15, 4, 5, 250e6, time.UTC),
+		"90m":                       now.Add(-90 * time.Minute),
+		"1h30m":                     now.Add(-90 * time.Minute),
+		"0s":                        now,
+		"0d":                        now,
+		"31d":                       time.Date(2026, 2, 28, 12, 30, 0, 0, zone),
+	} {
+		got, err := parseTime(text, now)
+		if err != nil || !got.Equal(want) {
+			t.Errorf("parseTime(%q) = %s, %v; want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{
+		"", " ", "x", "d", "-1d", "+1d", "1.5d", "d1", "1d1", "-5m", "5", "99999999d", "99999999999999999999d", "999999999h",
+		"2026-13-01", "2026-02-30", "2026-01-31 25:00", "31.01.2026", "2026-01-31 15:04 ", "yesterday",
+	} {
+		var wrong *usageError
+		if got, err := parseTime(text, now); !errors.As(err, &wrong) {
+			t.Errorf("parseTime(%q) = %s, %v; want a usage error", text, got, err)
+		}
+	}
+}
+
+func TestAgo(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "just now", 999 * time.Millisecond: "just now", -time.Hour: "just now", time.Second: "1s ago",
+		59 * time.Second: "59s ago", time.Minute: "1m ago", time.Hour: "1h00m ago", 47*time.Hour + 59*time.Minute: "47h59m ago",
+		48 * time.Hour: "2d ago",
+	} {
+		if got := ago(d); got != want {
+			t.Errorf("ago(%s) = %q, want %q", d, got, want)
+		}
+	}
+}
