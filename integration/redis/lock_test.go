@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/redistest"
 )
 
 // With this in the environment the test binary is a process that takes the lock
@@ -197,11 +198,11 @@ func TestLossIsTold(t *testing.T) {
 
 func TestServerAwayForLongIsALoss(t *testing.T) {
 	s, name := startServer(t), newName()
-	held, release, err := open(t, s.url()).Acquire(within(t), name)
+	held, release, err := open(t, s.URL()).Acquire(within(t), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.kill()
+	s.Kill()
 	awaitLoss(t, held)
 	if err := release(); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("release says %v", err)
@@ -210,8 +211,8 @@ func TestServerAwayForLongIsALoss(t *testing.T) {
 
 func TestWaitsForAServerThatIsAway(t *testing.T) {
 	s, name := startServer(t), newName()
-	s.kill()
-	l := open(t, s.url())
+	s.Kill()
+	l := open(t, s.URL())
 	type result struct {
 		release func() error
 		err     error
@@ -227,8 +228,8 @@ func TestWaitsForAServerThatIsAway(t *testing.T) {
 		t.Fatalf("got in without a server: %v", r.err)
 	case <-time.After(300 * time.Millisecond):
 	}
-	if !s.start() {
-		t.Fatal("redis-server does not start again")
+	if err := s.Restart(ctx); err != nil {
+		t.Fatal(err)
 	}
 	r := <-got
 	if r.err != nil {
@@ -287,7 +288,7 @@ func TestAKilledHolderIsOutOfTheWayAfterItsTime(t *testing.T) {
 
 func TestAWrongPasswordIsToldWithoutIt(t *testing.T) {
 	s := startServer(t)
-	wrong := strings.Replace(s.url(), password, "hunter2", 1)
+	wrong := strings.Replace(s.URL(), redistest.Password, "hunter2", 1)
 	var out syncBuffer
 	l, err := lock.NewRedis(wrong, ttl, slog.New(slog.NewTextHandler(&out, nil)))
 	if err != nil {
