@@ -144,4 +144,33 @@ if journalctl -u "$unit" _PID=1 --no-pager -n 3 | grep -i kill; then fail "syste
 say "what was recorded is there when nothing runs"
 deployer verify || fail "verify finds breaches after the stop"
 if pgrep -u "$user" -a; then fail "a command left the private Postgres running"; fi
+
+say "listen and work as two users"
+cp /root/deploy/sysusers.d/durhack-listener.conf /etc/sysusers.d/
+cp /root/deploy/tmpfiles.d/durhack-listener.conf /etc/tmpfiles.d/
+cp /root/deploy/systemd/durhack-listener.service /etc/systemd/system/
+cp /root/deploy/systemd/durhack-deployer-work.conf "/etc/systemd/system/$unit.d/work.conf"
+systemd-sysusers
+systemd-tmpfiles --create durhack-listener.conf
+rm "/etc/systemd/system/$unit.d/secret.conf" # only the listener needs it
+(umask 027; printf 'state_dir = "/var/lib/durhack-deployer"\nwebhook_secret_token = "%s"\n' "$secret" > /etc/durhack-listener/listener.toml)
+chgrp durhack-listener /etc/durhack-listener/listener.toml
+systemd-analyze verify /etc/systemd/system/durhack-listener.service "/etc/systemd/system/$unit" 2>&1 | tee /tmp/verify
+[ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
+systemctl daemon-reload
+systemctl enable -q --now durhack-listener.service || fail "the listener does not start"
+git_commit four
+push "$commit" box-4 # nobody works yet: it waits
+deployer queue list | grep -q box-4 || fail "box-4 does not wait in the main queue"
+systemctl start "$unit" || fail "work does not start"
+goes_live box-4 four
+as_listener() { runuser -u durhack-listener -- "$@" > /dev/null 2>&1; }
+for secret_thing in /var/lib/durhack-deployer /var/lib/durhack-deployer/runs /var/lib/durhack-deployer/postgres /etc/durhack-deployer; do
+  if as_listener ls "$secret_thing"; then fail "the listener's user can look into $secret_thing"; fi
+done
+deployer verify || fail "verify finds breaches with two users"
+systemctl stop durhack-listener.service "$unit"
+for u in durhack-listener.service "$unit"; do
+  [ "$(systemctl show --value -p Result "$u")" = success ] || fail "the stop of $u was not clean"
+done
 say "ok"

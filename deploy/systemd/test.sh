@@ -21,5 +21,5 @@ export BOX_PACKAGES=systemd-sysv,dbus,libnss-systemd,curl,ca-certificates,openss
   -c "$PWD/deploy/systemd/durhack-deployer.service:/etc/systemd/system/durhack-deployer.service" \
   -c "$PWD/deploy/sysusers.d/durhack-deployer.conf:/etc/sysusers.d/durhack-deployer.conf" \
   -c "$PWD/deploy/tmpfiles.d/durhack-deployer.conf:/etc/tmpfiles.d/durhack-deployer.conf" \
-  -c "$PWD/deploy/systemd/test-in-box.sh:/root/test-in-box.sh" \
-  "$cache" -- bash /root/test-in-box.sh
+  -c "$PWD/deploy:/root/deploy" \
+  "$cache" -- bash /root/deploy/systemd/test-in-box.sh
