@@ -161,6 +161,11 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 	reached := from
 	var state *State
 	err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		// What a crash takes back is rows and checkpoint together, and is applied
+		// again; the wait for the disk would compete with the commits of deploys.
+		if _, err := tx.Exec(ctx, "set local synchronous_commit = off"); err != nil {
+			return fmt.Errorf("begin: %w", err)
+		}
 		at, err := lockCheckpoint(ctx, tx)
 		if err != nil {
 			return err
