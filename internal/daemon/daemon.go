@@ -56,6 +56,9 @@ func Run(ctx context.Context, o Options) error {
 	var serve func(context.Context) error
 	if o.Listen {
 		if serve, err = newListener(ctx, o, main); err != nil {
+			if ctx.Err() != nil {
+				return nil // stopped before it had begun
+			}
 			return err
 		}
 	}

@@ -1,0 +1,260 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+)
+
+func TestServeTakesAPushLive(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "")
+	d := s.run(true, true)
+	s.push(d, "d1")
+	s.expectDeployed(d, "d1")
+	s.mustStop(d)
+	if head := s.git(filepath.Join(s.dir, "live"), "rev-parse", "HEAD"); head != s.commit {
+		t.Errorf("live is %s, want %s", head, s.commit)
+	}
+}
+
+// The listener and the worker as two daemons that share the queue directory.
+func TestListenAndWorkApart(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "")
+	listener := s.run(true, false)
+	s.push(listener, "before")
+	worker := s.run(false, true)
+	s.push(listener, "after")
+	s.expectDeployed(worker, "before")
+	s.expectDeployed(worker, "after")
+	s.mustStop(listener)
+	s.mustStop(worker)
+}
+
+// Starts and stops, many at once, each at another moment of its life; what is
+// left running is found by TestMain.
+func TestStartsAndStopsAtAnyMoment(t *testing.T) {
+	dsn := pgtest.MigratedDSN(t)
+	kinds := []struct{ listen, work bool }{{true, true}, {true, false}, {false, true}, {true, true}}
+	var all sync.WaitGroup
+	for i, kind := range kinds {
+		s := newSite(t, dsn, "")
+		s.cfg.Listen.Host = "localhost"
+		all.Go(func() {
+			for round := range 20 {
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan error, 1)
+				listening := make(chan struct{})
+				if !kind.listen {
+					close(listening)
+				}
+				if round%8 == 0 {
+					cancel() // before it is called
+				}
+				go func() {
+					ended <- Run(ctx, Options{
+						Config: s.cfg, Listen: kind.listen, Work: kind.work, Logger: quiet,
+						Listening: func(net.Addr) { close(listening) },
+					})
+				}()
+				if round%4 != 0 { // else stopped before it has begun
+					select {
+					case <-listening:
+					case err := <-ended:
+						t.Errorf("kind %d, round %d: Run ended by itself: %v", i, round, err)
+						cancel()
+						return
+					}
+					time.Sleep(time.Duration(round) * 5 * time.Millisecond)
+				}
+				cancel()
+				select {
+				case err := <-ended:
+					if err != nil {
+						t.Errorf("kind %d, round %d: Run: %v", i, round, err)
+					}
+				case <-time.After(patience):
+					t.Errorf("kind %d, round %d: Run does not return", i, round)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestRefusesWhatCannotWork(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	base := fmt.Sprintf("instance = \"test\"\nstate_dir = %q\n[listen]\nhost = \"127.0.0.1\"\nport = 0\n", state)
+	token := "webhook_secret_token = \"x\"\n"
+	deployment := "[deployments.web]\nrepository = \"o/web\"\nenabled = true\nbranch = \"main\"\npath = \"/srv/web\"\n"
+	for name, c := range map[string]struct {
+		text         string
+		listen, work bool
+		want         string
+	}{
+		"no secret":     {base, true, true, "secret"},
+		"an empty one":  {"webhook_secret_token = \"\"\n" + base, true, false, "secret"},
+		"pm2":           {token + base + deployment + "instance_name = \"web\"\n", true, true, "pm2"},
+		"nginx":         {token + base + deployment + "[[deployments.web.sites]]\nrule = \"include\"\nselect = \"*\"\n", false, true, "nginx"},
+		"self":          {token + base + deployment + "systemd_unit_name = \"deployer.service\"\n", false, true, "self"},
+		"self, by name": {token + base + deployment + "handler = \"self\"\n", false, true, "self"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, err := tryLoad(t, t.TempDir(), c.text)
+			if err == nil {
+				err = Run(t.Context(), Options{Config: cfg, Listen: c.listen, Work: c.work, Logger: quiet})
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error about %q", err, c.want)
+			}
+			if _, err := os.Stat(state); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("state_dir was made all the same: %v", err)
+			}
+		})
+	}
+	if err := Refuse(load(t, t.TempDir(), base), false, true); err != nil {
+		t.Errorf("work needs no secret, but: %v", err)
+	}
+	if err := Refuse(load(t, t.TempDir(), token+base+deployment+"instance_name = \"web\"\n"), true, false); err != nil {
+		t.Errorf("listen needs no handler, but: %v", err)
+	}
+}
+
+func TestPortInUseNamesTheAddress(t *testing.T) {
+	s := newSite(t, "", "")
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s.cfg.Listen.Port = l.Addr().(*net.TCPAddr).Port
+	err = Run(t.Context(), Options{Config: s.cfg, Listen: true, Work: true, Logger: quiet})
+	if err == nil || !strings.Contains(err.Error(), l.Addr().String()) || !strings.Contains(err.Error(), "[listen]") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStateDirThatCannotBeMade(t *testing.T) {
+	s := newSite(t, "", "")
+	if err := os.WriteFile(s.cfg.StateDir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := Run(t.Context(), Options{Config: s.cfg, Listen: true, Work: true, Logger: quiet})
+	if err == nil || !strings.Contains(err.Error(), "state_dir") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A database that belongs to a newer program is not worked on, and the error
+// says so; a restart would not help.
+func TestNewerSchemaEndsTheDaemon(t *testing.T) {
+	dsn := pgtest.MigratedDSN(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), "update public.schema_version set version = version + 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, dsn, "")
+	err = Run(t.Context(), Options{Config: s.cfg, Listen: true, Work: true, Logger: quiet})
+	var tooNew *migrations.TooNewError
+	if !errors.As(err, &tooNew) {
+		t.Errorf("got %v, want a *TooNewError", err)
+	}
+}
+
+// Postgres is not there when the daemon starts: pushes are taken all the same,
+// and go live once it is; and again after it was killed.
+func TestPostgresComesLateAndGoesAway(t *testing.T) {
+	server := pgtest.NewServer(t)
+	dsn := server.Database(t, "late")
+	server.Stop(t)
+	s := newSite(t, dsn, "")
+	d := s.run(true, true)
+	s.push(d, "early")
+	s.wait(d, "it waits for the database", func() bool { return strings.Contains(d.out.String(), "waiting for the database") })
+	server.Start(t)
+	s.expectDeployed(d, "early")
+	server.Kill(t)
+	s.push(d, "meanwhile")
+	server.Start(t)
+	s.expectDeployed(d, "meanwhile")
+	s.mustStop(d)
+}
+
+func TestStopsWhileTheDatabaseIsAway(t *testing.T) {
+	server := pgtest.NewServer(t)
+	dsn := server.Database(t, "away")
+	server.Stop(t)
+	s := newSite(t, dsn, "")
+	d := s.run(true, true)
+	s.push(d, "d1")
+	s.wait(d, "it waits for the database", func() bool { return strings.Contains(d.out.String(), "waiting for the database") })
+	s.mustStop(d)
+	left, err := os.ReadDir(QueueDir(s.cfg, "main"))
+	if err != nil || len(left) == 0 {
+		t.Errorf("the push is gone from the queue: %v, %v", left, err)
+	}
+	server.Start(t)
+	d = s.run(true, true)
+	s.expectDeployed(d, "d1")
+	server.Kill(t) // and while it runs
+	s.push(d, "d2")
+	s.mustStop(d)
+}
+
+// A second process on the same state_dir works only when the first is gone.
+func TestSecondWorkerStandsBy(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "")
+	first := s.run(true, true)
+	s.wait(first, "it works", func() bool { return strings.Contains(first.out.String(), "msg=working") })
+	second := s.run(true, true)
+	s.wait(second, "it stands by", func() bool { return strings.Contains(second.out.String(), "standing by") })
+	s.push(second, "d1")
+	s.expectDeployed(first, "d1")
+	s.mustStop(first)
+	s.push(second, "d2")
+	s.expectDeployed(second, "d2")
+	s.mustStop(second)
+	if strings.Contains(first.out.String(), "delivery=d2") {
+		t.Error("the first worked on after its end")
+	}
+}
+
+func TestKeepStartsAFailedPartAgain(t *testing.T) {
+	out := &lines{}
+	ctx, cancel := context.WithCancel(context.Background())
+	starts := 0
+	keep(ctx, slog.New(slog.NewTextHandler(out, nil)), "the part", func(ctx context.Context) error {
+		switch starts++; starts {
+		case 1:
+			return errors.New("it broke")
+		case 2:
+			return nil // an end that nobody asked for is no better
+		}
+		cancel()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if starts != 3 || strings.Count(out.String(), "part=\"the part\"") != 2 || !strings.Contains(out.String(), "it broke") {
+		t.Errorf("started %d times:\n%s", starts, out)
+	}
+}
