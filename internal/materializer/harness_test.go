@@ -191,6 +191,9 @@ func (s *site) files(t rapid.TB) []string {
 		t.Fatal(err)
 	}
 	for _, slug := range slugs {
+		if !slug.IsDir() {
+			continue
+		}
 		names, err := os.ReadDir(filepath.Join(s.dir, slug.Name()))
 		if err != nil {
 			t.Fatal(err)
@@ -220,9 +223,18 @@ func (s *site) expectFiles(t rapid.TB, want ...string) {
 	}
 }
 
+func (s *site) key(t rapid.TB) key {
+	t.Helper()
+	k, err := s.materializer().key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 func (s *site) checkpoint(t rapid.TB) int64 {
 	t.Helper()
-	position, _, err := loadCheckpoint(context.Background(), s.pool, s.instance)
+	position, _, err := loadCheckpoint(context.Background(), s.pool, s.key(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +243,7 @@ func (s *site) checkpoint(t rapid.TB) int64 {
 
 func (s *site) setCheckpoint(t rapid.TB, position int64) {
 	t.Helper()
-	if err := resetCheckpoint(context.Background(), s.pool, s.instance, position); err != nil {
+	if err := resetCheckpoint(context.Background(), s.pool, s.key(t), position); err != nil {
 		t.Fatal(err)
 	}
 }

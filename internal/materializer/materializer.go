@@ -127,7 +127,11 @@ func (m *Materializer) Run(ctx context.Context) error {
 // begin finds the position to follow from, and makes sure that the directories
 // hold everything up to it. There is one recovery: Rebuild.
 func (m *Materializer) begin(ctx context.Context, incomplete bool) error {
-	stored, found, err := loadCheckpoint(ctx, m.o.Pool, m.o.Instance)
+	k, err := m.key()
+	if err != nil {
+		return err
+	}
+	stored, found, err := loadCheckpoint(ctx, m.o.Pool, k)
 	if err != nil {
 		return err
 	}
@@ -242,7 +246,14 @@ func (m *Materializer) unqueueable(e Entry, why error) {
 func (m *Materializer) save(ctx context.Context, position int64) {
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
-	if err := advanceCheckpoint(ctx, m.o.Pool, m.o.Instance, position); err != nil {
+	place, err := readPlace(m.o.QueuesDir)
+	if err == nil && place == "" {
+		return // the directory was lost: the next start rebuilds
+	}
+	if err == nil {
+		err = advanceCheckpoint(ctx, m.o.Pool, key{m.o.Instance, place}, position)
+	}
+	if err != nil {
 		m.o.Logger.Debug("checkpoint not moved", "position", position, "error", err)
 		return
 	}

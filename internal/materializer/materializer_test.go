@@ -90,7 +90,7 @@ func TestCheckpointNeverGoesBack(t *testing.T) {
 	s := newSite(t)
 	ctx := context.Background()
 	for _, move := range []struct{ to, want int64 }{{5, 5}, {3, 5}, {5, 5}, {9, 9}, {0, 9}} {
-		if err := advanceCheckpoint(ctx, s.pool, s.instance, move.to); err != nil {
+		if err := advanceCheckpoint(ctx, s.pool, s.key(t), move.to); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.checkpoint(t); got != move.want {

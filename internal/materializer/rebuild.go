@@ -48,7 +48,11 @@ func (m *Materializer) Expected(ctx context.Context) (map[string][]Entry, error)
 // rebuild returns the position up to which the queues are complete.
 func (m *Materializer) rebuild(ctx context.Context) (int64, error) {
 	// Read before the head, so that a checkpoint beyond it is truly beyond.
-	stored, _, err := loadCheckpoint(ctx, m.o.Pool, m.o.Instance)
+	k, err := m.key()
+	if err != nil {
+		return 0, err
+	}
+	stored, _, err := loadCheckpoint(ctx, m.o.Pool, k)
 	if err != nil {
 		return 0, err
 	}
@@ -82,7 +86,7 @@ func (m *Materializer) rebuild(ctx context.Context) (int64, error) {
 	if stored > head {
 		set = resetCheckpoint
 	}
-	return head, set(ctx, m.o.Pool, m.o.Instance, head)
+	return head, set(ctx, m.o.Pool, k, head)
 }
 
 func (m *Materializer) rebuildQueue(ctx context.Context, slug string, entries []Entry) error {
