@@ -158,28 +158,6 @@ func TestKilledAtEachEffect(t *testing.T) {
 	s.checkRuns()
 }
 
-// expectOneEnd: one end, of the given type, and it is that of the last start.
-func (s *site) expectOneEnd(delivery string, want eventlog.Type) {
-	s.t.Helper()
-	started, interrupted, ends := 0, 0, 0
-	for _, e := range s.events(delivery) {
-		switch e.Type {
-		case eventlog.TypeStarted:
-			started++
-		case eventlog.TypeInterrupted:
-			interrupted++
-		case eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided:
-			ends++
-			if e.Type != want || e.Attempt != started {
-				s.t.Errorf("%s ended with %s of attempt %d after %d starts", delivery, e.Type, e.Attempt, started)
-			}
-		}
-	}
-	if ends != 1 || interrupted != started-1 || started > 2 {
-		s.t.Errorf("%s: %d ends, %d starts, %d interruptions", delivery, ends, started, interrupted)
-	}
-}
-
 // The worker is killed by the very step that it runs: what the step left running
 // is gone before the next attempt begins.
 func TestKilledInAStep(t *testing.T) {

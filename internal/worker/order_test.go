@@ -150,6 +150,32 @@ func TestShutdownInterruptsAndTheNextStartRetries(t *testing.T) {
 	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
 }
 
+// fixed is a handler whose plan is always the same.
+type fixed struct{ plan handlers.Plan }
+
+func (f fixed) Plan(context.Context, handlers.Job) (handlers.Plan, error) { return f.plan, nil }
+
+// A step that fails by itself has failed, though the daemon stops at that moment.
+func TestFailureDuringShutdownIsAFailure(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push("echo fine"), false)
+	running := make(chan struct{})
+	stop := s.start(func(o *Options) {
+		o.Handler = fixed{handlers.Plan{Steps: []handlers.Step{{Name: "last words", Run: func(ctx context.Context, _ handlers.Env) error {
+			close(running)
+			<-ctx.Done()
+			return &handlers.ExitError{Program: "prog", Code: 3}
+		}}}}}
+	})
+	<-running
+	stop()
+	s.expect("d", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "d"); f.ExitCode == nil || *f.ExitCode != 3 || f.Steps[0].Result != "failed" {
+		t.Errorf("failed: %+v", f)
+	}
+}
+
 func TestShutdownLetsARunFinish(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
