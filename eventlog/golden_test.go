@@ -71,7 +71,7 @@ func TestGoldenFilesAreStoredAndReadAsTheyAre(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := mustAppend(t, l, group(Transition{Instance: "test", DeliveryID: name, Attempt: 1, Data: data}))[0]
 			if *update {
-				if err := os.WriteFile(goldenPath(name), e.Data, 0o644); err != nil { //nolint:gosec // a fixture
+				if err := os.WriteFile(goldenPath(name), e.Data, 0o644); err != nil { // a fixture
 					t.Fatal(err)
 				}
 			}

@@ -58,7 +58,6 @@ func (l *Log) Scan(ctx context.Context, after int64, fn func(*Event) error) erro
 // few strings that come again and again are allocated once.
 type rowDecoder struct {
 	event       Event
-	deployment  string
 	known       map[string]string
 	deliveryIDs [8]string // a delivery's events are near one another
 	turn        int

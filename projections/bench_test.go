@@ -2,7 +2,6 @@ package projections
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"runtime"
@@ -103,9 +102,9 @@ func BenchmarkRebuild(b *testing.B) {
 	n := number("BENCH_EVENTS", 1_000_000)
 	pool := pgtest.Migrated(b)
 	fillLog(b, pool, n, number("BENCH_LATE", 0))
-	log := eventlog.Open(pool, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	log := eventlog.Open(pool, slog.New(slog.DiscardHandler))
 	defer log.Close()
-	p := New(pool, log, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	p := New(pool, log, slog.New(slog.DiscardHandler))
 	var ratios, scans, rebuilds []float64
 	var peak uint64
 	b.ResetTimer()

@@ -158,7 +158,6 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 		}
 	}
 	var unknown *eventlog.UnknownEventError
-	reached := from
 	var state *State
 	err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
 		// What a crash takes back is rows and checkpoint together, and is applied
@@ -197,7 +196,7 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 	if err != nil {
 		return from, fmt.Errorf("apply events after position %d: %w", from, err)
 	}
-	reached = state.position
+	reached := state.position
 	for _, b := range state.breaches {
 		p.slog.Warn("the log holds what it must not", "instance", b.Instance, "position", b.Position,
 			"delivery_id", b.DeliveryID, "breach", b.Text)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -23,7 +22,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = slog.New(slog.DiscardHandler)
 
 // open returns a projector on the pool; its log is closed with the test.
 func open(t testing.TB, pool *pgxpool.Pool) *Projector {

@@ -119,7 +119,7 @@ func (r *rawQueue) put(body []byte) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // synced
+	defer unix.Close(fd) // synced
 	if _, err := unix.Write(fd, body); err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func BenchmarkNext(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer w.Close() //nolint:errcheck // a benchmark
+			defer w.Close() // a benchmark
 			for b.Loop() {
 				entries, err := w.Next(context.Background(), 1)
 				if err != nil {

@@ -180,7 +180,7 @@ func TestPutGivesUpOnAHeldClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // opened to read
+	defer f.Close() // opened to read
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}

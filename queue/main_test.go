@@ -44,7 +44,7 @@ func produce(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer q.Close() //nolint:errcheck // the process ends
+	defer q.Close() // the process ends
 	for i := 0; i < count; i++ {
 		id := fmt.Sprintf("%s-%d", args[2], i)
 		e, err := q.Put(context.Background(), id, content(id))

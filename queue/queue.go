@@ -324,7 +324,7 @@ func (q *Queue) read(e Entry) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // opened to read
+	defer f.Close() // opened to read
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err

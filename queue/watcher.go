@@ -222,7 +222,6 @@ func (w *Watcher) run(ctx context.Context) {
 				}
 				continue
 			}
-			events = nil
 		case err, ok := <-failures:
 			if ok {
 				if !errors.Is(err, fsnotify.ErrEventOverflow) {
@@ -231,7 +230,6 @@ func (w *Watcher) run(ctx context.Context) {
 				w.rescan()
 				continue
 			}
-			failures = nil
 		case <-ticker.C:
 			w.rescan()
 			continue

@@ -144,13 +144,12 @@ func (t table) health() Health {
 		return Health{}
 	}
 	h := Health{Timeout: defaultHealthTimeout}
-	from, key := t, "health"
 	if n.kind == isTable {
-		from, key = t.sub("health"), "url"
-		h.Timeout = from.duration("timeout", defaultHealthTimeout)
-		h.URL = from.required("url", `url = "http://localhost:3000/healthz"`, validHealth)
+		own := t.sub("health")
+		h.Timeout = own.duration("timeout", defaultHealthTimeout)
+		h.URL = own.required("url", `url = "http://localhost:3000/healthz"`, validHealth)
 	} else {
-		h.URL = from.optional(key, validHealth)
+		h.URL = t.optional("health", validHealth)
 	}
 	t.warn(n.at, t.name+".health", t.name+".health has no effect yet: health checks come in a later release")
 	return h

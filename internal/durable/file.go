@@ -22,7 +22,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // nothing was written through this descriptor
+	defer dir.Close() // nothing was written through this descriptor
 	return dir.WriteFile(filepath.Base(path), data, mode)
 }
 
@@ -64,7 +64,7 @@ func (d *Dir) Sweep(temp string) (removed bool, err error) {
 	case err != nil:
 		return false, err
 	}
-	defer f.Close() //nolint:errcheck // opened to read
+	defer f.Close() // opened to read
 	err = control(f, func(fd int) error { return flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):

@@ -68,7 +68,7 @@ func (d *Dir) Scan(fn func(name string, kind fs.FileMode) error) error {
 		return fmt.Errorf("scan %s: %w", d.path, err)
 	}
 	f := os.NewFile(uintptr(fd), d.path)
-	defer f.Close() //nolint:errcheck // opened to read
+	defer f.Close() // opened to read
 	for {
 		entries, err := f.ReadDir(scanChunk)
 		for _, e := range entries {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"log/slog"
@@ -44,7 +43,7 @@ const (
 	sha      = "0123456789abcdef0123456789abcdef01234567"
 )
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = slog.New(slog.DiscardHandler)
 
 // site is one instance: its part of the log, and its queues.
 type site struct {

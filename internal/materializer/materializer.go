@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"sync/atomic"
@@ -74,7 +73,7 @@ var errIncomplete = errors.New("the queue's directory was lost")
 // New returns a Materializer that has not started.
 func New(o Options) *Materializer {
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Materializer{o: o, pause: firstPause}
 }

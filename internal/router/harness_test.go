@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"os"
@@ -40,7 +39,7 @@ func TestMain(m *testing.M) {
 
 const patience = 60 * time.Second
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = slog.New(slog.DiscardHandler)
 
 // openLog opens the log of a fresh database.
 func openLog(t testing.TB) (*eventlog.Log, *pgxpool.Pool) {

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"time"
@@ -98,7 +97,7 @@ func New(o Options) *Router {
 		o.BatchBytes = defaultBatchBytes
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Router{o: o, conflicts: map[ulid.ULID]int{}, failures: map[ulid.ULID]int{}, pause: firstPause}
 }

@@ -209,7 +209,7 @@ func TestUnreadableEntriesAreSetAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // only read
+	defer w.Close() // only read
 	if err := q.Remove(gone); err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +374,7 @@ func TestRouterAgainstAModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer q.Close() //nolint:errcheck // a directory of this check alone
+		defer q.Close() // a directory of this check alone
 		content := rapid.SliceOfN(rapid.SampledFrom(bodies), 1, 6).Draw(t, "deliveries")
 		copies := map[int]int{}
 		rounds := rapid.IntRange(1, 3).Draw(t, "starts")

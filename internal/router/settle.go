@@ -76,7 +76,7 @@ func (r *Router) done(e queue.Entry) error {
 func (r *Router) quarantine(e queue.Entry, reason error) error {
 	r.o.Logger.Error("entry moved to quarantine", "entry", e.Name, "reason", reason)
 	if err := r.o.Queue.Quarantine(e, reason); err != nil {
-		return fmt.Errorf("quarantine entry %s (%v): %w", e.Name, reason, err)
+		return fmt.Errorf("quarantine entry %s (%w): %w", e.Name, reason, err)
 	}
 	r.forget(e)
 	return nil

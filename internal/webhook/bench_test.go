@@ -66,7 +66,7 @@ func BenchmarkAcknowledge(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer q.Close()
-			log := slog.New(slog.NewTextHandler(io.Discard, nil))
+			log := slog.New(slog.DiscardHandler)
 			h, err := NewHandler(Options{Secrets: [][]byte{secret}, Queue: q, Log: log})
 			if err != nil {
 				b.Fatal(err)
@@ -120,7 +120,7 @@ func BenchmarkAcknowledge(b *testing.B) {
 // BenchmarkOverhead is what checking, encoding and answering cost without a
 // socket and without a disk.
 func BenchmarkOverhead(b *testing.B) {
-	h, err := NewHandler(Options{Secrets: [][]byte{secret}, Queue: discardQueue{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	h, err := NewHandler(Options{Secrets: [][]byte{secret}, Queue: discardQueue{}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}
