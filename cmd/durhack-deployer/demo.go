@@ -144,6 +144,10 @@ func (d *demo) show(ctx context.Context, cfg *config.Config, s sample, addr net.
 
 func (d *demo) tryNext(s sample, url, deliveryID string) {
 	p := painterFor(d.out)
+	prefix := "  "
+	if os.Getenv("DATABASE_URL") != "" { // it would lead to another log than the demo's
+		prefix = "  env -u DATABASE_URL "
+	}
 	fmt.Fprintf(d.out, "\n%s\n", p.paint(bold, "It stays up until you press Ctrl-C. In another terminal, try:"))
 	for _, try := range []struct {
 		what string
@@ -154,7 +158,7 @@ func (d *demo) tryNext(s sample, url, deliveryID string) {
 		{"watch the log", []string{"log", "--follow"}},
 		{"hold the log, the read models and the queues against each other", []string{"verify"}},
 	} {
-		fmt.Fprintf(d.out, "  %s\n  %s\n", p.paint(grey, "# "+try.what), d.command(try.args...))
+		fmt.Fprintf(d.out, "  %s\n%s%s\n", p.paint(grey, "# "+try.what), prefix, d.command(try.args...))
 	}
 	fmt.Fprintf(d.out, "\nThe listener is at %s, what it deployed is %s\n", url, filepath.Join(d.dir, "live.html"))
 }

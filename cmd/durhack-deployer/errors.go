@@ -86,10 +86,6 @@ func hint(err error) string {
 	if errors.Is(err, git.ErrRefNotFound) {
 		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that have been fetched before"
 	}
-	var dsn *pgconn.ParseConfigError
-	if errors.As(err, &dsn) {
-		return "write database_url (or DATABASE_URL) as postgres://USER:PASSWORD@HOST:PORT/DATABASE"
-	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		if next, ok := pgHints[pg.Code]; ok {

@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 
 // TestCommands runs testdata/*.txtar, a session at a shell each: in an empty
 // directory with the files of the script, a database of its own in DATABASE_URL,
-// and the commands below. `go test -run Commands -update` writes what `tidy`
-// and `cmp` found to be different back into the scripts.
+// and the commands below. With UPDATE_SCRIPTS=1 in the environment, what cmp
+// finds to be different is written into the scripts.
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -38,7 +38,7 @@ func TestCommands(t *testing.T) {
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"start":    cmdStart,
-			"stop":     cmdStop,
+			"halt":     cmdHalt,
 			"repo":     cmdRepo,
 			"commit":   cmdCommit,
 			"push":     cmdPush,
@@ -48,6 +48,7 @@ func TestCommands(t *testing.T) {
 			"oneline":  cmdOneline,
 			"leftover": cmdLeftover,
 			"wrong":    cmdWrong,
+			"waitfor":  cmdWaitFor,
 		},
 	})
 }
@@ -66,6 +67,7 @@ func setup(env *testscript.Env) error {
 	} {
 		env.Setenv(key, value)
 	}
+	env.Setenv("DEPLOYER", filepath.Join(filepath.SplitList(env.Getenv("PATH"))[0], "durhack-deployer"))
 	// The private Postgres of `demo` may run as a user who has to get there.
 	for _, dir := range []string{filepath.Dir(env.WorkDir), env.WorkDir, env.Getenv("TMPDIR")} {
 		if err := os.Chmod(dir, 0o711); err != nil && !os.IsNotExist(err) {
@@ -98,6 +100,7 @@ var tidied = []struct {
 	{regexp.MustCompile(` +\+\d+\.\d\ds  `), "    +0.00s  "},
 	{regexp.MustCompile(`(^|[ (]) *\d+(\.\d)? m?s\b`), "${1}0 ms"},
 	{regexp.MustCompile(`\b01[0-9A-HJKMNP-TV-Z]{24}\b`), "01ABCDEFGHJKMNPQRSTVWXYZ00"},
+	{regexp.MustCompile(`durhack-deployer-demo-\d+`), "durhack-deployer-demo-1"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "127.0.0.1:80"},
 	{regexp.MustCompile(`\bgo1\.[0-9.]+\S* \w+/\w+`), "GOVERSION"},
 }
@@ -162,16 +165,26 @@ func cmdWrong(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// leftover says that a demo has left a directory or a process.
+// waitfor PATTERN [TEXT] waits until a file of that name exists, with that text.
+func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && (len(args) == 1 || len(args) == 2), "waitfor PATTERN [TEXT]")
+	until(ts, strings.Join(args, " with "), func() bool {
+		found, err := filepath.Glob(ts.MkAbs(args[0]))
+		ts.Check(err)
+		return len(found) > 0 && (len(args) == 1 || strings.Contains(ts.ReadFile(found[0]), args[1]))
+	})
+}
+
+// leftover says that a demo has left a directory; ! leftover that it has left
+// neither a directory nor, once it has had time to end, a process.
 func cmdLeftover(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) == 0, "leftover")
 	dirs, err := filepath.Glob(filepath.Join(ts.Getenv("TMPDIR"), "durhack-deployer-demo-*"))
 	ts.Check(err)
-	procs := processesIn(ts.Getenv("TMPDIR"))
-	switch found := len(dirs)+len(procs) > 0; {
-	case found && neg:
-		ts.Fatalf("left over: directories %v, processes %v", dirs, procs)
-	case !found && !neg:
-		ts.Fatalf("nothing is left over")
+	if found := len(dirs) > 0; found == neg {
+		ts.Fatalf("left over: %v", dirs)
+	}
+	if neg {
+		until(ts, "the processes of the demo to end", func() bool { return len(processesIn(ts.Getenv("TMPDIR"))) == 0 })
 	}
 }

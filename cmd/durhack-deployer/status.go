@@ -20,7 +20,8 @@ type statusOptions struct {
 }
 
 // statusRow is a line of `status --json`. Commit, delivery, attempt and since
-// are those of what is live; Last is the newest transition, live or not.
+// are those of what is live; Running is the run in progress; Last is the newest
+// transition, live or not.
 type statusRow struct {
 	Slug       string      `json:"slug"`
 	Repository string      `json:"repository"`
@@ -32,6 +33,7 @@ type statusRow struct {
 	Since      *time.Time  `json:"since"`
 	Actor      *string     `json:"actor"`
 	Pending    int         `json:"pending"`
+	Running    *statusMark `json:"running"`
 	Last       *statusMark `json:"last"`
 	Failure    *failure    `json:"failure"`
 }
@@ -197,6 +199,9 @@ func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
 	if m := p.Live; m != nil {
 		row.Commit, row.DeliveryID, row.Attempt, row.Since, row.Actor = &m.Commit, &m.DeliveryID, &m.Attempt, &m.Since, &m.Actor
 	}
+	if m := p.Running; m != nil {
+		row.Running = &statusMark{eventlog.TypeStarted, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
+	}
 	if m := p.Last; m != nil {
 		row.Last = &statusMark{p.LastType, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
 	}
@@ -206,20 +211,20 @@ func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
 	return row
 }
 
-// note is what the newest transition adds to what is live.
+// note is what there is to know beside what is live.
 func (r statusRow) note() string {
-	if r.Last == nil {
-		return ""
-	}
 	switch {
-	case r.Failure != nil && r.Status == string(projections.StatusFailed):
-		s := fmt.Sprintf("%s failed at step %s", shortCommit(r.Last.Commit), r.Failure.Step)
+	case r.Status == string(projections.StatusRunning) && r.Running != nil:
+		return fmt.Sprintf("%s since %s: why %s", shortCommit(r.Running.Commit), clock(r.Running.At), r.Running.DeliveryID)
+	case r.Status == string(projections.StatusFailed) && r.Failure != nil:
+		s := fmt.Sprintf("failed at step %s", r.Failure.Step)
 		if r.Failure.ExitCode != nil {
 			s += fmt.Sprintf(", exit %d", *r.Failure.ExitCode)
 		}
-		return s + ": why " + r.Last.DeliveryID
-	case r.Status == string(projections.StatusRunning):
-		return fmt.Sprintf("%s since %s: why %s", shortCommit(r.Last.Commit), clock(r.Last.At), r.Last.DeliveryID)
+		if r.Last.Type != eventlog.TypeFailed { // something was voided since
+			return s + fmt.Sprintf(": log --deployment %s --type failed", r.Slug)
+		}
+		return fmt.Sprintf("%s %s: why %s", shortCommit(r.Last.Commit), s, r.Last.DeliveryID)
 	}
 	return ""
 }

@@ -112,13 +112,13 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// stop VERB ends a daemon by SIGTERM and wants it to exit with 0; stop -9 VERB kills it.
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
+// halt VERB ends a daemon by SIGTERM and wants it to exit with 0; halt -9 VERB kills it.
+func cmdHalt(ts *testscript.TestScript, neg bool, args []string) {
 	sig := syscall.SIGTERM
 	if len(args) == 2 && args[0] == "-9" {
 		sig, args = syscall.SIGKILL, args[1:]
 	}
-	usage(ts, !neg && len(args) == 1, "stop [-9] VERB")
+	usage(ts, !neg && len(args) == 1, "halt [-9] VERB")
 	w := worldOf(ts)
 	p := w.daemons[args[0]]
 	if p == nil {
