@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -30,7 +29,7 @@ func appendEvents(ctx context.Context, b *bench) (_ []result, err error) {
 	}
 	defer func() { err = errors.Join(err, owner.Close(ctx)) }()
 	defer pool.Close()
-	log := eventlog.Open(pool, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	log := eventlog.Open(pool, slog.New(slog.DiscardHandler))
 	defer log.Close()
 	barePool, bare, err := b.store(ctx)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
@@ -30,7 +29,7 @@ func rebuild(ctx context.Context, b *bench) (_ []result, err error) {
 	if err := samplelog.Fill(ctx, owner, logEvents, 0); err != nil {
 		return nil, err
 	}
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	log := eventlog.Open(pool, quiet)
 	defer log.Close()
 	p := projections.New(pool, log, quiet)

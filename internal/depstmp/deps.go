@@ -1,3 +1,4 @@
+// Package depstmp keeps modules in go.mod that the next packages use.
 package depstmp
 
 import (

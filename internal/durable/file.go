@@ -22,7 +22,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() // nothing was written through this descriptor
+	defer dir.Close() //nolint:errcheck // nothing was written through this descriptor
 	return dir.WriteFile(filepath.Base(path), data, mode)
 }
 

@@ -67,7 +67,7 @@ func freePort() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
-	defer l.Close() //nolint:errcheck // it was never used
+	defer l.Close() // it was never used
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
