@@ -52,6 +52,13 @@ func (g gate) open() {
 	}
 }
 
+func (g gate) shut() {
+	g.t.Helper()
+	if err := os.Remove(filepath.Join(g.dir, "open")); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
 // An acknowledgement needs no database; what was acknowledged needs no restart.
 func TestPostgresIsDownWhenAPushArrives(t *testing.T) {
 	t.Parallel()
