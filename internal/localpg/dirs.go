@@ -128,6 +128,22 @@ func (c *Cluster) socketDir() (string, error) {
 	return dir, nil
 }
 
+// removeSocketDir removes a socket's directory that stands elsewhere, so that
+// who removes the cluster's directory has removed all of it. The next start makes
+// it again. The start lock is held and no server runs.
+func (c *Cluster) removeSocketDir() error {
+	if c.sock == filepath.Join(c.dir, "run") {
+		return nil
+	}
+	// A server that was killed has left the files.
+	for _, path := range []string{filepath.Join(c.sock, socketName), filepath.Join(c.sock, socketName+".lock"), c.sock} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the socket's directory: %w", err)
+		}
+	}
+	return nil
+}
+
 func unplain(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+@", r))
 }

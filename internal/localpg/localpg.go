@@ -208,7 +208,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 		err := tryFlock(c.usersLock, unix.LOCK_EX)
 		switch {
 		case err == nil:
-			stopErr = c.stop(ctx)
+			if stopErr = c.stop(ctx); stopErr == nil {
+				stopErr = c.removeSocketDir()
+			}
 		case !errors.Is(err, errLocked):
 			stopErr = fmt.Errorf("look for other users of the cluster: %w", err)
 		}

@@ -2,6 +2,7 @@ package localpg_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,8 +37,15 @@ func TestPathsThatNoSocketCanHave(t *testing.T) {
 			closeCluster(t, u)
 			closeCluster(t, c)
 
+			if _, err := os.Lstat(sock); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the socket's directory outlived the cluster: %v", err)
+			}
+
 			// A directory that others may enter is not trusted.
-			if err := os.Chmod(sock, 0o755); err != nil {
+			if err := os.Mkdir(sock, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(sock, 0o755); err != nil { // whatever the umask
 				t.Fatal(err)
 			}
 			refused(t, localpg.Config{Dir: dir}, sock, "is not a private directory")
