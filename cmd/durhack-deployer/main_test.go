@@ -58,8 +58,14 @@ func setup(env *testscript.Env) error {
 	env.Values[worldKey{}] = w
 	env.Defer(w.end)
 	w.dsn = pgtest.DSN(env.T().(testing.TB)) // Run's T is a testing.TB, by its documentation
+	// A socket of Postgres must be in a short path, which the script's own is not.
+	tmp, err := os.MkdirTemp("", "dd-")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = os.RemoveAll(tmp) })
 	for key, value := range map[string]string{
-		"DATABASE_URL": w.dsn, "TZ": "UTC", "NO_COLOR": "", "ESC": "\x1b",
+		"TMPDIR": tmp, "DATABASE_URL": w.dsn, "TZ": "UTC", "NO_COLOR": "", "ESC": "\x1b",
 		// With fixed names and times, commits have the same hash in every run.
 		"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.DevNull,
 		"GIT_AUTHOR_NAME": "Ann", "GIT_AUTHOR_EMAIL": "ann@example.com", "GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z",
@@ -69,8 +75,8 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("DEPLOYER", filepath.Join(filepath.SplitList(env.Getenv("PATH"))[0], "durhack-deployer"))
 	// The private Postgres of `demo` may run as a user who has to get there.
-	for _, dir := range []string{filepath.Dir(env.WorkDir), env.WorkDir, env.Getenv("TMPDIR")} {
-		if err := os.Chmod(dir, 0o711); err != nil && !os.IsNotExist(err) {
+	for _, dir := range []string{filepath.Dir(env.WorkDir), env.WorkDir, tmp} {
+		if err := os.Chmod(dir, 0o711); err != nil {
 			return err
 		}
 	}
@@ -116,6 +122,7 @@ func cmdTidy(ts *testscript.TestScript, neg bool, args []string) {
 	host, err := os.Hostname()
 	ts.Check(err)
 	text = strings.ReplaceAll(text, ts.Getenv("WORK"), "$WORK")
+	text = strings.ReplaceAll(text, ts.Getenv("TMPDIR"), "$TMPDIR")
 	text = strings.ReplaceAll(text, "on "+host+":", "on HOST:")
 	text = strings.ReplaceAll(text, "by "+actor(), "by USER")
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))

@@ -81,6 +81,9 @@ var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
 func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) > 0, "start serve|listen|work [ARG...]")
 	w, verb := worldOf(ts), args[0]
+	if w.daemons[verb] != nil {
+		ts.Fatalf("%s runs already", verb)
+	}
 	p := &process{log: ts.MkAbs(verb + ".log"), end: make(chan error, 1)}
 	log, err := os.Create(p.log)
 	ts.Check(err)
