@@ -71,7 +71,17 @@ func run(ctx context.Context, args []string) (err error) {
 		defer cancel()
 		err = errors.Join(err, s.down(ctx))
 	}()
-	return test(ctx, root, s, args)
+	// Tests that are interrupted do not come to remove what they made.
+	temp, err := os.MkdirTemp("", "durhack-test-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the tests: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	// As the system's own: some of their processes are other users'.
+	if err := os.Chmod(temp, 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	return test(ctx, root, temp, s, args)
 }
 
 func moduleRoot(ctx context.Context) (string, error) {
@@ -84,12 +94,12 @@ func moduleRoot(ctx context.Context) (string, error) {
 
 // test runs go test in a process group of its own, so that a Ctrl-C reaches it
 // once and through here.
-func test(ctx context.Context, root string, s servers, args []string) error {
+func test(ctx context.Context, root, temp string, s servers, args []string) error {
 	argv := slices.Concat([]string{"test", "-count=1", "-tags=integration"}, args, []string{"./integration/..."})
 	fmt.Fprintln(os.Stderr, "go", strings.Join(argv, " "))
 	cmd := exec.CommandContext(ctx, "go", argv...)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), databaseEnv+"="+s.database, redistest.URLEnv+"="+s.redis)
+	cmd.Env = append(os.Environ(), databaseEnv+"="+s.database, redistest.URLEnv+"="+s.redis, "TMPDIR="+temp)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
