@@ -119,23 +119,19 @@ func TestOrphansAreEndedOnTheirHostOnly(t *testing.T) {
 		s.wait("the orphan runs", func() bool { return s.exists("runs/web/d-1.process") })
 		s.run()
 		s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
-		alive := true
-		if !wantAlive {
-			r := <-ended
-			alive = r.Canceled
+		// Reaped or not, Execute has returned if and only if the process was ended.
+		if wantAlive {
+			select {
+			case r := <-ended:
+				t.Fatalf("the process of another host was ended: %v", r.Err)
+			default:
+			}
+			cancel()
 		}
-		select {
-		case r := <-ended:
-			t.Errorf("the process of host %q has ended: %v", on, r.Err)
-		default:
-		}
-		if alive != wantAlive {
-			t.Errorf("host %q: alive %v", on, alive)
+		if r := <-ended; r.Canceled != wantAlive {
+			t.Errorf("host %q: the process ended with %v", on, r.Err)
 		}
 		cancel()
-		if wantAlive {
-			<-ended
-		}
 	}
 }
 
