@@ -21,10 +21,13 @@ type machine struct {
 	Kernel     string `json:"kernel"`
 	FileSystem string `json:"file_system"`
 	Go         string `json:"go"`
+	// Load is the one-minute load average before the first row: above about 1,
+	// others were at work and the figures are not worth much.
+	Load string `json:"load"`
 }
 
 func (m machine) String() string {
-	return fmt.Sprintf("%s, %d cores, %d MiB, Linux %s, %s, %s", m.CPU, m.Cores, m.MemoryMiB, m.Kernel, m.FileSystem, m.Go)
+	return fmt.Sprintf("%s, %d cores, %d MiB, Linux %s, %s, %s; load average %s", m.CPU, m.Cores, m.MemoryMiB, m.Kernel, m.FileSystem, m.Go, m.Load)
 }
 
 func describeMachine(dir string) (machine, error) {
@@ -36,6 +39,9 @@ func describeMachine(dir string) (machine, error) {
 		kib, _, _ := strings.Cut(v, " ")
 		n, _ := strconv.Atoi(kib)
 		m.MemoryMiB = n / 1024
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(b), " ")
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
