@@ -1,5 +1,5 @@
-// Package docs_test holds the documents against the tree: what they link to and
-// the tests that they name must be there.
+// Package docs_test holds the documents against the tree: what they link to,
+// the tests that they name and the messages that they explain must be there.
 package docs_test
 
 import (
@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -116,5 +117,47 @@ func TestNamedTestsExist(t *testing.T) {
 	}
 	if count == 0 {
 		t.Error("no test is named in the documents; the pattern must be wrong")
+	}
+}
+
+var (
+	complaint = regexp.MustCompile(`\.(?:Warn|Error)\(\s*"([^"\\]+)"`)
+	quoted    = regexp.MustCompile("`([^`]+)`")
+)
+
+// Every warning and error that the daemon logs is explained, and nothing is
+// explained that it does not log.
+func TestMessagesAreExplained(t *testing.T) {
+	t.Parallel()
+	operations := documents(t)[filepath.Join(root, "docs", "operations.md")]
+	_, section, _ := strings.Cut(operations, "### The daemon's log\n")
+	section, _, _ = strings.Cut(section, "\n### ")
+	var explained []string
+	for row := range strings.Lines(section) {
+		if first := strings.SplitN(row, "|", 3); len(first) == 3 {
+			for _, m := range quoted.FindAllStringSubmatch(first[1], -1) {
+				explained = append(explained, strings.TrimRight(strings.TrimSuffix(m[1], "..."), "; "))
+			}
+		}
+	}
+	if len(explained) == 0 {
+		t.Fatal("no message is explained; the heading must have changed")
+	}
+	var sources strings.Builder
+	walk(t, ".go", func(path, text string) {
+		if strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, filepath.Join(root, "integration")) {
+			return
+		}
+		sources.WriteString(text)
+		for _, m := range complaint.FindAllStringSubmatch(text, -1) {
+			if !slices.ContainsFunc(explained, func(e string) bool { return strings.HasPrefix(m[1], e) }) {
+				t.Errorf("%s logs %q, which docs/operations.md does not explain", path, m[1])
+			}
+		}
+	})
+	for _, e := range explained {
+		if !strings.Contains(sources.String(), e) {
+			t.Errorf("docs/operations.md explains %q, which is logged nowhere", e)
+		}
 	}
 }
