@@ -407,11 +407,14 @@ func TestRequireSecret(t *testing.T) {
 	}
 }
 
-func TestPlaceholderSecretYieldsToARealOne(t *testing.T) {
+func TestPlaceholderSecretIsNone(t *testing.T) {
 	placeholder := "webhook_secret_token = \"" + samplePlaceholder + "\"\n"
 	alone := mustParse(t, placeholder)
-	if len(alone.Secrets) != 1 || len(alone.Warnings) != 1 || !strings.Contains(alone.Warnings[0].Message, "anybody could sign") {
+	if len(alone.Secrets) != 0 || len(alone.Warnings) != 1 || !strings.Contains(alone.Warnings[0].Message, "anybody could sign") {
 		t.Errorf("alone: %q %v", alone.Secrets, alone.Warnings)
+	}
+	if alone.RequireSecret() == nil {
+		t.Error("a daemon would start with a secret that everybody knows")
 	}
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte("real\n"), 0o600); err != nil {

@@ -89,13 +89,7 @@ func (t table) secrets() []Secret {
 	}
 	t.credential(add)
 	if placeholder != nil {
-		const what = token + ` is the placeholder of the Python deployer's default.toml, which everybody can read`
-		if len(list) == 0 {
-			t.warn(placeholder.at, token, what+": anybody could sign a delivery with it; set a secret of your own")
-			add(samplePlaceholder)
-		} else {
-			t.warn(placeholder.at, token, what+": it is ignored, because there is another secret")
-		}
+		t.warn(placeholder.at, token, token+` is the placeholder of the Python deployer's default.toml, which everybody can read: it is ignored, because anybody could sign a delivery with it`)
 	}
 	return list
 }
