@@ -31,6 +31,7 @@ func TestCommands(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
+		WorkdirRoot:         t.TempDir(), // testscript's own stays behind when -run chooses some scripts
 		Setup:               setup,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -75,7 +76,7 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("DEPLOYER", filepath.Join(filepath.SplitList(env.Getenv("PATH"))[0], "durhack-deployer"))
 	// The private Postgres of `demo` may run as a user who has to get there.
-	for _, dir := range []string{filepath.Dir(env.WorkDir), env.WorkDir, tmp} {
+	for _, dir := range []string{filepath.Dir(filepath.Dir(env.WorkDir)), filepath.Dir(env.WorkDir), env.WorkDir, tmp} {
 		if err := os.Chmod(dir, 0o711); err != nil {
 			return err
 		}
