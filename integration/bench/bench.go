@@ -29,7 +29,7 @@ type bench struct {
 
 	binary  string
 	cluster *localpg.Cluster
-	made    int // directories and databases, for their names
+	made    int // databases, for their names
 }
 
 func newBench(parent string, rounds int, progress io.Writer) (*bench, error) {
@@ -81,11 +81,14 @@ func (b *bench) close() error {
 	return errors.Join(err, os.RemoveAll(b.dir))
 }
 
-// scratch makes a directory on the disk that is measured.
+// scratch makes a directory on the disk that is measured. By its random name it
+// also gets a place on the disk that the last run did not use; see spread.
 func (b *bench) scratch(name string) (string, error) {
-	b.made++
-	dir := filepath.Join(b.dir, fmt.Sprintf("%s-%d", name, b.made))
-	return dir, os.Mkdir(dir, 0o711) //nolint:gosec // as in newBench
+	dir, err := os.MkdirTemp(b.dir, name+"-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o711) //nolint:gosec // as in newBench
 }
 
 // program builds the deployer as a release is built.
