@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -18,7 +17,6 @@ import (
 // reader reads the log past the daemon, so that waiting for an event needs no
 // process for each look.
 type reader struct {
-	mu   sync.Mutex
 	pool *pgxpool.Pool
 	log  *eventlog.Log
 }
