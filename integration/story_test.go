@@ -203,7 +203,13 @@ func (s *site) accounted(acknowledged ...string) {
 		delivery, deployment string
 		attempt              int
 	}
-	received := map[string]int{}
+	received, entries := map[string]int{}, map[string]int64{}
+	once := func(entry string, position int64) {
+		if other, ok := entries[entry]; ok {
+			s.t.Errorf("the file %s of the main queue is recorded twice, at positions %d and %d", entry, other, position)
+		}
+		entries[entry] = position
+	}
 	ordered, begun, over, ends := map[run]bool{}, map[run]int{}, map[run]int{}, map[run]int{}
 	for i, e := range all {
 		if e.Position != int64(i+1) {
@@ -223,6 +229,9 @@ func (s *site) accounted(acknowledged ...string) {
 		switch e.Type {
 		case eventlog.TypeReceived:
 			received[e.DeliveryID]++
+			once(data[eventlog.Received](s, e).Entry, e.Position)
+		case eventlog.TypeRedelivered:
+			once(data[eventlog.Redelivered](s, e).Entry, e.Position)
 		case eventlog.TypeStarted:
 			begun[r]++
 		case eventlog.TypeInterrupted:
