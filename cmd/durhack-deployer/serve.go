@@ -2,6 +2,8 @@ package main
 
 import (
 	"log/slog"
+	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -37,6 +39,9 @@ func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.C
 			if err != nil {
 				return err
 			}
+			if listen {
+				raiseProcs()
+			}
 			log := c.logger(slog.LevelInfo)
 			for _, w := range cfg.Warnings {
 				log.Warn("configuration", "warning", w.String())
@@ -45,5 +50,15 @@ func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.C
 				Config: cfg, Listen: listen, Work: work, Version: version().Version, Logger: log,
 			})
 		},
+	}
+}
+
+// raiseProcs lets twice as many goroutines run as there are processors, unless
+// the operator has set a number. A listener's are mostly waiting for the disk in
+// a system call, and for as long as the runtime has not noticed, each of those
+// keeps a processor from the others.
+func raiseProcs() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2 * runtime.GOMAXPROCS(0))
 	}
 }
