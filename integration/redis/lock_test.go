@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 const ttl = 1500 * time.Millisecond
 
 func holdUntilInputEnds(url, name string) int {
-	l, err := lock.NewRedis(url, ttl, slog.Default())
+	l, err := lock.NewRedis(url, "test", ttl, slog.Default())
 	if err == nil {
 		_, _, err = l.Acquire(context.Background(), name)
 	}
@@ -56,7 +56,7 @@ func holdUntilInputEnds(url, name string) int {
 
 func open(t *testing.T, url string) *lock.Redis {
 	t.Helper()
-	l, err := lock.NewRedis(url, ttl, slog.New(slog.DiscardHandler))
+	l, err := lock.NewRedis(url, "test", ttl, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func within(t *testing.T) context.Context {
 // newName keeps tests on a shared server apart.
 func newName() string { return "test-" + rand.Text() }
 
-func key(name string) string { return "durhack-deployer:lock:" + name }
+func key(name string) string { return "durhack-deployer:lock:test:" + name }
 
 // awaitLoss waits until held ends and checks that the lock's loss is the cause.
 func awaitLoss(t *testing.T, held context.Context) {
@@ -290,7 +290,7 @@ func TestAWrongPasswordIsToldWithoutIt(t *testing.T) {
 	s := startServer(t)
 	wrong := strings.Replace(s.URL(), redistest.Password, "hunter2", 1)
 	var out syncBuffer
-	l, err := lock.NewRedis(wrong, ttl, slog.New(slog.NewTextHandler(&out, nil)))
+	l, err := lock.NewRedis(wrong, "test", ttl, slog.New(slog.NewTextHandler(&out, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,7 +146,7 @@ func NewLocker(cfg *config.Config, log *slog.Logger) (worker.Locker, func(), err
 		return lock.NewFlock(filepath.Join(cfg.StateDir, "queues")), func() {}, nil
 	}
 	lock.ClientLog(log) // else the client prints to standard error by itself
-	redis, err := lock.NewRedis(cfg.Lock.URL.Reveal(), cfg.Lock.TTL, log)
+	redis, err := lock.NewRedis(cfg.Lock.URL.Reveal(), cfg.Instance, cfg.Lock.TTL, log)
 	if err != nil {
 		return nil, nil, fmt.Errorf("[lock] url: %w", err)
 	}

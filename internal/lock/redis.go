@@ -35,14 +35,16 @@ const (
 type Redis struct {
 	client *redis.Client
 	locks  *redislock.Client
+	scope  string
 	ttl    time.Duration
 	log    *slog.Logger
 }
 
 // NewRedis returns locks on the server of a redis://, rediss:// or unix:// URL.
-// It does not connect. A holder that dies is out of the way after ttl. The caller
+// It does not connect. Locks of the same name exclude each other within a scope
+// (the instance): two deployers may share a server. A holder that dies is out of the way after ttl. The caller
 // closes it, after the locks have been released.
-func NewRedis(rawURL string, ttl time.Duration, log *slog.Logger) (*Redis, error) {
+func NewRedis(rawURL, scope string, ttl time.Duration, log *slog.Logger) (*Redis, error) {
 	if ttl < minTTL {
 		return nil, fmt.Errorf("the time to live of a lock must be at least %v, not %v", minTTL, ttl)
 	}
@@ -60,7 +62,7 @@ func NewRedis(rawURL string, ttl time.Duration, log *slog.Logger) (*Redis, error
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(o)
-	return &Redis{client: client, locks: redislock.New(client), ttl: ttl, log: log}, nil
+	return &Redis{client: client, locks: redislock.New(client), scope: scope, ttl: ttl, log: log}, nil
 }
 
 // parseRedisURL reads the URL. The errors of net/url and go-redis quote what they
@@ -144,10 +146,12 @@ func (l *Redis) Acquire(ctx context.Context, name string) (held context.Context,
 	}
 }
 
+func (l *Redis) key(name string) string { return keyPrefix + l.scope + ":" + name }
+
 func (l *Redis) obtain(ctx context.Context, name, token string) (*redislock.Lock, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(redisAnswer, l.ttl))
 	defer cancel()
-	return l.locks.Obtain(ctx, keyPrefix+name, l.ttl, &redislock.Options{Token: token})
+	return l.locks.Obtain(ctx, l.key(name), l.ttl, &redislock.Options{Token: token})
 }
 
 // forget takes back what a request that was given up may have obtained, so that
@@ -156,7 +160,7 @@ func (l *Redis) forget(ctx context.Context, name, token string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = l.client.Eval(ctx, `if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) else return 0 end`,
-		[]string{keyPrefix + name}, token).Err()
+		[]string{l.key(name)}, token).Err()
 }
 
 // hold refreshes the lock until it is released or lost. until is when the server

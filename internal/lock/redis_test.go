@@ -24,7 +24,7 @@ func TestRedisURLErrorsTellNothing(t *testing.T) {
 		"redis://u:p@ss:" + secret + " @host",
 		"redis://[" + secret, secret + "://x", "\x00" + secret,
 	} {
-		l, err := NewRedis(raw, time.Minute, slog.New(slog.DiscardHandler))
+		l, err := NewRedis(raw, "test", time.Minute, slog.New(slog.DiscardHandler))
 		if err == nil {
 			t.Errorf("%q was accepted", raw)
 			_ = l.Close()
@@ -43,7 +43,7 @@ func TestRedisAcceptsItsURLs(t *testing.T) {
 	for _, raw := range []string{
 		"redis://localhost:6379", "redis://:p%2Fw@localhost/3", "rediss://user:pw@example.com:6380/0", "unix:///run/redis.sock?db=1",
 	} {
-		l, err := NewRedis(raw, time.Minute, slog.New(slog.DiscardHandler))
+		l, err := NewRedis(raw, "test", time.Minute, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Errorf("%s: %v", raw, err)
 			continue
@@ -52,7 +52,7 @@ func TestRedisAcceptsItsURLs(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := NewRedis("redis://localhost", time.Millisecond, slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := NewRedis("redis://localhost", "test", time.Millisecond, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a time to live of 1 ms was accepted")
 	}
 }
@@ -80,7 +80,7 @@ func TestRedisAwayIsWaitedFor(t *testing.T) {
 		}
 	})
 	var out bytes.Buffer
-	l, err := NewRedis("redis://:hunter2@"+server.Addr().String(), time.Minute, slog.New(slog.NewTextHandler(&out, nil)))
+	l, err := NewRedis("redis://:hunter2@"+server.Addr().String(), "test", time.Minute, slog.New(slog.NewTextHandler(&out, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
