@@ -127,7 +127,7 @@ func TestRepeatedAcrossVersions(t *testing.T) {
 	})
 }
 
-var goldenName = regexp.MustCompile(`^([a-z_]+)\.v([0-9]+)\.json$`)
+var goldenName = regexp.MustCompile(`^([a-z_]+)(?:-[a-z]+)?\.v([0-9]+)\.json$`)
 
 // Every version that a release has ever stored has a golden file, and is still read.
 func TestEveryVersionHasAGoldenFile(t *testing.T) {
@@ -139,7 +139,7 @@ func TestEveryVersionHasAGoldenFile(t *testing.T) {
 	for _, file := range files {
 		m := goldenName.FindStringSubmatch(file.Name())
 		if m == nil {
-			t.Errorf("%s is not named TYPE.vN.json", file.Name())
+			t.Errorf("%s is not named TYPE.vN.json or TYPE-WHAT.vN.json", file.Name())
 			continue
 		}
 		version, err := strconv.Atoi(m[2])
