@@ -25,10 +25,6 @@ type Secret string
 // Reveal returns the value itself, for the one place that needs it.
 func (s Secret) Reveal() string { return string(s) }
 
-// Placeholder says that the secret is the one of the Python deployer's own
-// default.toml, which everybody can read.
-func (s Secret) Placeholder() bool { return s == samplePlaceholder }
-
 // String returns "[secret]", or "" for the empty secret.
 func (s Secret) String() string {
 	if s == "" {
