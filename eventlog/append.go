@@ -14,7 +14,7 @@ const (
 	// is larger than either goes alone.
 	maxBatchRows  = 512
 	maxBatchBytes = 32 << 20
-	// attemptTimeout ends an attempt whose server has gone silent.
+	// attemptTimeout ends an attempt to append or to read whose server has gone silent.
 	attemptTimeout = time.Minute
 )
 

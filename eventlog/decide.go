@@ -71,7 +71,7 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 			}
 		}
 		if ok {
-			if stored.Actor != row.actor || !sameJSON(stored.Data, row.data) {
+			if stored.Actor != row.actor || !history(upcasts).same(stored, row.data) {
 				return nil, nil, &ConflictError{Stored: stored, Actor: row.actor, Data: row.data}
 			}
 			events = append(events, stored)

@@ -59,31 +59,31 @@ func encodeTransition(t Transition) (row, error) {
 func withVersion(data Data) (Data, error) {
 	switch d := data.(type) {
 	case Received:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeReceived)
 		return d, nil
 	case Redelivered:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeRedelivered)
 		return d, nil
 	case Forwarded:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeForwarded)
 		return d, nil
 	case Voided:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeVoided)
 		return d, nil
 	case Started:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeStarted)
 		return d, nil
 	case Deployed:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeDeployed)
 		return d, nil
 	case Failed:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeFailed)
 		return d, nil
 	case Interrupted:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeInterrupted)
 		return d, nil
 	case Replayed:
-		d.V = CurrentVersion
+		d.V = CurrentVersion(TypeReplayed)
 		return d, nil
 	}
 	if v := reflect.ValueOf(data); v.Kind() == reflect.Pointer && !v.IsNil() {

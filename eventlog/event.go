@@ -253,48 +253,43 @@ func (Failed) EventType() Type      { return TypeFailed }      // EventType impl
 func (Interrupted) EventType() Type { return TypeInterrupted } // EventType implements Data.
 func (Replayed) EventType() Type    { return TypeReplayed }    // EventType implements Data.
 
-// Decode returns the event's data as its Go type (a value, not a pointer). An
-// unknown type or schema version is an *UnknownEventError: no reader may skip
-// what it does not understand.
-func (e Event) Decode() (Data, error) {
+// Decode returns the event's data as its Go type (a value, not a pointer); data
+// of an older schema version are led up to the current one first. An unknown type
+// or schema version is an *UnknownEventError: no reader may skip what it does
+// not understand.
+func (e Event) Decode() (Data, error) { return decodeBy(upcasts, e) }
+
+func decodeBy(h history, e Event) (Data, error) {
 	switch e.Type {
 	case TypeReceived:
-		return decode[Received](e)
+		return decode[Received](h, e)
 	case TypeRedelivered:
-		return decode[Redelivered](e)
+		return decode[Redelivered](h, e)
 	case TypeForwarded:
-		return decode[Forwarded](e)
+		return decode[Forwarded](h, e)
 	case TypeVoided:
-		return decode[Voided](e)
+		return decode[Voided](h, e)
 	case TypeStarted:
-		return decode[Started](e)
+		return decode[Started](h, e)
 	case TypeDeployed:
-		return decode[Deployed](e)
+		return decode[Deployed](h, e)
 	case TypeFailed:
-		return decode[Failed](e)
+		return decode[Failed](h, e)
 	case TypeInterrupted:
-		return decode[Interrupted](e)
+		return decode[Interrupted](h, e)
 	case TypeReplayed:
-		return decode[Replayed](e)
+		return decode[Replayed](h, e)
 	}
 	return nil, &UnknownEventError{Position: e.Position, Type: e.Type}
 }
 
-// CurrentVersion is the schema version that this binary writes, for every type.
-const CurrentVersion = 1
-
-func decode[T Data](e Event) (Data, error) {
-	var version struct {
-		V int `json:"v"`
-	}
-	if err := json.Unmarshal(e.Data, &version); err != nil {
-		return nil, fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
-	}
-	if version.V != CurrentVersion {
-		return nil, &UnknownEventError{Position: e.Position, Type: e.Type, Version: version.V}
+func decode[T Data](h history, e Event) (Data, error) {
+	raw, err := h.lift(e)
+	if err != nil {
+		return nil, err
 	}
 	var data T
-	if err := json.Unmarshal(e.Data, &data); err != nil {
+	if err := json.Unmarshal(raw, &data); err != nil {
 		return nil, fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
 	}
 	return data, nil

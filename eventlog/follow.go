@@ -37,7 +37,7 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 		if l.isStopping() {
 			return ErrClosed
 		}
-		events, err := l.read(ctx, after, followLimit, followBytes)
+		events, err := l.readWithin(ctx, after)
 		var hole *HoleError
 		switch {
 		case errors.As(err, &hole):
@@ -66,4 +66,12 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 		case <-poll.C:
 		}
 	}
+}
+
+// readWithin reads the next batch; a server that has gone silent, as one behind a
+// broken network does, is an error in the end.
+func (l *Log) readWithin(ctx context.Context, after int64) ([]Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.silence)
+	defer cancel()
+	return l.read(ctx, after, followLimit, followBytes)
 }

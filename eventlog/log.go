@@ -22,6 +22,8 @@ type Log struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 	poll time.Duration
+	// silence is attemptTimeout, but in tests of a network that loses what is sent.
+	silence time.Duration
 	ids  idSource
 
 	stop   chan struct{}      // closed by Close: begin nothing new
@@ -53,7 +55,7 @@ func WithPoll(interval time.Duration) Option {
 func Open(pool *pgxpool.Pool, log *slog.Logger, options ...Option) *Log {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Log{
-		pool: pool, log: log, poll: DefaultPoll,
+		pool: pool, log: log, poll: DefaultPoll, silence: attemptTimeout,
 		stop: make(chan struct{}), ctx: ctx, cancel: cancel,
 		queue:     queue{wake: make(chan struct{}, 1)},
 		notify:    make(chan struct{}, 1),

@@ -42,7 +42,7 @@ func (l *Log) runNotifier() {
 			return
 		case <-l.notify:
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, attemptTimeout)
+		ctx, cancel := context.WithTimeout(l.ctx, l.silence)
 		if _, err := l.pool.Exec(ctx, "notify "+channel); err != nil {
 			l.log.Debug("could not send the hint that events were appended", "error", err)
 		}

@@ -28,7 +28,7 @@ const (
 // first takes the head lock and reads what the decision needs, the second
 // writes what was decided and commits.
 func (l *Log) attempt(batch []*request) ([]Result, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(l.ctx, l.silence)
 	defer cancel()
 	pooled, err := l.pool.Acquire(ctx)
 	if err != nil {

@@ -95,7 +95,7 @@ func (s *site) settings(secret string) string {
 	if s.dsn != "" {
 		fmt.Fprintf(&b, "database_url = %q\n", s.dsn)
 	}
-	fmt.Fprintf(&b, "[listen]\nhost = \"127.0.0.1\"\nport = 0\n%s\n", s.extra)
+	fmt.Fprintf(&b, "[listen]\nhost = \"127.0.0.1\"\nport = 0\n[admin]\nport = 0\n%s\n", s.extra)
 	for _, d := range s.deployments {
 		fmt.Fprintf(&b, "[deployments.%s]\nhandler = \"command\"\nrepository = %q\nbranch = %s\nremote = %q\npath = %q\n%s\n",
 			d.slug, d.repository, tomlString(orMain(d.branch)), d.remote.dir, s.checkout(d), d.extra)

@@ -129,7 +129,9 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (err error) {
 		return err
 	}
 	var old *TooOldError
-	if err := compare(have, want); err == nil || !errors.As(err, &old) {
+	if err := compare(have, want); err == nil {
+		return regrant(ctx, conn)
+	} else if !errors.As(err, &old) {
 		return err
 	}
 	roles, err := enter(ctx, conn)

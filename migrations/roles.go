@@ -82,19 +82,41 @@ func makeRoles(ctx context.Context, conn *pgx.Conn) (bool, error) {
 			return false, err
 		}
 	}
+	if _, err := conn.Exec(ctx, "grant usage, create on schema public to "+OwnerRole); err != nil {
+		return false, fmt.Errorf("let %s make tables: %w", OwnerRole, err)
+	}
+	return true, grantCreate(ctx, conn)
+}
+
+// grantCreate lets OwnerRole make schemas in the database.
+func grantCreate(ctx context.Context, conn *pgx.Conn) error {
 	var database string
 	if err := conn.QueryRow(ctx, "select current_database()").Scan(&database); err != nil {
-		return false, fmt.Errorf("read the database's name: %w", err)
+		return fmt.Errorf("read the database's name: %w", err)
 	}
-	for _, sql := range []string{
-		"grant usage, create on schema public to " + OwnerRole,
-		"grant create on database " + pgx.Identifier{database}.Sanitize() + " to " + OwnerRole,
-	} {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return false, fmt.Errorf("%s: %w", sql, err)
-		}
+	sql := "grant create on database " + pgx.Identifier{database}.Sanitize() + " to " + OwnerRole
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
 	}
-	return true, nil
+	return nil
+}
+
+// regrant gives OwnerRole back what belongs to the database itself, which neither
+// a restored dump nor a copy of the database has.
+func regrant(ctx context.Context, conn *pgx.Conn) error {
+	roles, err := Roles(ctx, conn)
+	if err != nil || !roles {
+		return err
+	}
+	var has, may bool
+	const q = `select has_database_privilege($1, current_database(), 'create'), has_database_privilege(current_database(), 'create with grant option')`
+	if err := conn.QueryRow(ctx, q, OwnerRole).Scan(&has, &may); err != nil {
+		return fmt.Errorf("read privileges: %w", err)
+	}
+	if has || !may {
+		return nil // where it is needed and missing, Postgres says so
+	}
+	return grantCreate(ctx, conn)
 }
 
 // makeRole creates the role and makes the connecting role a member, as far as

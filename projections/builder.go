@@ -35,6 +35,7 @@ const (
 // of one that was written brings it back from the tables.
 type builder struct {
 	tx    pgx.Tx
+	fresh place
 	state *State
 	// indexed says that the fresh tables have their keys. They get them at the
 	// end, or before the first row that must be found again.
@@ -90,8 +91,8 @@ type writer struct {
 	full, empty chan *chunk
 }
 
-func newBuilder(tx pgx.Tx) *builder {
-	return &builder{tx: tx, state: NewState(), out: &chunk{}}
+func newBuilder(tx pgx.Tx, fresh place) *builder {
+	return &builder{tx: tx, fresh: fresh, state: NewState(), out: &chunk{}}
 }
 
 // errBound ends a scan at a position.
@@ -120,7 +121,7 @@ func (b *builder) build(ctx context.Context, log *eventlog.Log, until int64, pro
 		defer close(full)
 		return scan(ctx, log, after, until, full, empty)
 	})
-	group.Go(func() error { return b.writer.run(ctx, b.tx) })
+	group.Go(func() error { return b.writer.run(ctx, b.tx, b.fresh) })
 	group.Go(func() error {
 		defer close(b.writer.full)
 		for batch := range full {
@@ -241,7 +242,7 @@ func (b *builder) find(ctx context.Context, keys []deliveryKey) error {
 	if err := b.index(ctx); err != nil {
 		return err
 	}
-	return loadDeliveries(ctx, b.tx, freshPrefix, b.state, keys)
+	return loadDeliveries(ctx, b.tx, b.fresh, b.state, keys)
 }
 
 // index gives the fresh tables their keys. The writer must be idle.
@@ -249,8 +250,8 @@ func (b *builder) index(ctx context.Context) error {
 	if b.indexed {
 		return nil
 	}
-	if _, err := b.tx.Exec(ctx, "select projections.index_fresh()"); err != nil {
-		return fmt.Errorf("index the fresh tables: %w", err)
+	if err := indexFresh(ctx, b.tx, b.fresh); err != nil {
+		return err
 	}
 	b.indexed = true
 	return nil
@@ -312,14 +313,14 @@ func (b *builder) idle(ctx context.Context) error {
 	}
 }
 
-func (w *writer) run(ctx context.Context, tx pgx.Tx) error {
+func (w *writer) run(ctx context.Context, tx pgx.Tx, fresh place) error {
 	for {
 		select {
 		case c, ok := <-w.full:
 			if !ok {
 				return nil
 			}
-			if err := c.flush(ctx, tx); err != nil {
+			if err := c.flush(ctx, tx, fresh); err != nil {
 				return err
 			}
 			done := c.done
@@ -334,20 +335,20 @@ func (w *writer) run(ctx context.Context, tx pgx.Tx) error {
 	}
 }
 
-func (c *chunk) flush(ctx context.Context, tx pgx.Tx) error {
-	if err := copyRows(ctx, tx, deliveriesTable, freshPrefix, &c.deliveries); err != nil {
+func (c *chunk) flush(ctx context.Context, tx pgx.Tx, fresh place) error {
+	if err := copyRows(ctx, tx, deliveriesTable, fresh, &c.deliveries); err != nil {
 		return err
 	}
-	if err := copyRows(ctx, tx, attemptsTable, freshPrefix, &c.attempts); err != nil {
+	if err := copyRows(ctx, tx, attemptsTable, fresh, &c.attempts); err != nil {
 		return err
 	}
-	if err := upsertRows(ctx, tx, deliveriesTable, c.changedDeliveries); err != nil {
+	if err := upsertRows(ctx, tx, deliveriesTable, fresh, c.changedDeliveries); err != nil {
 		return err
 	}
-	return upsertRows(ctx, tx, attemptsTable, c.changedAttempts)
+	return upsertRows(ctx, tx, attemptsTable, fresh, c.changedAttempts)
 }
 
-func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, list []T) error {
+func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, p place, list []T) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -355,8 +356,8 @@ func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, list []T) error 
 	if err != nil {
 		return fmt.Errorf("encode rows: %w", err)
 	}
-	if _, err := tx.Exec(ctx, t.upsert(freshPrefix), string(b)); err != nil {
-		return fmt.Errorf("write %d rows into %s: %w", len(list), t.in(freshPrefix), err)
+	if _, err := tx.Exec(ctx, t.upsert(p), string(b)); err != nil {
+		return fmt.Errorf("write %d rows into %s: %w", len(list), t.in(p), err)
 	}
 	return nil
 }
@@ -385,11 +386,11 @@ func (b *builder) finish(ctx context.Context) error {
 	if err := b.index(ctx); err != nil {
 		return err
 	}
-	return upsertRows(ctx, b.tx, deploymentsTable, changedDeployments(b.state))
+	return upsertRows(ctx, b.tx, deploymentsTable, b.fresh, changedDeployments(b.state))
 }
 
 // flush writes what there is, without the writer.
 func (b *builder) flush(ctx context.Context) error {
 	defer b.out.reset()
-	return b.out.flush(ctx, b.tx)
+	return b.out.flush(ctx, b.tx, b.fresh)
 }

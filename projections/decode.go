@@ -91,7 +91,7 @@ func (d *decoder) decode(e *eventlog.Event, f *fields) error {
 	if err := d.walk(e.Data, f); err != nil {
 		return fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
 	}
-	if f.v == eventlog.CurrentVersion {
+	if f.v == eventlog.CurrentVersion(e.Type) {
 		return nil
 	}
 	data, err := e.Decode()

@@ -71,7 +71,7 @@ const (
 )
 
 // Delivery is the state of one delivery of one instance. The JSON names are the
-// columns of projections.deliveries, in order; what is empty is null there.
+// columns of the table deliveries, in order; what is empty is null there.
 type Delivery struct {
 	Instance   string        `json:"instance"`
 	ID         string        `json:"delivery_id"`
@@ -117,7 +117,7 @@ const (
 )
 
 // Attempt is one run, or one that is still to come, of a delivery by a
-// deployment. The JSON names are the columns of projections.attempts, in order; what is empty
+// deployment. The JSON names are the columns of the table attempts, in order; what is empty
 // is null there.
 type Attempt struct {
 	Instance   string  `json:"instance"`

@@ -16,8 +16,9 @@ import (
 // name is the checkpoint's row. The three tables are one projection.
 const name = "state"
 
-// Version counts the meanings of the fold: tables that an older one filled are
-// rebuilt. It goes up whenever Apply would now give another result.
+// Version counts the meanings of the fold and the shapes of its tables. It goes
+// up whenever Apply would now give another result, or schema.sql is changed: then
+// the daemon builds the new version's tables beside the old ones.
 const Version = 1
 
 // retry bounds the wait after a failure, from the first to the longest.
@@ -31,18 +32,25 @@ const (
 var errLost = errors.New("the checkpoint was moved by another projector")
 
 // Projector keeps the read models up to date with the log, and rebuilds and
-// checks them. Any number of projectors may share one database.
+// checks them. Any number of projectors may share one database, also those of
+// binaries with different versions: each version has tables and a checkpoint of
+// its own.
 type Projector struct {
 	pool *pgxpool.Pool
 	log  *eventlog.Log
 	slog *slog.Logger
+	// version is Version, but in tests of what another binary would do.
+	version int
 }
 
 // New returns a Projector on the pool, which must allow at least two
 // connections. It starts nothing.
 func New(pool *pgxpool.Pool, log *eventlog.Log, logger *slog.Logger) *Projector {
-	return &Projector{pool: pool, log: log, slog: logger}
+	return &Projector{pool: pool, log: log, slog: logger, version: Version}
 }
+
+func (p *Projector) live() place  { return place{version: p.version} }
+func (p *Projector) fresh() place { return place{version: p.version, fresh: true} }
 
 // StoppedError says that the projection cannot go past a position by waiting.
 type StoppedError struct {
@@ -61,9 +69,9 @@ func (e *StoppedError) Unwrap() error { return e.Err }
 // Run follows the log and applies every event to the read models, until ctx
 // ends (nil) or something comes that waiting cannot mend: an event that this
 // binary does not know (*eventlog.UnknownEventError), a hole
-// (*eventlog.HoleError), tables of a newer binary, or the end of the log's
-// follower. An outage of the database it sits out. The first three are a
-// *StoppedError, and are also noted in the checkpoint, for Lag.
+// (*eventlog.HoleError), or the end of the log's follower. An outage of the
+// database it sits out. The first two are a *StoppedError, and are also noted in
+// the checkpoint, for Lag.
 func (p *Projector) Run(ctx context.Context) error {
 	wait := firstRetry
 	for {
@@ -95,19 +103,15 @@ func (p *Projector) Run(ctx context.Context) error {
 
 // follow applies the log from the checkpoint on; it always returns an error.
 func (p *Projector) follow(ctx context.Context) (int64, error) {
-	position, version, err := p.checkpoint(ctx)
+	position, built, err := p.checkpoint(ctx)
 	if err != nil {
 		return 0, err
 	}
-	if version > Version {
-		return position, &StoppedError{position, fmt.Errorf("the read models have version %d, this binary knows %d; run a newer durhack-deployer", version, Version)}
-	}
-	if version < Version {
-		p.slog.Info("projections: rebuilding read models of an older version", "have", version, "want", Version)
-		if err := p.Rebuild(ctx, nil); err != nil {
-			return position, stops(position, err)
+	if !built {
+		if err := p.first(ctx); err != nil {
+			return 0, stops(0, err)
 		}
-		return position, errLost
+		return 0, errLost
 	}
 	err = p.log.Follow(ctx, position, func(ctx context.Context, events []eventlog.Event) error {
 		reached, err := p.apply(ctx, position, events)
@@ -115,6 +119,46 @@ func (p *Projector) follow(ctx context.Context) (int64, error) {
 		return err
 	})
 	return position, stops(position, err)
+}
+
+// first builds the tables of a version that has none.
+func (p *Projector) first(ctx context.Context) error {
+	older, err := p.serving(ctx)
+	if err != nil {
+		return err
+	}
+	tell := func(int64, int64) {}
+	if older > 0 {
+		p.slog.Info("projections: building read models of a new version beside the old ones", "version", p.version, "serving", older)
+		tell = p.tellNowAndThen()
+	}
+	err = p.rebuild(ctx, everything, false, tell)
+	var stopped *StoppedError
+	if errors.As(stops(0, err), &stopped) && older == 0 {
+		// There is nothing older to read, so as much of the log as can be read is
+		// better than nothing: live update goes on from empty tables to the event
+		// that stops it.
+		return p.rebuild(ctx, 0, false, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("build projections: %w", err)
+	}
+	if err := p.dropOlder(ctx); err != nil {
+		p.slog.Warn("projections: read models that are no longer needed stay for now", "error", err)
+	}
+	return nil
+}
+
+// tellNowAndThen logs how far a build is.
+func (p *Projector) tellNowAndThen() func(done, total int64) {
+	const interval = 10 * time.Second
+	last := time.Now()
+	return func(done, total int64) {
+		if time.Since(last) >= interval {
+			last = time.Now()
+			p.slog.Info("projections: building", "version", p.version, "events", done, "of", total)
+		}
+	}
 }
 
 // stops wraps the errors that waiting does not mend.
@@ -128,22 +172,31 @@ func stops(position int64, err error) error {
 	return err
 }
 
-// checkpoint reads the checkpoint, making it where there is none.
-func (p *Projector) checkpoint(ctx context.Context) (position int64, version int, err error) {
-	if err := ensureCheckpoint(ctx, p.pool); err != nil {
-		return 0, 0, err
+// NotBuiltError says that a version has no read models yet.
+type NotBuiltError struct{ Version int }
+
+func (e *NotBuiltError) Error() string {
+	return fmt.Sprintf("the read models of version %d are not built yet; durhack-deployer work or serve does that, or projections rebuild", e.Version)
+}
+
+// checkpoint reads how far this version's tables are, and whether there are any.
+func (p *Projector) checkpoint(ctx context.Context) (position int64, built bool, err error) {
+	const q = `select position from projections.checkpoints where name = $1 and version = $2 and built`
+	err = p.pool.QueryRow(ctx, q, name, p.version).Scan(&position)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
 	}
-	const q = `select position, version from projections.checkpoints where name = $1`
-	if err := p.pool.QueryRow(ctx, q, name).Scan(&position, &version); err != nil {
-		return 0, 0, fmt.Errorf("read the checkpoint of the projections: %w", err)
+	if err != nil {
+		return 0, false, fmt.Errorf("read the checkpoint of the projections: %w", err)
 	}
-	return position, version, nil
+	return position, true, nil
 }
 
 // note writes why the projection stands still where everyone can see it.
 func (p *Projector) note(ctx context.Context, stopped *StoppedError) {
-	const q = `update projections.checkpoints set error = $3, updated_at = clock_timestamp() where name = $1 and position = $2`
-	if _, err := p.pool.Exec(ctx, q, name, stopped.Position, clean(stopped.Err.Error())); err != nil {
+	const q = `insert into projections.checkpoints as c (name, version, position, built, error) values ($1, $2, 0, false, $4)
+		on conflict (name, version) do update set error = excluded.error, updated_at = clock_timestamp() where c.position = $3`
+	if _, err := p.pool.Exec(ctx, q, name, p.version, stopped.Position, clean(stopped.Err.Error())); err != nil {
 		p.slog.Warn("projections: could not note why they stopped", "error", err)
 	}
 }
@@ -165,16 +218,16 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 		if _, err := tx.Exec(ctx, "set local synchronous_commit = off"); err != nil {
 			return fmt.Errorf("begin: %w", err)
 		}
-		at, err := lockCheckpoint(ctx, tx)
+		at, err := p.lockCheckpoint(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if at.position != from || at.version != Version {
+		if at != from {
 			return errLost
 		}
 		state = NewState()
 		state.position = from
-		if err := load(ctx, tx, state, events); err != nil {
+		if err := load(ctx, tx, p.live(), state, events); err != nil {
 			return err
 		}
 		for i := range events {
@@ -188,10 +241,10 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 		if state.position == from {
 			return nil
 		}
-		if err := save(ctx, tx, state); err != nil {
+		if err := save(ctx, tx, p.live(), state); err != nil {
 			return err
 		}
-		return moveCheckpoint(ctx, tx, state.position)
+		return p.moveCheckpoint(ctx, tx, state.position)
 	})
 	if err != nil {
 		return from, fmt.Errorf("apply events after position %d: %w", from, err)
@@ -208,7 +261,7 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 }
 
 // load reads into the state all that the events touch.
-func load(ctx context.Context, tx pgx.Tx, s *State, events []eventlog.Event) error {
+func load(ctx context.Context, tx pgx.Tx, p place, s *State, events []eventlog.Event) error {
 	seen := make(map[string]struct{})
 	var instances []string
 	for _, e := range events {
@@ -217,72 +270,31 @@ func load(ctx context.Context, tx pgx.Tx, s *State, events []eventlog.Event) err
 			instances = append(instances, e.Instance)
 		}
 	}
-	if err := loadDeployments(ctx, tx, s, instances); err != nil {
+	if err := loadDeployments(ctx, tx, p, s, instances); err != nil {
 		return err
 	}
-	return loadDeliveries(ctx, tx, "", s, missing(s, events, false))
+	return loadDeliveries(ctx, tx, p, s, missing(s, events, false))
 }
 
-type checkpoint struct {
-	position int64
-	version  int
-}
-
-// lockCheckpoint locks the checkpoint's row until the transaction ends: whoever
-// holds it is the only one to change the read models.
-func lockCheckpoint(ctx context.Context, tx pgx.Tx) (checkpoint, error) {
-	var c checkpoint
-	const q = `select position, version from projections.checkpoints where name = $1 for update`
-	if err := tx.QueryRow(ctx, q, name).Scan(&c.position, &c.version); err != nil {
+// lockCheckpoint locks the checkpoint's row until the transaction ends, and
+// returns its position: whoever holds it is the only one to change the tables.
+func (p *Projector) lockCheckpoint(ctx context.Context, tx pgx.Tx) (int64, error) {
+	var position int64
+	const q = `select position from projections.checkpoints where name = $1 and version = $2 and built for update`
+	if err := tx.QueryRow(ctx, q, name, p.version).Scan(&position); err != nil {
 		if errors.Is(err, pgx.ErrNoRows) {
-			return c, errLost
+			return 0, errLost
 		}
-		return c, fmt.Errorf("lock the checkpoint of the projections: %w", err)
+		return 0, fmt.Errorf("lock the checkpoint of the projections: %w", err)
 	}
-	return c, nil
+	return position, nil
 }
 
-func moveCheckpoint(ctx context.Context, tx pgx.Tx, position int64) error {
+func (p *Projector) moveCheckpoint(ctx context.Context, tx pgx.Tx, position int64) error {
 	const q = `update projections.checkpoints
-		set position = $2, version = $3, updated_at = clock_timestamp(), error = '' where name = $1`
-	if _, err := tx.Exec(ctx, q, name, position, Version); err != nil {
+		set position = $3, updated_at = clock_timestamp(), error = '' where name = $1 and version = $2`
+	if _, err := tx.Exec(ctx, q, name, p.version, position); err != nil {
 		return fmt.Errorf("move the checkpoint of the projections: %w", err)
 	}
 	return nil
-}
-
-// Lag says how far a projection is behind the log.
-type Lag struct {
-	Name     string
-	Position int64
-	Head     int64
-	// Events is Head less Position.
-	Events int64
-	// Seconds is the age of the oldest event that was not applied, 0 for none.
-	Seconds float64
-	// Err says why the projection stopped; nil where it runs, or may.
-	Err error
-}
-
-// Lag reports every projection. There is one, which fills all the tables.
-func (p *Projector) Lag(ctx context.Context) ([]Lag, error) {
-	const q = `select c.position, h.position, c.error,
-			coalesce(greatest(0, extract(epoch from clock_timestamp() - e.recorded_at)), 0)::float8
-		from public.log_head h
-		left join projections.checkpoints c on c.name = $1
-		left join public.events e on e.position = coalesce(c.position, 0) + 1`
-	lag := Lag{Name: name}
-	var position *int64
-	var stopped *string
-	if err := p.pool.QueryRow(ctx, q, name).Scan(&position, &lag.Head, &stopped, &lag.Seconds); err != nil {
-		return nil, fmt.Errorf("read the lag of the projections: %w", err)
-	}
-	if position != nil {
-		lag.Position = *position
-	}
-	lag.Events = lag.Head - lag.Position
-	if stopped != nil && *stopped != "" {
-		lag.Err = errors.New(*stopped)
-	}
-	return []Lag{lag}, nil
 }

@@ -46,6 +46,14 @@ func asOwner(t testing.TB, pool *pgxpool.Pool, do func(tx pgx.Tx) error) {
 	}
 }
 
+// build makes the tables of the projector's version from what the log holds.
+func build(t testing.TB, p *Projector) {
+	t.Helper()
+	if err := p.first(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // put writes events into the log as they are, whatever they are.
 func put(t testing.TB, pool *pgxpool.Pool, events []eventlog.Event) {
 	t.Helper()
@@ -72,9 +80,9 @@ func put(t testing.TB, pool *pgxpool.Pool, events []eventlog.Event) {
 func dump(t testing.TB, pool *pgxpool.Pool) []string {
 	t.Helper()
 	var lines []string
-	for _, table := range []table{deploymentsTable, deliveriesTable, attemptsTable} {
+	for _, table := range tables() {
 		rows, err := pool.Query(context.Background(), fmt.Sprintf("select '%s ' || row_to_json(t)::text from %s t order by %s",
-			table.name, table.in(""), strings.Join(table.key, ", ")))
+			table.name, table.in(place{version: Version}), strings.Join(table.key, ", ")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,9 +149,7 @@ func catchUp(t testing.TB, p *Projector, events []eventlog.Event, next func(left
 func TestLiveRebuiltAndFoldedAreTheSame(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	p := open(t, pool)
-	if _, _, err := p.checkpoint(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	build(t, p)
 	var all []eventlog.Event
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -190,7 +196,7 @@ func crash(t testing.TB, p *Projector, events []eventlog.Event) {
 	lost := errors.New("lost")
 	err := pgx.BeginFunc(t.Context(), p.pool, func(tx pgx.Tx) error {
 		s := NewState()
-		if err := load(t.Context(), tx, s, events); err != nil {
+		if err := load(t.Context(), tx, p.live(), s, events); err != nil {
 			return err
 		}
 		for i := range events {
@@ -198,10 +204,10 @@ func crash(t testing.TB, p *Projector, events []eventlog.Event) {
 				return err
 			}
 		}
-		if err := save(t.Context(), tx, s); err != nil {
+		if err := save(t.Context(), tx, p.live(), s); err != nil {
 			return err
 		}
-		if err := moveCheckpoint(t.Context(), tx, s.position); err != nil {
+		if err := p.moveCheckpoint(t.Context(), tx, s.position); err != nil {
 			return err
 		}
 		return lost
@@ -261,7 +267,7 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 	}
 	same(t, "deployments", deployments, s.Deployments(""))
 	var deliveries []Delivery
-	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections.deliveries t order by instance, delivery_id", func(d Delivery) error {
+	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections_v1.deliveries t order by instance, delivery_id", func(d Delivery) error {
 		deliveries = append(deliveries, d)
 		return nil
 	})
@@ -272,7 +278,7 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 		t.Fatal("rebuilt deliveries differ from those of a fold in memory")
 	}
 	var attempts []Attempt
-	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections.attempts t order by instance, delivery_id, deployment, attempt", func(a Attempt) error {
+	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections_v1.attempts t order by instance, delivery_id, deployment, attempt", func(a Attempt) error {
 		attempts = append(attempts, a)
 		return nil
 	})
@@ -441,9 +447,7 @@ func TestAHoleStopsTheProjection(t *testing.T) {
 	if err := p.Rebuild(t.Context(), nil); !errors.As(err, &hole) {
 		t.Fatalf("Rebuild returned %v", err)
 	}
-	if _, _, err := p.checkpoint(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	build(t, p)
 	if _, err := p.apply(t.Context(), 0, []eventlog.Event{r.events[0], r.events[2]}); !errors.As(err, &hole) {
 		t.Fatalf("apply returned %v", err)
 	}
@@ -458,10 +462,8 @@ func TestTheSlowerProjectorLosesCleanly(t *testing.T) {
 	var r recorder
 	r.received("prod", "d1", 1)
 	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	build(t, p)
 	put(t, pool, r.events)
-	if _, _, err := p.checkpoint(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := p.apply(t.Context(), 0, r.events); err != nil {
 		t.Fatal(err)
 	}
@@ -490,10 +492,10 @@ func TestVerifyNamesEditsByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	for sql, want := range map[string]string{
-		"update projections.deployments set live_commit = 'beef'":                                                                        `deployments prod/web: live_commit is "beef", the log gives "` + commitOf(2),
-		"delete from projections.deliveries where delivery_id = 'd1'":                                                                    "deliveries d1/prod: the row is missing",
-		"update projections.attempts set step = 'x' where delivery_id = 'd2'":                                                            `attempts d2/prod/web/1: step is "x", the log gives null`,
-		"insert into projections.attempts (instance, delivery_id, deployment, attempt, outcome) select 'prod', 'd9', 'web', 1, 'failed'": "attempts d9/prod/web/1: the log gives no such row",
+		"update projections_v1.deployments set live_commit = 'beef'":                                                                        `deployments prod/web: live_commit is "beef", the log gives "` + commitOf(2),
+		"delete from projections_v1.deliveries where delivery_id = 'd1'":                                                                    "deliveries d1/prod: the row is missing",
+		"update projections_v1.attempts set step = 'x' where delivery_id = 'd2'":                                                            `attempts d2/prod/web/1: step is "x", the log gives null`,
+		"insert into projections_v1.attempts (instance, delivery_id, deployment, attempt, outcome) select 'prod', 'd9', 'web', 1, 'failed'": "attempts d9/prod/web/1: the log gives no such row",
 	} {
 		if _, err := pool.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
@@ -511,53 +513,17 @@ func TestVerifyNamesEditsByHand(t *testing.T) {
 	}
 }
 
-func TestReadModelsOfAnotherVersion(t *testing.T) {
-	pool := pgtest.Migrated(t)
-	p := open(t, pool)
-	var r recorder
-	r.received("prod", "d1", 1)
-	put(t, pool, r.events)
-	if err := p.Rebuild(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	set := func(version int) {
-		if _, err := pool.Exec(t.Context(), "update projections.checkpoints set version = $1; ", version); err != nil {
-			t.Fatal(err)
-		}
-	}
-	set(Version + 1)
-	var stopped *StoppedError
-	if err := p.Run(t.Context()); !errors.As(err, &stopped) || !strings.Contains(err.Error(), "newer") {
-		t.Fatalf("Run on newer tables returned %v", err)
-	}
-	if err := p.Rebuild(t.Context(), nil); err == nil {
-		t.Fatal("an older binary replaced newer tables")
-	}
-	set(Version - 1)
-	if _, err := pool.Exec(t.Context(), "delete from projections.deliveries"); err != nil {
-		t.Fatal(err)
-	}
-	stop := running(t, p)
-	defer stop()
-	eventually(t, "the older tables are rebuilt", func() bool {
-		_, err := p.Delivery(t.Context(), "prod", "d1")
-		return err == nil
-	})
-	if _, err := p.Delivery(t.Context(), "prod", "none"); !errors.Is(err, ErrNoDelivery) {
-		t.Fatalf("an absent delivery is %v", err)
-	}
-}
-
-// The code's columns are those of the migration, in its order, and the rows'
+// The code's columns are those of schema.sql, in its order, and the rows'
 // JSON names are the columns.
 func TestColumnsAreThoseOfTheDatabase(t *testing.T) {
 	pool := pgtest.Migrated(t)
+	build(t, open(t, pool))
 	for _, c := range []struct {
 		table
 		row any
 	}{{deploymentsTable, deploymentRow{}}, {deliveriesTable, Delivery{}}, {attemptsTable, Attempt{}}} {
 		rows, err := pool.Query(t.Context(), `select attname::text from pg_attribute
-			where attrelid = $1::regclass and attnum > 0 and not attisdropped order by attnum`, c.in(""))
+			where attrelid = $1::regclass and attnum > 0 and not attisdropped order by attnum`, c.in(place{version: Version}))
 		if err != nil {
 			t.Fatal(err)
 		}

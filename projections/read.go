@@ -11,12 +11,22 @@ import (
 // ErrNoDelivery says that the read models have no delivery of that ID.
 var ErrNoDelivery = errors.New("no such delivery")
 
+// read calls fn with rows of the version that serves reads. That may be an older
+// one than this binary's while its own is being built: a column that it does not
+// have yet is then empty.
+func read[T Delivery | Attempt | deploymentRow](ctx context.Context, p *Projector, t table, rest string, fn func(T) error, args ...any) error {
+	version, err := p.serving(ctx)
+	if err != nil || version == 0 {
+		return err
+	}
+	return eachRow(ctx, p.pool, fmt.Sprintf("select row_to_json(t) from %s t %s", t.in(place{version: version}), rest), fn, args...)
+}
+
 // Deployments reads the deployments of an instance ("" for all), by slug. One
 // that no event has named is not among them.
 func (p *Projector) Deployments(ctx context.Context, instance string) ([]Deployment, error) {
 	var list []Deployment
-	q := "select row_to_json(t) from projections.deployments t where $1 = '' or instance = $1 order by instance, slug"
-	err := eachRow(ctx, p.pool, q, func(row deploymentRow) error {
+	err := read(ctx, p, deploymentsTable, "where $1 = '' or instance = $1 order by instance, slug", func(row deploymentRow) error {
 		list = append(list, row.record().Deployment)
 		return nil
 	}, instance)
@@ -29,8 +39,7 @@ func (p *Projector) Deployments(ctx context.Context, instance string) ([]Deploym
 // Delivery reads one delivery; ErrNoDelivery where there is none.
 func (p *Projector) Delivery(ctx context.Context, instance, id string) (Delivery, error) {
 	var found *Delivery
-	q := "select row_to_json(t) from projections.deliveries t where instance = $1 and delivery_id = $2"
-	err := eachRow(ctx, p.pool, q, func(d Delivery) error {
+	err := read(ctx, p, deliveriesTable, "where instance = $1 and delivery_id = $2", func(d Delivery) error {
 		found = &d
 		return nil
 	}, instance, id)
@@ -87,9 +96,9 @@ func (p *Projector) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, e
 	if !f.Until.IsZero() {
 		add("assigned_at < $%d", f.Until)
 	}
-	q := "select row_to_json(t) from projections.attempts t"
+	q := ""
 	if len(where) > 0 {
-		q += " where " + strings.Join(where, " and ")
+		q = "where " + strings.Join(where, " and ")
 	}
 	q += " order by assigned_position desc nulls last, attempt desc, instance, delivery_id, deployment"
 	if f.Limit > 0 {
@@ -97,7 +106,7 @@ func (p *Projector) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, e
 		q += fmt.Sprintf(" limit $%d", len(args))
 	}
 	var list []Attempt
-	err := eachRow(ctx, p.pool, q, func(a Attempt) error {
+	err := read(ctx, p, attemptsTable, q, func(a Attempt) error {
 		list = append(list, a)
 		return nil
 	}, args...)

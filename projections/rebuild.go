@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // rebuildLock is the advisory lock of a transaction that uses the fresh tables:
@@ -13,15 +12,38 @@ import (
 const rebuildLock = int64(0x6475726861636b02)
 
 // Rebuild folds the whole log into fresh tables and puts them in the place of
-// the old ones, in one transaction: readers see the old ones until then, and
-// all of the old ones if it fails. Live update goes on meanwhile, and waits only
-// while Rebuild catches up with it at the end. Rebuilds wait for one another.
+// the live ones of this version, in one transaction: readers see what was there
+// until then, and all of it if it fails. Where this version was never built, what
+// readers see until then is the newest older version. Live update, also that of an
+// older binary, goes on meanwhile, and waits only while Rebuild catches up with
+// it at the end. Rebuilds wait for one another.
 //
 // progress, which may be nil, is told now and then how many of the events are
 // done; it is called from one goroutine at a time.
 func (p *Projector) Rebuild(ctx context.Context, progress func(done, total int64)) error {
-	err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
-		b, err := p.begin(ctx, tx, everything, progress)
+	err := p.rebuild(ctx, everything, true, progress)
+	if err != nil {
+		return fmt.Errorf("rebuild projections: %w", err)
+	}
+	if err := p.dropOlder(ctx); err != nil {
+		p.slog.Warn("projections: read models that are no longer needed stay for now", "error", err)
+	}
+	return nil
+}
+
+// rebuild is Rebuild up to the position until. Without again it does nothing where
+// somebody else has built this version meanwhile.
+func (p *Projector) rebuild(ctx context.Context, until int64, again bool, progress func(done, total int64)) error {
+	return pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", rebuildLock); err != nil {
+			return fmt.Errorf("wait for another rebuild: %w", err)
+		}
+		if !again {
+			if _, built, err := p.checkpoint(ctx); err != nil || built {
+				return err
+			}
+		}
+		b, err := p.begin(ctx, tx, until, progress)
 		if err != nil {
 			return err
 		}
@@ -29,48 +51,41 @@ func (p *Projector) Rebuild(ctx context.Context, progress func(done, total int64
 		if err := b.index(ctx); err != nil {
 			return err
 		}
-		if err := ensureCheckpoint(ctx, tx); err != nil {
-			return err
+		// From here on live update waits, that of the other versions too, so that who
+		// read them before the switch reads nothing older after it.
+		if _, err := tx.Exec(ctx, "select 1 from projections.checkpoints where name = $1 order by version for update", name); err != nil {
+			return fmt.Errorf("lock the checkpoints of the projections: %w", err)
 		}
-		// From here on live update waits.
-		at, err := lockCheckpoint(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if at.version > Version {
-			return fmt.Errorf("the read models have version %d, this binary knows %d; run a newer durhack-deployer", at.version, Version)
-		}
-		if err := b.build(ctx, p.log, everything, nil); err != nil {
+		if err := b.build(ctx, p.log, until, nil); err != nil {
 			return err
 		}
 		if err := b.finish(ctx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "select projections.swap_fresh()"); err != nil {
-			return fmt.Errorf("swap the tables: %w", err)
+		if err := swapFresh(ctx, tx, p.fresh()); err != nil {
+			return err
 		}
-		return moveCheckpoint(ctx, tx, b.state.position)
+		const q = `insert into projections.checkpoints as c (name, version, position, built) values ($1, $2, $3, true)
+			on conflict (name, version) do update
+			set position = excluded.position, built = true, error = '', updated_at = clock_timestamp()`
+		if _, err := tx.Exec(ctx, q, name, p.version, b.state.position); err != nil {
+			return fmt.Errorf("move the checkpoint of the projections: %w", err)
+		}
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("rebuild projections: %w", err)
-	}
-	return nil
 }
 
 // begin makes the fresh tables and folds the log into them up to the position
-// until or as far as it goes.
+// until or as far as it goes. The transaction holds the lock of rebuilds.
 func (p *Projector) begin(ctx context.Context, tx pgx.Tx, until int64, progress func(done, total int64)) (*builder, error) {
-	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", rebuildLock); err != nil {
-		return nil, fmt.Errorf("wait for another rebuild: %w", err)
-	}
-	if _, err := tx.Exec(ctx, "select projections.make_fresh()"); err != nil {
-		return nil, fmt.Errorf("make fresh tables: %w", err)
+	if err := makeFresh(ctx, tx, p.fresh()); err != nil {
+		return nil, err
 	}
 	head, err := p.log.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b := newBuilder(tx)
+	b := newBuilder(tx, p.fresh())
 	var tell func(int64)
 	if progress != nil {
 		total := min(head, until)
@@ -80,15 +95,32 @@ func (p *Projector) begin(ctx context.Context, tx pgx.Tx, until int64, progress 
 	return b, b.build(ctx, p.log, until, tell)
 }
 
-// execer is a pool or a transaction.
-type execer interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
-
-func ensureCheckpoint(ctx context.Context, db execer) error {
-	const q = `insert into projections.checkpoints (name, version, position) values ($1, $2, 0) on conflict do nothing`
-	if _, err := db.Exec(ctx, q, name, Version); err != nil {
-		return fmt.Errorf("make the checkpoint of the projections: %w", err)
+// dropOlder drops the read models of versions before this one, but for the
+// newest of them: a reader that chose it just before the switch still finds it,
+// and so does the older binary if somebody goes back to it.
+func (p *Projector) dropOlder(ctx context.Context) error {
+	const q = `select version from projections.checkpoints c where name = $1 and version < $2
+		and version is distinct from (select max(version) from projections.checkpoints where name = $1 and version < $2 and built)`
+	rows, err := p.pool.Query(ctx, q, name, p.version)
+	if err != nil {
+		return fmt.Errorf("look for older read models: %w", err)
+	}
+	versions, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		return fmt.Errorf("look for older read models: %w", err)
+	}
+	for _, version := range versions {
+		err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+			// Nobody should be reading them; whoever does is not worth waiting for.
+			if _, err := tx.Exec(ctx, "set local lock_timeout = '5s'"); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "select projections.drop_schema($1)", version)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("drop the read models of version %d: %w", version, err)
+		}
 	}
 	return nil
 }

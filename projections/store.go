@@ -41,7 +41,7 @@ func missing(s *State, events []eventlog.Event, fresh bool) []deliveryKey {
 
 // loadDeliveries reads the deliveries with their attempts into s. None of them
 // may be there yet.
-func loadDeliveries(ctx context.Context, tx pgx.Tx, prefix string, s *State, keys []deliveryKey) error {
+func loadDeliveries(ctx context.Context, tx pgx.Tx, p place, s *State, keys []deliveryKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -51,14 +51,14 @@ func loadDeliveries(ctx context.Context, tx pgx.Tx, prefix string, s *State, key
 	}
 	const of = "select row_to_json(t) from %s t join unnest($1::text[], $2::text[]) as k (instance, delivery_id)" +
 		" on t.instance = k.instance and t.delivery_id = k.delivery_id"
-	err := eachRow(ctx, tx, fmt.Sprintf(of, deliveriesTable.in(prefix)), func(d Delivery) error {
+	err := eachRow(ctx, tx, fmt.Sprintf(of, deliveriesTable.in(p)), func(d Delivery) error {
 		s.deliveries[deliveryKey{d.Instance, d.ID}] = &record{Delivery: d, stored: true}
 		return nil
 	}, instances, ids)
 	if err != nil {
 		return fmt.Errorf("load deliveries: %w", err)
 	}
-	err = eachRow(ctx, tx, fmt.Sprintf(of, attemptsTable.in(prefix)), func(a Attempt) error {
+	err = eachRow(ctx, tx, fmt.Sprintf(of, attemptsTable.in(p)), func(a Attempt) error {
 		r, ok := s.deliveries[deliveryKey{a.Instance, a.DeliveryID}]
 		if !ok {
 			return fmt.Errorf("the tables have an attempt of delivery %s, but not the delivery; run durhack-deployer projections rebuild", a.DeliveryID)
@@ -73,8 +73,8 @@ func loadDeliveries(ctx context.Context, tx pgx.Tx, prefix string, s *State, key
 }
 
 // loadDeployments reads all deployments of the instances into s.
-func loadDeployments(ctx context.Context, tx pgx.Tx, s *State, instances []string) error {
-	q := fmt.Sprintf("select row_to_json(t) from %s t where t.instance = any($1)", deploymentsTable.in(""))
+func loadDeployments(ctx context.Context, tx pgx.Tx, p place, s *State, instances []string) error {
+	q := fmt.Sprintf("select row_to_json(t) from %s t where t.instance = any($1)", deploymentsTable.in(p))
 	err := eachRow(ctx, tx, q, func(row deploymentRow) error {
 		d := row.record()
 		d.stored = true
@@ -112,7 +112,7 @@ func eachRow[T Delivery | Attempt | deploymentRow](ctx context.Context, q querie
 }
 
 // save writes what has changed since the last save, in one round trip.
-func save(ctx context.Context, tx pgx.Tx, s *State) error {
+func save(ctx context.Context, tx pgx.Tx, p place, s *State) error {
 	var deliveries []*Delivery
 	var attempts []*Attempt
 	for _, r := range s.touched {
@@ -124,13 +124,13 @@ func save(ctx context.Context, tx pgx.Tx, s *State) error {
 		}
 	}
 	batch := &pgx.Batch{}
-	if err := queueUpsert(batch, deliveriesTable.upsert(""), deliveries); err != nil {
+	if err := queueUpsert(batch, deliveriesTable.upsert(p), deliveries); err != nil {
 		return err
 	}
-	if err := queueUpsert(batch, attemptsTable.upsert(""), attempts); err != nil {
+	if err := queueUpsert(batch, attemptsTable.upsert(p), attempts); err != nil {
 		return err
 	}
-	if err := queueUpsert(batch, deploymentsTable.upsert(""), changedDeployments(s)); err != nil {
+	if err := queueUpsert(batch, deploymentsTable.upsert(p), changedDeployments(s)); err != nil {
 		return err
 	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
@@ -162,12 +162,12 @@ func queueUpsert[T any](batch *pgx.Batch, sql string, list []T) error {
 }
 
 // copyRows sends rows, and empties them.
-func copyRows(ctx context.Context, tx pgx.Tx, t table, prefix string, r *rows) error {
+func copyRows(ctx context.Context, tx pgx.Tx, t table, p place, r *rows) error {
 	if r.n == 0 {
 		return nil
 	}
-	if _, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(r.finish()), t.copyIn(prefix)); err != nil {
-		return fmt.Errorf("copy %d rows into %s: %w", r.n, t.in(prefix), err)
+	if _, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(r.finish()), t.copyIn(p)); err != nil {
+		return fmt.Errorf("copy %d rows into %s: %w", r.n, t.in(p), err)
 	}
 	r.reset()
 	return nil

@@ -10,8 +10,8 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
-// table names the columns of a read model, in their order: that of the
-// migration, of the row's JSON and of the row's COPY form. A test compares them.
+// table names the columns of a read model, in their order: that of
+// schema.sql, of the row's JSON and of the row's COPY form. A test compares them.
 type table struct {
 	name    string
 	key     []string
@@ -40,23 +40,17 @@ var (
 	}}
 )
 
-// in returns the table's name in one of the two sets of tables: "" for the live
-// ones, freshPrefix for those that a rebuild fills.
-func (t table) in(prefix string) string { return "projections." + prefix + t.name }
-
-const freshPrefix = "fresh_"
-
 // upsert takes a JSON array of rows, and writes those that are new or changed.
-func (t table) upsert(prefix string) string {
-	name, columns := t.in(prefix), strings.Join(t.columns, ", ")
+func (t table) upsert(p place) string {
+	name, columns := t.in(p), strings.Join(t.columns, ", ")
 	return fmt.Sprintf("insert into %s (%s) select %s from json_populate_recordset(null::%s, $1::json)"+
 		" on conflict (%s) do update set (%s) = (excluded.%s)",
 		name, columns, columns, name, strings.Join(t.key, ", "), columns, strings.Join(t.columns, ", excluded."))
 }
 
 // copyIn takes rows in the binary COPY form.
-func (t table) copyIn(prefix string) string {
-	return fmt.Sprintf("copy %s (%s) from stdin binary", t.in(prefix), strings.Join(t.columns, ", "))
+func (t table) copyIn(p place) string {
+	return fmt.Sprintf("copy %s (%s) from stdin binary", t.in(p), strings.Join(t.columns, ", "))
 }
 
 // deploymentRow is the flat form of a Deployment, as the table has it.

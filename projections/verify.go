@@ -56,14 +56,17 @@ var errDiscard = errors.New("discard the fresh tables")
 // for it only from the moment at which the fold has caught up with it.
 func (p *Projector) Audit(ctx context.Context, progress func(done, total int64)) (Audit, error) {
 	audit := Audit{Accounting: make(map[string]Accounting)}
-	from, version, err := p.checkpoint(ctx)
+	from, ok, err := p.checkpoint(ctx)
 	if err != nil {
 		return audit, err
 	}
-	if version != Version {
-		return audit, fmt.Errorf("verify projections: the read models have version %d, this binary %d; run durhack-deployer projections rebuild", version, Version)
+	if !ok {
+		return audit, fmt.Errorf("verify projections: %w", &NotBuiltError{Version: p.version})
 	}
 	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", rebuildLock); err != nil {
+			return fmt.Errorf("wait for a rebuild: %w", err)
+		}
 		b, err := p.begin(ctx, tx, from, progress)
 		if err != nil {
 			return err
@@ -81,22 +84,22 @@ func (p *Projector) Audit(ctx context.Context, progress func(done, total int64))
 
 // audit compares at the live checkpoint, which it locks, and then folds the rest.
 func (b *builder) audit(ctx context.Context, p *Projector, audit *Audit) error {
-	at, err := lockCheckpoint(ctx, b.tx)
+	at, err := p.lockCheckpoint(ctx, b.tx)
 	if err != nil {
 		return err
 	}
-	if err := b.build(ctx, p.log, at.position, nil); err != nil {
+	if err := b.build(ctx, p.log, at, nil); err != nil {
 		return err
 	}
-	if b.state.position != at.position {
-		return fmt.Errorf("the checkpoint of the read models is %d, but the log ends at %d", at.position, b.state.position)
+	if b.state.position != at {
+		return fmt.Errorf("the checkpoint of the read models is %d, but the log ends at %d", at, b.state.position)
 	}
 	if err := b.finish(ctx); err != nil {
 		return err
 	}
-	audit.Checkpoint = at.position
-	for _, t := range []table{deploymentsTable, deliveriesTable, attemptsTable} {
-		if err := t.compare(ctx, b.tx, audit); err != nil {
+	audit.Checkpoint = at
+	for _, t := range tables() {
+		if err := t.compare(ctx, b.tx, p.live(), b.fresh, audit); err != nil {
 			return err
 		}
 	}
@@ -112,7 +115,7 @@ func (b *builder) audit(ctx context.Context, p *Projector, audit *Audit) error {
 }
 
 // compare adds the differences between the live table and the fresh one.
-func (t table) compare(ctx context.Context, tx pgx.Tx, audit *Audit) error {
+func (t table) compare(ctx context.Context, tx pgx.Tx, live, fresh place, audit *Audit) error {
 	join := make([]string, len(t.key))
 	for i, k := range t.key {
 		join[i] = fmt.Sprintf("l.%[1]s = f.%[1]s", k)
@@ -123,7 +126,7 @@ func (t table) compare(ctx context.Context, tx pgx.Tx, audit *Audit) error {
 		from %[2]s l full join %[3]s f on %[4]s
 		where (l.%[5]s) is distinct from (f.%[6]s)
 		order by coalesce(l.%[1]s, f.%[1]s), coalesce(l.%[7]s, f.%[7]s) limit %[8]d`,
-		first, t.in(""), t.in(freshPrefix), strings.Join(join, " and "),
+		first, t.in(live), t.in(fresh), strings.Join(join, " and "),
 		strings.Join(t.columns, ", l."), strings.Join(t.columns, ", f."), t.key[1], maxDifferences)
 	found, err := tx.Query(ctx, q)
 	if err != nil {

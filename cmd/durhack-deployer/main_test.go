@@ -45,6 +45,7 @@ func TestCommands(t *testing.T) {
 			"push":     cmdPush,
 			"await":    cmdAwait,
 			"sql":      cmdSQL,
+			"stopped":  cmdStopped,
 			"tidy":     cmdTidy,
 			"oneline":  cmdOneline,
 			"leftover": cmdLeftover,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -15,8 +16,8 @@ import (
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func (c *cli) projectionsCommand() *cobra.Command {
-	return group("projections", "Rebuild the read models, or say how far behind they are",
-		c.projectionsRebuildCommand(), c.projectionsStatusCommand())
+	return group("projections", "Rebuild or verify the read models, or say how far behind they are",
+		c.projectionsRebuildCommand(), c.projectionsStatusCommand(), c.projectionsVerifyCommand())
 }
 
 func (c *cli) projectionsRebuildCommand() *cobra.Command {
@@ -42,42 +43,33 @@ func (c *cli) projectionsRebuildCommand() *cobra.Command {
 	}
 }
 
-// lagRow is a line of `projections status --json`.
-type lagRow struct {
-	Name     string  `json:"name"`
-	Position int64   `json:"position"`
-	Head     int64   `json:"head"`
-	Events   int64   `json:"lag_events"`
-	Seconds  float64 `json:"lag_seconds"`
-	Error    string  `json:"error,omitempty"`
-}
-
 func (c *cli) projectionsStatusCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "status [--json]", Short: "Say how far each read model is behind the log", Args: takes(),
-		Long: `Prints, for each read model, the position that it has reached, the log's newest
-position, and the difference in events and in seconds. ERROR says why it stopped,
-if it did: it is never behind in silence.`,
+		Long: `Prints, for each read model, the version of its tables that is read, the position
+that it has reached, the log's newest position, and the difference in events and
+in seconds. ERROR says why it stopped, if it did: it is never behind in silence.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
 				lags, err := projections.New(store.Pool, store.Log, discard()).Lag(cmd.Context())
 				if err != nil {
 					return err
 				}
-				t := newTable(c.out, "PROJECTION", "POSITION", "HEAD", "LAG", "ERROR")
-				for _, l := range lags {
-					row := lagRow{Name: l.Name, Position: l.Position, Head: l.Head, Events: l.Events, Seconds: l.Seconds}
-					if l.Err != nil {
-						row.Error = l.Err.Error()
-					}
+				t := newTable(c.out, "PROJECTION", "VERSION", "POSITION", "HEAD", "LAG", "ERROR")
+				for _, lag := range lags {
+					row := daemon.NewProjectionState(lag)
 					if asJSON {
 						if err := writeJSON(c.out, row); err != nil {
 							return err
 						}
 						continue
 					}
-					t.row(row.Name, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
+					version := fmt.Sprint(row.Version)
+					if row.Version != row.Wanted {
+						version += fmt.Sprintf(" (%d is not built)", row.Wanted)
+					}
+					t.row(row.Name, version, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
 				}
 				if asJSON {
 					return nil
@@ -88,4 +80,70 @@ if it did: it is never behind in silence.`,
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// audited is the answer of `projections verify --json`.
+type audited struct {
+	// Checkpoint is the position at which tables and fold were compared.
+	Checkpoint int64    `json:"checkpoint"`
+	Breaches   []string `json:"breaches"`
+	Notes      []string `json:"notes"`
+}
+
+func (c *cli) projectionsVerifyCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "verify [--json]", Short: "Hold the read models against the log, and the disk against them", Args: takes(),
+		Long: `Folds the log afresh and compares the read models with it, row by row. Then looks
+at each configured deployment's directory: is the commit that is live the one that
+is checked out, and are tracked files as the commit has them? Hand edits are named.
+What a failed run left behind is only noted. Exit 1 and a line for each breach.
+The daemon may run meanwhile.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				show, finish := c.progress("events folded")
+				audit, disk, err := daemon.VerifyProjections(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), show)
+				finish()
+				if err != nil {
+					return err
+				}
+				a := audited{Checkpoint: audit.Checkpoint, Breaches: []string{}, Notes: append([]string{}, disk.Notes...)}
+				for _, d := range audit.Differences {
+					a.Breaches = append(a.Breaches, "projection "+d.String())
+				}
+				for _, b := range disk.Breaches {
+					a.Breaches = append(a.Breaches, "disk "+b)
+				}
+				return c.printAudited(a, asJSON)
+			})
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (c *cli) printAudited(a audited, asJSON bool) error {
+	if asJSON {
+		if err := writeJSON(c.out, a); err != nil {
+			return err
+		}
+	} else {
+		for _, n := range a.Notes {
+			fmt.Fprintf(c.out, "note: %s\n", printable(n))
+		}
+		for _, b := range a.Breaches {
+			fmt.Fprintf(c.out, "breach: %s\n", printable(b))
+		}
+	}
+	if n := len(a.Breaches); n > 0 {
+		return &hintedError{
+			errors.New(counted(int64(n), "breach", "breaches")),
+			"read models are mended by `projections rebuild`; a directory by a deploy: `deploy SLUG --ref COMMIT`",
+		}
+	}
+	if asJSON {
+		return nil
+	}
+	_, err := fmt.Fprintf(c.out, "ok: the read models are what the log gives up to position %d, and the disk has what is live\n", a.Checkpoint)
+	return err
 }

@@ -66,6 +66,9 @@ webhook_secret_token = %q
 host = "127.0.0.1"
 port = 0
 
+[admin]
+port = 0
+
 [deployments.hello]
 repository = "durhack/hello"
 enabled = true

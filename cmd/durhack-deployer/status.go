@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -92,7 +93,10 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 				return err
 			}
 		}
-		return nil
+		if !o.at.IsZero() {
+			return nil
+		}
+		return c.statusNotes(ctx, cfg, store, c.err)
 	}
 	if len(cfg.Deployments) == 0 {
 		fmt.Fprintln(c.out, "no deployments are configured")
@@ -113,15 +117,15 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	if err := t.flush(); err != nil || !o.at.IsZero() {
 		return err
 	}
-	return c.statusNotes(ctx, cfg, store)
+	return c.statusNotes(ctx, cfg, store, c.out)
 }
 
 // statusNotes says what the table cannot show: deliveries that are not routed
 // yet, and read models that are behind.
-func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
+func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, w io.Writer) error {
 	main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue))
 	if err == nil && len(main) > 0 {
-		fmt.Fprintf(c.out, "%s in the main queue, not routed yet; is `durhack-deployer work` or `serve` running?\n",
+		fmt.Fprintf(w, "%s in the main queue, not routed yet; is `durhack-deployer work` or `serve` running?\n",
 			counted(int64(len(main)), "delivery is", "deliveries are"))
 	}
 	lags, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
@@ -129,8 +133,13 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 		return err
 	}
 	for _, lag := range lags {
-		if lag.Events > 0 {
-			fmt.Fprintf(c.out, "this is %s behind the log; is `durhack-deployer work` or `serve` running? (see `projections status`)\n",
+		switch {
+		case lag.Err != nil:
+			fmt.Fprintf(w, "this is as of position %d of %d, and stays so: %s\n", lag.Position, lag.Head, printable(daemon.ProjectionTrouble(lag)))
+		case lag.Version != lag.Wanted && lag.Version > 0 && lag.Events > 0:
+			fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", counted(lag.Events, "event", "events"))
+		case lag.Events > 0:
+			fmt.Fprintf(w, "this is %s behind the log; is `durhack-deployer work` or `serve` running? (see `projections status`)\n",
 				counted(lag.Events, "event", "events"))
 		}
 	}

@@ -97,7 +97,7 @@ func anyEvent(t *rapid.T) eventlog.Event {
 	assignments := []eventlog.Assignment{{Deployment: draw("slug"), Attempt: 2, Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")}}
 	code := 3
 	steps := []eventlog.Step{{Name: draw("step"), Result: draw("result"), DurationMS: 5}}
-	const v = eventlog.CurrentVersion
+	const v = 1
 	data := rapid.SampledFrom([]eventlog.Data{
 		eventlog.Received{V: v, Event: draw("event"), Ref: draw("ref"), Repository: draw("repository"), Commit: draw("commit"), Source: eventlog.Source(draw("source"))},
 		eventlog.Redelivered{V: v, Action: draw("action"), Detail: draw("detail"), Deployments: assignments},

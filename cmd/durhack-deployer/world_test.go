@@ -269,3 +269,18 @@ func processesIn(dir string) []string {
 	}
 	return found
 }
+
+// stopped waits until the read models have noted why they cannot go on.
+func cmdStopped(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "stopped")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, worldOf(ts).dsn)
+	ts.Check(err)
+	defer conn.Close(ctx)
+	until(ts, "the read models to stop", func() bool {
+		var n int
+		ts.Check(conn.QueryRow(ctx, "select count(*) from projections.checkpoints where error <> ''").Scan(&n))
+		return n > 0
+	})
+}

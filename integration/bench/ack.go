@@ -44,6 +44,9 @@ webhook_secret_token = %q
 [listen]
 host = "127.0.0.1"
 port = 0
+
+[admin]
+port = 0
 `
 
 // acks measures the acknowledgements of a listener under n clients.

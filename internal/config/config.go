@@ -31,8 +31,10 @@ type Config struct {
 	Secrets []Secret
 	// Listen is the public address, Admin the private one.
 	Listen, Admin HostPort
-	ProxyFix      ProxyFix
-	Lock          Lock
+	// AdminSet says that Admin was written down, and is not the default.
+	AdminSet bool
+	ProxyFix ProxyFix
+	Lock     Lock
 	// ExecutableSearchPaths are absolute directories that are searched for a
 	// step's program before PATH.
 	ExecutableSearchPaths []string

@@ -47,6 +47,7 @@ func (r *reader) config(root *node) *Config {
 	c.Deployments = top.sub("deployments").deployments()
 
 	admin := top.sub("admin")
+	c.AdminSet = admin.has("host") || admin.has("port")
 	if ip := net.ParseIP(c.Admin.Host); c.Admin.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		r.warn(admin.position("host"), "admin.host", fmt.Sprintf("admin.host %q may be reached from other machines, and the admin pages ask for no password", c.Admin.Host))
 	}

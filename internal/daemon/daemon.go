@@ -62,6 +62,28 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	state := &condition{phase: phaseStarting}
+	var administer func(context.Context) error
+	if o.Work {
+		if administer, err = newAdmin(ctx, o, state); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+	// The admin pages outlast the parts, to tell of their draining.
+	administering, stopAdministering := context.WithCancel(context.WithoutCancel(ctx))
+	var pages sync.WaitGroup
+	defer pages.Wait()
+	defer stopAdministering()
+	if administer != nil {
+		pages.Go(func() {
+			if err := administer(administering); err != nil {
+				o.Logger.Error("the admin pages are gone until the next start", "error", err)
+			}
+		})
+	}
 	var parts sync.WaitGroup
 	var listenErr, workErr error
 	parts.Go(func() {
@@ -78,10 +100,11 @@ func Run(ctx context.Context, o Options) error {
 			<-working.Done()
 			return
 		}
-		workErr = work(working, o, main)
+		workErr = work(working, o, main, state)
 	})
 	notify(o.Logger, sd.SdNotifyReady)
 	<-listening.Done()
+	state.enter(phaseDraining, "")
 	notify(o.Logger, sd.SdNotifyStopping)
 	parts.Wait()
 	return errors.Join(listenErr, workErr)

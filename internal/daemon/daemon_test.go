@@ -97,7 +97,7 @@ func TestStartsAndStopsAtAnyMoment(t *testing.T) {
 
 func TestRefusesWhatCannotWork(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
-	base := fmt.Sprintf("instance = \"test\"\nstate_dir = %q\n[listen]\nhost = \"127.0.0.1\"\nport = 0\n", state)
+	base := fmt.Sprintf("instance = \"test\"\nstate_dir = %q\n[listen]\nhost = \"127.0.0.1\"\nport = 0\n[admin]\nport = 0\n", state)
 	token := "webhook_secret_token = \"x\"\n"
 	deployment := "[deployments.web]\nrepository = \"o/web\"\nenabled = true\nbranch = \"main\"\npath = \"/srv/web\"\n"
 	for name, c := range map[string]struct {

@@ -60,6 +60,8 @@ webhook_secret_token = %q
 [listen]
 host = "127.0.0.1"
 port = 0
+[admin]
+port = 0
 [deployments.web]
 repository = "o/web"
 enabled = true

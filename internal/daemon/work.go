@@ -19,10 +19,11 @@ import (
 )
 
 // work runs everything behind the main queue until ctx ends.
-func work(ctx context.Context, o Options, main *queue.Queue) error {
+func work(ctx context.Context, o Options, main *queue.Queue, state *condition) error {
 	// One router to a main queue: two with different configurations could void
 	// and forward the same delivery. A second process stands by.
 	standby := time.AfterFunc(time.Second, func() {
+		state.enter(phaseStandby, "")
 		o.Logger.Info("standing by: another process works on this state_dir", "state_dir", o.Config.StateDir)
 	})
 	_, release, err := lock.NewFlock(o.Config.StateDir).Acquire(ctx, "work")
@@ -34,7 +35,7 @@ func work(ctx context.Context, o Options, main *queue.Queue) error {
 		return fmt.Errorf("lock state_dir for its one worker process: %w", err)
 	}
 	defer func() { _ = release() }()
-	store, err := awaitStore(ctx, o)
+	store, err := awaitStore(ctx, o, state)
 	if err != nil || store == nil {
 		return err
 	}
@@ -65,6 +66,8 @@ func work(ctx context.Context, o Options, main *queue.Queue) error {
 	})
 	m := newMaterializer(o.Config, store, o.Logger, queues)
 	p := projections.New(store.Pool, store.Log, o.Logger)
+	state.use(store, p)
+	defer state.use(nil, nil)
 	// The read models outlast the others, to apply what those append last: what
 	// was stopped must not be shown as running until the next start.
 	projecting, stopProjecting := context.WithCancel(context.WithoutCancel(ctx))
@@ -81,6 +84,7 @@ func work(ctx context.Context, o Options, main *queue.Queue) error {
 			})
 		})
 	}
+	state.enter(phaseWorking, "")
 	o.Logger.Info("working", "instance", o.Config.Instance, "deployments", len(o.Config.Deployments))
 	parts.Wait()
 	projected(projecting, p, o.Logger)
@@ -117,7 +121,7 @@ func projected(ctx context.Context, p *projections.Projector, log *slog.Logger) 
 
 // awaitStore waits for the database as long as it takes: pushes are accepted
 // meanwhile. It returns nil, nil when ctx ended first.
-func awaitStore(ctx context.Context, o Options) (*Store, error) {
+func awaitStore(ctx context.Context, o Options, state *condition) (*Store, error) {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		store, err := OpenStore(ctx, o.Config, o.Logger, true)
 		if err == nil {
@@ -130,6 +134,7 @@ func awaitStore(ctx context.Context, o Options) (*Store, error) {
 		if errors.As(err, &tooNew) {
 			return nil, err
 		}
+		state.enter(phaseWaiting, err.Error())
 		o.Logger.Warn("waiting for the database; pushes are accepted and queued", "retry_in", pause.String(), "error", err)
 		select {
 		case <-ctx.Done():

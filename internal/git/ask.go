@@ -86,6 +86,26 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 	return head, err
 }
 
+// Edited lists the tracked files, relative to the working tree, that are not what
+// HEAD has: changed, removed or staged. It changes nothing. Submodules, which are
+// not checked out, are left out.
+func (r *Repo) Edited(ctx context.Context) ([]string, error) {
+	if !r.exists() {
+		return nil, nil
+	}
+	text, err := r.output(ctx, r.dir, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all")
+	if err != nil {
+		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
+	}
+	var files []string
+	for entry := range strings.SplitSeq(text, "\x00") {
+		if len(entry) > 3 { // two letters, a space, and the path
+			files = append(files, entry[3:])
+		}
+	}
+	return files, nil
+}
+
 // RemoteTip is the commit at the tip of a branch of the remote, now. A branch
 // that is not there is ErrRefNotFound.
 func (r *Repo) RemoteTip(ctx context.Context, branch string) (string, error) {

@@ -274,3 +274,31 @@ func TestFlockIsNotInheritedBySteps(t *testing.T) {
 	}
 	_ = release()
 }
+
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := NewFlock(dir)
+	held := func(want bool) {
+		t.Helper()
+		if got, err := l.Held("web"); err != nil || got != want {
+			t.Errorf("held: %t, %v; want %t", got, err, want)
+		}
+	}
+	held(false)
+	if _, err := os.Lstat(l.Path("web")); !os.IsNotExist(err) {
+		t.Errorf("looking made a file: %v", err)
+	}
+	_, release, err := l.Acquire(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held(true)
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	held(false)
+	if _, err := l.Held("../web"); err == nil {
+		t.Error("a name that is a path was looked at")
+	}
+}

@@ -100,6 +100,14 @@ func (l clientLog) Printf(ctx context.Context, format string, args ...any) {
 	}
 }
 
+// Ping says whether the server answers, and lets this client in.
+func (l *Redis) Ping(ctx context.Context) error {
+	if err := l.client.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("ask the lock server: %w", err)
+	}
+	return nil
+}
+
 // Close closes the connections.
 func (l *Redis) Close() error {
 	if err := l.client.Close(); err != nil {

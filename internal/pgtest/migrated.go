@@ -60,7 +60,22 @@ func (s *server) createMigrated(ctx context.Context) (string, error) {
 		}
 		s.template = name
 	}
-	return s.createLocked(ctx, s.template)
+	name, err := s.createLocked(ctx, s.template)
+	if err != nil {
+		return "", err
+	}
+	// What was granted on the database itself is not copied; see migrations.Migrate.
+	const q = `select format('grant create on database %I to %I', $1::text, rolname) from pg_roles where rolname = $2`
+	var grant string
+	if err := s.admin.QueryRow(ctx, q, name, migrations.OwnerRole).Scan(&grant); errors.Is(err, pgx.ErrNoRows) {
+		return name, nil // it does without roles
+	} else if err != nil {
+		return "", fmt.Errorf("look for the owner's role: %w", err)
+	}
+	if _, err := s.admin.Exec(ctx, grant); err != nil {
+		return "", fmt.Errorf("%s: %w", grant, err)
+	}
+	return name, nil
 }
 
 // migrate ends its session: a database that is in use cannot be copied.

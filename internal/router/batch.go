@@ -156,7 +156,7 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules [
 	}
 	for _, a := range decision.Forwards {
 		transitions = append(transitions, transition(a.Deployment, a.Attempt, eventlog.Forwarded{
-			V: eventlog.CurrentVersion, Branch: a.Branch, Commit: a.Commit, Rule: a.Rule,
+			V: eventlog.CurrentVersion(eventlog.TypeForwarded), Branch: a.Branch, Commit: a.Commit, Rule: a.Rule,
 			ConfigDigest: a.ConfigDigest, Forced: a.Forced,
 		}))
 	}

@@ -63,7 +63,7 @@ const (
 func Decide(d delivery.Delivery, rules []Rule) Decision {
 	out := Decision{
 		Received: eventlog.Received{
-			V:             eventlog.CurrentVersion,
+			V:             eventlog.CurrentVersion(eventlog.TypeReceived),
 			Event:         bounded(d.Event),
 			HookID:        bounded(d.HookID),
 			ReceivedAt:    d.ReceivedAt,
@@ -265,7 +265,7 @@ func label(r Rule, disabled string) string {
 
 func void(reason eventlog.Reason, format string, args ...any) *eventlog.Voided {
 	return &eventlog.Voided{
-		V: eventlog.CurrentVersion, Reason: reason, Detail: truncate(fmt.Sprintf(format, args...), maxDetail),
+		V: eventlog.CurrentVersion(eventlog.TypeVoided), Reason: reason, Detail: truncate(fmt.Sprintf(format, args...), maxDetail),
 	}
 }
 

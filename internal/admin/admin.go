@@ -1,0 +1,163 @@
+// Package admin owns the private HTTP side of the daemon: whether it runs, and
+// whether it is fit to work, for monitors and for people. It only reads, asks for
+// no password, and is made for the loopback interface.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+const (
+	// answerWithin bounds all checks of one request together: a monitor that gets
+	// no answer learns less than one that gets a bad one.
+	answerWithin = 5 * time.Second
+	// drain is for requests in flight when the server ends.
+	drain = 2 * time.Second
+)
+
+// Check is one part of being ready. Run returns what there is to say of it, as
+// JSON has it, and a reason for each thing that makes the daemon unfit to work.
+// It is called once at a time.
+type Check struct {
+	Name string
+	Run  func(ctx context.Context) (detail any, reasons []string)
+}
+
+// Options are what a Server answers from.
+type Options struct {
+	// About is put into every answer, as "instance" and "version".
+	About map[string]string
+	// Checks are run in order, each time that somebody asks.
+	Checks []Check
+	// Host is the name that the server is reached by, beside addresses and localhost.
+	Host string
+	Log  *slog.Logger
+}
+
+// Server answers GET /healthz and GET /readyz.
+type Server struct {
+	o    Options
+	http http.Server
+	turn chan struct{} // holds one token: the checks of one request at a time
+}
+
+// New returns a server; it starts nothing.
+func New(o Options) *Server {
+	s := &Server{o: o, turn: make(chan struct{}, 1)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	s.http = http.Server{
+		Handler:           s.guard(mux),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// Serve answers requests from l until ctx ends, and returns nil then. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(l) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve admin on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	if err := s.http.Shutdown(ending); err != nil {
+		_ = s.http.Close() // whoever asked gets no answer
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve admin on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// guard refuses requests that a page of some other site makes a browser on this
+// host send, under a name that it has made to lead here.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		if host != "localhost" && host != s.o.Host && net.ParseIP(trimBrackets(host)) == nil {
+			answer(w, http.StatusMisdirectedRequest, map[string]any{"status": "error", "message": "ask for this host by its address"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func trimBrackets(host string) string {
+	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
+		return host[1 : len(host)-1]
+	}
+	return host
+}
+
+func (s *Server) about(status string) map[string]any {
+	body := map[string]any{"status": status}
+	for key, value := range s.o.About {
+		body[key] = value
+	}
+	return body
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, s.about("ok"))
+}
+
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), answerWithin)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		body := s.about("not ready")
+		body["reasons"] = []string{"the checks that somebody else asked for take too long"}
+		answer(w, http.StatusServiceUnavailable, body)
+		return
+	}
+	reasons := []string{}
+	details := make(map[string]any, len(s.o.Checks))
+	for _, c := range s.o.Checks {
+		detail, more := c.Run(ctx)
+		reasons = append(reasons, more...)
+		details[c.Name] = detail
+	}
+	code, status := http.StatusOK, "ready"
+	if len(reasons) > 0 {
+		code, status = http.StatusServiceUnavailable, "not ready"
+	}
+	body := s.about(status)
+	body["reasons"], body["checks"] = reasons, details
+	answer(w, code, body)
+}
+
+func answer(w http.ResponseWriter, code int, body map[string]any) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		http.Error(w, "encode the answer", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(raw, '\n')) // who does not read it does not get it
+}

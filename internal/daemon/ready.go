@@ -1,0 +1,207 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/ducompsoc/durhack-deployer/internal/admin"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// lagAllowed is how old an event may be that the read models do not hold yet,
+// in seconds, before that is worth a word.
+const lagAllowed = 30
+
+// The phases of a worker.
+const (
+	phaseStarting = "starting"
+	phaseStandby  = "standing by: another process works on this state_dir"
+	phaseWaiting  = "waiting for the database"
+	phaseWorking  = "working"
+	phaseDraining = "draining"
+)
+
+// condition is what the parts of a worker let the admin pages know.
+type condition struct {
+	mu    sync.Mutex
+	phase string
+	// why says more of the phase; may be empty.
+	why       string
+	store     *Store
+	projector *projections.Projector
+}
+
+// enter sets the phase. Draining is the last one, whatever begins meanwhile.
+func (c *condition) enter(phase, why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase != phaseDraining {
+		c.phase, c.why = phase, why
+	}
+}
+
+// use sets what the checks ask; nil when it is about to be closed.
+func (c *condition) use(store *Store, p *projections.Projector) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.store, c.projector = store, p
+}
+
+func (c *condition) now() (phase, why string, store *Store, p *projections.Projector) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.phase, c.why, c.store, c.projector
+}
+
+// newAdmin binds the admin address; the function that it returns serves it. That
+// is nil, nil where nobody asked for the address and somebody else has it.
+func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Context) error, error) {
+	addr := o.Config.Admin
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr.String())
+	if err != nil {
+		if !o.Config.AdminSet && errors.Is(err, syscall.EADDRINUSE) {
+			o.Logger.Warn("no admin pages: the default address is in use; set [admin] port, or 0 to let the system choose", "addr", addr.String())
+			return nil, nil
+		}
+		return nil, fmt.Errorf("listen for admin on %s ([admin] host, port): %w", addr, err)
+	}
+	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz")
+	server := admin.New(admin.Options{
+		About:  map[string]string{"instance": o.Config.Instance, "version": o.Version},
+		Checks: c.checks(o.Config), Host: addr.Host, Log: o.Logger,
+	})
+	return func(ctx context.Context) error { return server.Serve(ctx, l) }, nil
+}
+
+// checks are what /readyz asks. None of them changes anything.
+func (c *condition) checks(cfg *config.Config) []admin.Check {
+	return []admin.Check{
+		{Name: "work", Run: c.checkWork},
+		{Name: "database", Run: c.checkDatabase},
+		{Name: "projections", Run: c.checkProjections},
+		{Name: "queues", Run: func(context.Context) (any, []string) { return checkQueues(cfg) }},
+	}
+}
+
+func (c *condition) checkWork(context.Context) (any, []string) {
+	phase, why, _, _ := c.now()
+	detail := map[string]string{"phase": phase}
+	if phase == phaseWorking {
+		return detail, nil
+	}
+	if why != "" {
+		detail["detail"] = why
+		phase += ": " + why
+	}
+	return detail, []string{phase}
+}
+
+func (c *condition) checkDatabase(ctx context.Context) (any, []string) {
+	_, _, store, _ := c.now()
+	if store == nil {
+		return map[string]any{"reachable": false}, nil // the phase says why
+	}
+	if err := store.Pool.Ping(ctx); err != nil {
+		return map[string]any{"reachable": false, "error": err.Error()}, []string{"the database does not answer: " + err.Error()}
+	}
+	return map[string]any{"reachable": true}, nil
+}
+
+// ProjectionState is what the admin pages say of a read model.
+type ProjectionState struct {
+	Name string `json:"name"`
+	// Version serves reads; Wanted is this binary's.
+	Version  int     `json:"version"`
+	Wanted   int     `json:"wanted_version"`
+	Position int64   `json:"position"`
+	Head     int64   `json:"head"`
+	Events   int64   `json:"lag_events"`
+	Seconds  float64 `json:"lag_seconds"`
+	Error    string  `json:"error,omitempty"`
+}
+
+func (c *condition) checkProjections(ctx context.Context) (any, []string) {
+	_, _, _, p := c.now()
+	states := []ProjectionState{}
+	if p == nil {
+		return states, nil
+	}
+	lags, err := p.Lag(ctx)
+	if err != nil {
+		return states, []string{err.Error()}
+	}
+	var reasons []string
+	for _, lag := range lags {
+		states = append(states, NewProjectionState(lag))
+		if trouble := ProjectionTrouble(lag); trouble != "" {
+			reasons = append(reasons, trouble)
+		}
+	}
+	return states, reasons
+}
+
+// NewProjectionState is the lag as JSON has it.
+func NewProjectionState(lag projections.Lag) ProjectionState {
+	s := ProjectionState{
+		Name: lag.Name, Version: lag.Version, Wanted: lag.Wanted,
+		Position: lag.Position, Head: lag.Head, Events: lag.Events, Seconds: lag.Seconds,
+	}
+	if lag.Err != nil {
+		s.Error = lag.Err.Error()
+	}
+	return s
+}
+
+// ProjectionTrouble says in one line what is wrong with a read model, or "".
+func ProjectionTrouble(lag projections.Lag) string {
+	switch {
+	case lag.Err != nil:
+		return fmt.Sprintf("projection %s stopped after position %d of %d: %v", lag.Name, lag.Position, lag.Head, lag.Err)
+	case lag.Version == 0 && lag.Head > 0:
+		return fmt.Sprintf("projection %s is not built yet", lag.Name)
+	case lag.Version != lag.Wanted && lag.Events > 0:
+		return fmt.Sprintf("projection %s: version %d is being built; version %d, which is %d events behind, is read meanwhile", lag.Name, lag.Wanted, lag.Version, lag.Events)
+	case lag.Events > 0 && lag.Seconds > lagAllowed:
+		return fmt.Sprintf("projection %s is %d events and %.0f s behind the log", lag.Name, lag.Events, lag.Seconds)
+	}
+	return ""
+}
+
+// queueState is what the admin pages say of a queue.
+type queueState struct {
+	Queue       string `json:"queue"`
+	Waiting     int    `json:"waiting"`
+	Quarantined int    `json:"quarantined"`
+	Error       string `json:"error,omitempty"`
+}
+
+// checkQueues looks at the directories. What waits, or is in quarantine, is no
+// reason not to be ready: new work is done all the same.
+func checkQueues(cfg *config.Config) (any, []string) {
+	states := []queueState{}
+	var reasons []string
+	for _, name := range append([]string{config.MainQueue}, cfg.Slugs()...) {
+		state := queueState{Queue: name}
+		entries, err := queue.List(QueueDir(cfg, name))
+		bad, badErr := queue.ListQuarantine(QueueDir(cfg, name))
+		if err = errors.Join(err, badErr); errors.Is(err, fs.ErrNotExist) && name != config.MainQueue {
+			err = nil // that of a deployment is made when it is needed
+		}
+		state.Waiting, state.Quarantined = len(entries), len(bad)
+		if err != nil {
+			state.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
+			reasons = append(reasons, fmt.Sprintf("queue %s: %s", name, state.Error))
+		}
+		states = append(states, state)
+	}
+	return states, reasons
+}

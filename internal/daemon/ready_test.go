@@ -1,0 +1,169 @@
+package daemon
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+)
+
+type readiness struct {
+	Status  string
+	Reasons []string
+	Checks  struct {
+		Work        struct{ Phase string }
+		Database    struct{ Reachable bool }
+		Projections []ProjectionState
+		Queues      []queueState
+	}
+}
+
+var adminAddr = regexp.MustCompile(`msg="admin pages" addr=(\S+)`)
+
+// ready asks /readyz of a daemon that works.
+func (s *site) ready(d *daemon) (int, readiness) {
+	s.t.Helper()
+	var addr string
+	s.wait(d, "it serves admin", func() bool {
+		m := adminAddr.FindStringSubmatch(d.out.String())
+		if m != nil {
+			addr = m[1]
+		}
+		return m != nil
+	})
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + addr + "/readyz")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var r readiness
+	if err := json.Unmarshal(raw, &r); err != nil {
+		s.t.Fatalf("%v in %s", err, raw)
+	}
+	return resp.StatusCode, r
+}
+
+// becomes waits until /readyz answers with the code and, where it is not empty, a
+// reason that contains the text.
+func (s *site) becomes(d *daemon, code int, reason string) readiness {
+	s.t.Helper()
+	var got int
+	var r readiness
+	s.wait(d, "readyz "+http.StatusText(code)+" "+reason, func() bool {
+		got, r = s.ready(d)
+		return got == code && (reason == "" || slices.ContainsFunc(r.Reasons, func(s string) bool { return strings.Contains(s, reason) }))
+	})
+	return r
+}
+
+func TestReadiness(t *testing.T) {
+	server := pgtest.NewServer(t)
+	dsn := server.Database(t, "ready")
+	s := newSite(t, dsn, "")
+	server.Stop(t)
+	d := s.run(true, true)
+	if r := s.becomes(d, 503, "waiting for the database"); r.Checks.Database.Reachable {
+		t.Errorf("it says %+v", r)
+	}
+	server.Start(t)
+	r := s.becomes(d, 200, "")
+	if r.Checks.Work.Phase != phaseWorking || !r.Checks.Database.Reachable || len(r.Checks.Projections) != 1 || len(r.Checks.Queues) != 2 || len(r.Reasons) != 0 {
+		t.Errorf("it says %+v", r)
+	}
+	s.push(d, "d1")
+	s.expectDeployed(d, "d1")
+	s.wait(d, "the read models are up to date", func() bool {
+		_, r := s.ready(d)
+		return len(r.Checks.Projections) == 1 && r.Checks.Projections[0].Head == 4 && r.Checks.Projections[0].Events == 0
+	})
+
+	// An event that this binary does not know stops the read models, and nothing else.
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), `begin;
+		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
+		select position + 1, '7' || substr(last_id, 2), 'elsewhere', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
+		update log_head set position = position + 1, last_id = '7' || substr(last_id, 2);
+		commit`); err != nil {
+		t.Fatal(err)
+	}
+	r = s.becomes(d, 503, `projection state stopped after position 4 of 5: event at position 5 has type "thawed"`)
+	if p := r.Checks.Projections[0]; !strings.Contains(p.Error, "thawed") || p.Events != 1 {
+		t.Errorf("it says %+v", p)
+	}
+	s.push(d, "d2")
+	s.wait(d, "d2 is deployed", func() bool { return strings.HasSuffix(s.types("d2"), "deployed") })
+
+	// A queue that cannot be read.
+	main := QueueDir(s.cfg, "main")
+	if err := os.RemoveAll(filepath.Join(main, "quarantine")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(main, "quarantine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.becomes(d, 503, "queue main:")
+	server.Kill(t)
+	s.becomes(d, 503, "the database does not answer")
+	server.Start(t)
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A second process on the same state_dir is well, but not ready.
+func TestReadinessOfAStandby(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "")
+	first := s.run(true, true)
+	s.becomes(first, 200, "")
+	second := s.run(false, true)
+	s.becomes(second, 503, "standing by")
+	s.mustStop(first)
+	s.becomes(second, 200, "")
+	s.mustStop(second)
+}
+
+// Somebody else's port is an error where it was asked for, and a warning where not.
+func TestAdminPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := newSite(t, pgtest.DSN(t), "")
+	s.cfg.Admin.Port = l.Addr().(*net.TCPAddr).Port
+	err = Run(t.Context(), Options{Config: s.cfg, Work: true, Logger: quiet})
+	if err == nil || !strings.Contains(err.Error(), l.Addr().String()) || !strings.Contains(err.Error(), "[admin]") {
+		t.Errorf("got %v", err)
+	}
+	s.cfg.AdminSet = false
+	d := s.run(true, true)
+	s.push(d, "d1")
+	s.expectDeployed(d, "d1")
+	if !strings.Contains(d.out.String(), "no admin pages") {
+		t.Errorf("no warning in\n%s", d.out)
+	}
+	s.mustStop(d)
+	// The listener alone serves none.
+	s.cfg.AdminSet = true
+	d = s.run(true, false)
+	s.mustStop(d)
+}

@@ -1,0 +1,289 @@
+package doctor
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/redistest"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// site is a configuration that is well, but for what a test changes.
+type site struct {
+	dir, state, dsn, secret, extra string
+	branch, program                string
+	port                           int
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{dir: t.TempDir(), dsn: pgtest.MigratedDSN(t), secret: "0123456789abcdefghijklmnopqrstuv", branch: "main", program: "true"}
+	s.state = filepath.Join(s.dir, "state")
+	if err := os.MkdirAll(filepath.Join(s.state, "queues", "main"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pusher := filepath.Join(s.dir, "pusher")
+	gitRun(t, s.dir, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
+	gitRun(t, s.dir, "init", "--quiet", "--initial-branch=main", "pusher")
+	gitRun(t, pusher, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "--allow-empty", "-m", "first")
+	gitRun(t, pusher, "push", "--quiet", filepath.Join(s.dir, "remote.git"), "HEAD:refs/heads/main")
+	return s
+}
+
+func gitRun(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1"}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("git %q: %v\n%s", args, err, out)
+	}
+}
+
+// findings runs all checks, and gives a line for each finding.
+func (s *site) findings(t *testing.T) []string {
+	t.Helper()
+	path := filepath.Join(s.dir, "config.toml")
+	text := fmt.Sprintf(`
+instance = "test"
+state_dir = %q
+database_url = %q
+webhook_secret_token = %q
+[listen]
+host = "127.0.0.1"
+port = %d
+[admin]
+port = 0
+%s
+[deployments.web]
+repository = "o/web"
+branch = %q
+remote = %q
+path = %q
+[[deployments.web.steps]]
+name = "build"
+run = [%q]
+`, s.state, s.dsn, s.secret, s.port, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, "live"), s.program)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load([]string{path}, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	err = Run(t.Context(), Options{Config: cfg, Path: os.Getenv("PATH"), Logger: quiet}, func(f Finding) {
+		if f.Level != OK && f.Advice == "" && f.Check != "configuration" {
+			t.Errorf("no advice for %+v", f)
+		}
+		if strings.Contains(f.Text+f.Advice, s.secret) {
+			t.Errorf("the secret is shown: %+v", f)
+		}
+		lines = append(lines, fmt.Sprintf("%s %s %s", f.Level, f.Check, f.Text))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+// project builds the read models, as the daemon does.
+func (s *site) project(t *testing.T) {
+	t.Helper()
+	pool := pgtest.Pool(t, s.dsn)
+	log := eventlog.Open(pool, quiet)
+	defer log.Close()
+	if err := projections.New(pool, log, quiet).Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *site) sql(t *testing.T, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// has says that exactly one line begins like that and holds the text.
+func has(lines []string, begin, text string) bool {
+	n := 0
+	for _, line := range lines {
+		if strings.HasPrefix(line, begin+" ") && strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n == 1
+}
+
+func TestAllIsWell(t *testing.T) {
+	s := newSite(t)
+	s.project(t)
+	_, release, err := lock.NewFlock(s.state).Acquire(t.Context(), "work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = release() }()
+	lines := s.findings(t)
+	for _, line := range lines {
+		if strings.HasPrefix(line, "fail") || strings.HasPrefix(line, "warn") && !strings.Contains(line, "free") {
+			t.Error(line)
+		}
+	}
+	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "lock", "git", "steps", "daemon"} {
+		if !has(lines, "ok "+check, "") {
+			t.Errorf("not one line for %s in\n%s", check, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+func TestWhatIsWrongIsFound(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		spoil   func(t *testing.T, s *site)
+		begin   string
+		want    string
+		without string // a check that must then not be fine
+	}{
+		{"a short secret", func(_ *testing.T, s *site) { s.secret = "abcdefghij" }, "warn secret", "shorter than 16", "ok secret"},
+		{"a dull secret", func(_ *testing.T, s *site) { s.secret = strings.Repeat("ab", 20) }, "warn secret", "repeats", "ok secret"},
+		{"the placeholder", func(_ *testing.T, s *site) { s.secret = "not-a-real-secret-token" }, "warn secret", "no webhook secret", "ok secret"},
+		{"an open state_dir", func(t *testing.T, s *site) { chmod(t, s.state, 0o777) }, "fail state_dir", "everybody", "ok state_dir"},
+		{"no state_dir", func(t *testing.T, s *site) { remove(t, s.state) }, "warn state_dir", "not there yet", "ok state_dir"},
+		{"a file for state_dir", func(t *testing.T, s *site) { remove(t, s.state); write(t, s.state) }, "fail state_dir", "not a directory", "ok state_dir"},
+		{"an open queue", func(t *testing.T, s *site) { chmod(t, filepath.Join(s.state, "queues", "main"), 0o777) }, "fail queues", "everybody", "ok queues"},
+		{"quarantine", func(t *testing.T, s *site) {
+			dir := filepath.Join(s.state, "queues", "web", "quarantine")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "bad.json"))
+		}, "warn queues", "web has 1 in quarantine, the newest bad.json", "ok queues"},
+		{"no database", func(_ *testing.T, s *site) { s.dsn = "postgres://u:hidden@127.0.0.1:1/x" }, "fail database", "127.0.0.1", "ok database"},
+		{"a database that was not migrated", func(t *testing.T, s *site) { s.dsn = pgtest.DSN(t) }, "fail database", "schema version 0", "ok database"},
+		{"a newer database", func(t *testing.T, s *site) { s.sql(t, "update schema_version set version = 999") }, "fail database", "newer", "ok database"},
+		{"no read models, and an event", func(t *testing.T, s *site) { s.sql(t, event("received")) }, "warn projections", "not built yet", "ok projections"},
+		{"an unknown event", func(t *testing.T, s *site) {
+			s.sql(t, event("thawed"))
+			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"thawed\"')")
+		}, "fail projections", "thawed", "ok projections"},
+		{"a lock server that is away", func(_ *testing.T, s *site) { s.extra = "[lock]\nurl = \"redis://:hidden@127.0.0.1:1\"" }, "fail lock", "127.0.0.1:1", "ok lock"},
+		{"a branch that is not there", func(_ *testing.T, s *site) { s.branch = "release" }, "warn git", `no branch "release"`, "ok git"},
+		{"a remote that is not there", func(t *testing.T, s *site) { remove(t, filepath.Join(s.dir, "remote.git")) }, "fail git", "web:", "ok git"},
+		{"a program that is missing", func(_ *testing.T, s *site) { s.program = "no-such-program" }, "fail steps", `step "build" of web`, "ok steps"},
+		{"no worker", func(*testing.T, *site) {}, "warn daemon", "no worker runs", "ok daemon"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newSite(t)
+			test.spoil(t, s)
+			lines := s.findings(t)
+			if !has(lines, test.begin, test.want) || has(lines, test.without, "") {
+				t.Errorf("want one line %q with %q, and none %q, in\n%s", test.begin, test.want, test.without, strings.Join(lines, "\n"))
+			}
+			for _, line := range lines {
+				if strings.Contains(line, "hidden") {
+					t.Errorf("a password is shown: %s", line)
+				}
+			}
+		})
+	}
+}
+
+func TestALockServerThatAnswers(t *testing.T) {
+	server, err := redistest.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Kill()
+	s := newSite(t)
+	s.extra = fmt.Sprintf("[lock]\nurl = %q", server.URL())
+	if lines := s.findings(t); !has(lines, "ok lock", "answers") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+}
+
+// Looking changes nothing, whatever is missing.
+func TestNothingIsMade(t *testing.T) {
+	s := newSite(t)
+	s.dsn = ""
+	remove(t, s.state)
+	lines := s.findings(t)
+	if !has(lines, "ok database", "will be made") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+	if _, err := os.Lstat(s.state); !os.IsNotExist(err) {
+		t.Errorf("state_dir was made: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(s.dir, "live")); !os.IsNotExist(err) {
+		t.Errorf("the checkout was made: %v", err)
+	}
+}
+
+func event(typ string) string {
+	return fmt.Sprintf(`insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
+		select position + 1, '7' || substr(last_id, 2), 'test', 'x', '%s', null, 1, 'x', now(), '{"v":1}' from log_head;
+		update log_head set position = position + 1, last_id = '7' || substr(last_id, 2)`, typ)
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A port where nothing, or something else, answers.
+func TestTheListenersPort(t *testing.T) {
+	s := newSite(t)
+	code := http.StatusNotFound
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }))
+	defer other.Close()
+	s.port = other.Listener.Addr().(*net.TCPAddr).Port
+	if lines := s.findings(t); !has(lines, "warn daemon", "answers 404") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+	code = http.StatusOK
+	if lines := s.findings(t); !has(lines, "ok daemon", "webhooks are accepted") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+	other.Close()
+	if lines := s.findings(t); !has(lines, "warn daemon", "nothing accepts webhooks") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+}

@@ -1,0 +1,268 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+const (
+	// Free space below which the daemon will soon fail, or should be looked after.
+	spaceNeeded = 100 << 20
+	spaceWanted = 1 << 30
+	// shortSecret is a length, in bytes, at which a secret may be guessed.
+	shortSecret = 16
+	// variety is how many different bytes a random secret has at least.
+	variety = 6
+	// answerWithin bounds a question to a server on this host.
+	answerWithin = 3 * time.Second
+)
+
+func (d *doctor) configuration(context.Context) {
+	for _, w := range d.Config.Warnings {
+		d.say(Warn, "", "%s", w)
+	}
+	problems := d.Config.Problems()
+	for _, p := range problems {
+		d.say(Fail, p.Suggestion, "%s", p.Message)
+	}
+	if len(problems) > 0 {
+		return
+	}
+	enabled := 0
+	for _, dep := range d.Config.Deployments {
+		if dep.Enabled {
+			enabled++
+		}
+	}
+	d.say(OK, "", "instance %s, %s, %d enabled, from %s", d.Config.Instance, counted(len(d.Config.Deployments), "deployment"), enabled, strings.Join(d.Config.Files, ", "))
+}
+
+func (d *doctor) secret(context.Context) {
+	if len(d.Config.Secrets) == 0 {
+		d.say(Warn, "set webhook_secret_file, unless this host only runs `work`", "no webhook secret: `serve` and `listen` will not start")
+		return
+	}
+	const advice = "make one with `openssl rand -hex 32`, add it beside the old one, change it at GitHub, and remove the old one"
+	weak := false
+	for i, s := range d.Config.Secrets {
+		which := "the webhook secret"
+		if len(d.Config.Secrets) > 1 {
+			which = fmt.Sprintf("webhook secret %d of %d", i+1, len(d.Config.Secrets))
+		}
+		switch {
+		case len(s.Reveal()) < shortSecret:
+			d.say(Warn, advice, "%s is shorter than %d bytes: whoever sees a signed delivery may guess it", which, shortSecret)
+		case different(s.Reveal()) < variety:
+			d.say(Warn, advice, "%s repeats a few characters: it may be guessed", which)
+		default:
+			continue
+		}
+		weak = true
+	}
+	if !weak {
+		d.say(OK, "", "%s, long enough", counted(len(d.Config.Secrets), "webhook secret"))
+	}
+}
+
+func different(s string) int {
+	seen := map[byte]bool{}
+	for i := range len(s) {
+		seen[s[i]] = true
+	}
+	return len(seen)
+}
+
+func (d *doctor) stateDir(context.Context) {
+	dir := d.Config.StateDir
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.say(Warn, "start the daemon as the user that shall own it", "%s is not there yet", dir)
+		return
+	case err != nil:
+		d.say(Fail, "run this as the user that the daemon runs as", "%v", err)
+		return
+	case !info.IsDir():
+		d.say(Fail, "name a directory in state_dir", "%s is not a directory", dir)
+		return
+	}
+	bad := false
+	if unix.Access(dir, unix.W_OK|unix.X_OK) != nil {
+		bad = true
+		d.say(Fail, "run this as the user that the daemon runs as, or give it the directory (chown)", "%s cannot be written by this user", dir)
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		bad = true
+		d.say(Fail, "chmod o-w "+dir, "%s can be written by everybody, who can then make deliveries", dir)
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && owner.Uid != 0 {
+		d.say(Warn, "run it with runuser -u to see what the daemon sees", "this is root, and %s belongs to the user %d: what only that user may not do is not found", dir, owner.Uid)
+	}
+	var space unix.Statfs_t
+	if err := unix.Statfs(dir, &space); err != nil {
+		d.say(Warn, "", "the free space of %s cannot be told: %v", dir, err)
+		return
+	}
+	free := space.Bavail * uint64(space.Bsize)
+	const advice = "make room: run logs are in {state_dir}/runs (docs/operations.md, Disk use)"
+	switch {
+	case free < spaceNeeded:
+		d.say(Fail, advice, "%s has %s free: pushes will be refused soon", dir, size(free))
+	case space.Files > 0 && space.Ffree < 1000:
+		d.say(Fail, advice, "%s has room for %d more files: pushes will be refused soon", dir, space.Ffree)
+	case free < spaceWanted:
+		d.say(Warn, advice, "%s has %s free", dir, size(free))
+	case !bad:
+		d.say(OK, "", "%s, %s free", dir, size(free))
+	}
+}
+
+func size(bytes uint64) string {
+	if bytes < 1<<30 {
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	}
+	return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30))
+}
+
+func (d *doctor) queues(context.Context) {
+	waiting, queues, bad := 0, 0, false
+	for _, name := range append([]string{config.MainQueue}, d.Config.Slugs()...) {
+		dir := daemon.QueueDir(d.Config, name)
+		entries, err := queue.List(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // made when it is needed
+		}
+		quarantined, badErr := queue.ListQuarantine(dir)
+		if err = errors.Join(err, badErr); err != nil {
+			bad = true
+			d.say(Fail, "run this as the user that the daemon runs as; see who owns the directory", "%s: %s", name, oneLine(err))
+			continue
+		}
+		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 {
+			bad = true
+			d.say(Fail, "chmod o-w "+dir, "%s can be written by everybody, who can then make deliveries", dir)
+		}
+		if n := len(quarantined); n > 0 {
+			bad = true
+			d.say(Warn, "`durhack-deployer queue list "+name+"` says why; mend it and move the file back, or delete it",
+				"%s has %d in quarantine, the newest %s", name, n, quarantined[n-1].Name)
+		}
+		queues, waiting = queues+1, waiting+len(entries)
+	}
+	if !bad {
+		d.say(OK, "", "%d waiting in %s", waiting, counted(queues, "queue"))
+	}
+}
+
+// counted is "1 queue", "2 queues".
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+func (d *doctor) lock(ctx context.Context) {
+	if d.Config.Lock.URL.Reveal() == "" {
+		d.say(OK, "", "flock(2) in %s: one host", filepath.Join(d.Config.StateDir, "queues"))
+		return
+	}
+	const advice = "start the lock server or mend [lock] url: until then deploys wait"
+	lock.ClientLog(d.Logger)
+	redis, err := lock.NewRedis(d.Config.Lock.URL.Reveal(), d.Config.Lock.TTL, d.Logger)
+	if err != nil {
+		d.say(Fail, advice, "%v", err)
+		return
+	}
+	defer func() { _ = redis.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := redis.Ping(ctx); err != nil {
+		d.say(Fail, advice, "%v", err)
+		return
+	}
+	d.say(OK, "", "the lock server answers")
+}
+
+// steps looks for the programs of enabled deployments.
+func (d *doctor) steps(context.Context) {
+	missing, found := 0, 0
+	for _, slug := range d.Config.Slugs() {
+		dep := d.Config.Deployments[slug]
+		if !dep.Enabled {
+			continue
+		}
+		for _, step := range dep.Steps {
+			if strings.Contains(step.Run[0], "/") && !filepath.IsAbs(step.Run[0]) {
+				continue // it comes with the checkout
+			}
+			if _, err := process.LookPath(step.Run[0], dep.Path, d.Config.ExecutableSearchPaths, d.Path); err != nil {
+				missing++
+				d.say(Fail, "install it, or name its directory in executable_search_paths", "step %q of %s: %v", step.Name, slug, err)
+				continue
+			}
+			found++
+		}
+	}
+	if missing == 0 {
+		d.say(OK, "", "%s found, with this user's PATH", counted(found, "program"))
+	}
+}
+
+func (d *doctor) daemon(ctx context.Context) {
+	held, err := lock.NewFlock(d.Config.StateDir).Held("work")
+	switch {
+	case err != nil:
+		d.say(Warn, "run this as the user that the daemon runs as", "whether a worker runs cannot be told: %v", err)
+	case held:
+		d.say(OK, "", "a worker runs on %s", d.Config.StateDir)
+	default:
+		d.say(Warn, "start `serve` or `work` (systemctl start durhack-deployer)", "no worker runs on %s: pushes wait", d.Config.StateDir)
+	}
+	at := d.Config.Listen
+	if at.Port == 0 || len(d.Config.Secrets) == 0 {
+		return // its address is not known here, or it is not this configuration's
+	}
+	host := at.Host
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	url := "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port)) + "/healthz"
+	client := &http.Client{Timeout: answerWithin, Transport: &http.Transport{DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		d.say(Warn, "", "ask %s: %v", url, err)
+		return
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		d.say(Warn, "start `serve` or `listen`: GitHub does not send again by itself what was not accepted", "nothing accepts webhooks: %v", err)
+		return
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		d.say(Warn, "is it another program? set [listen] port", "%s answers %s", url, resp.Status)
+		return
+	}
+	d.say(OK, "", "webhooks are accepted at %s", at)
+}

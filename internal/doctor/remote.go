@@ -1,0 +1,194 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/migrations"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+const (
+	// minPostgres is the oldest server that the schema works on.
+	minPostgres = 15
+	// connectWithin bounds the question to the database, remoteWithin that to a remote.
+	connectWithin = 10 * time.Second
+	remoteWithin  = 15 * time.Second
+	// remotesAtOnce are asked at a time.
+	remotesAtOnce = 4
+	// skewAllowed is how far this clock and the database's may be apart.
+	skewAllowed = 5 * time.Second
+)
+
+// released is when this program did not exist yet: a clock before it is wrong.
+var released = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func (d *doctor) database(ctx context.Context) {
+	if time.Now().Before(released) {
+		d.say(Fail, "set the clock (timedatectl)", "this host's clock says %s", time.Now().Format(time.DateOnly))
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
+	if d.Config.DatabaseURL == "" {
+		dir := filepath.Join(d.Config.StateDir, "postgres")
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			d.say(OK, "", "a private Postgres will be made in %s by the first start", dir)
+			return
+		}
+	} else if !d.server(ctx) {
+		return
+	}
+	store, err := daemon.OpenStore(ctx, d.Config, d.Logger, false)
+	if err != nil {
+		d.say(Fail, databaseAdvice(d.Config, err), "%s", oneLine(err))
+		return
+	}
+	defer store.Close()
+	if d.Config.DatabaseURL == "" {
+		d.inspect(ctx, store)
+	}
+	d.check = "projections"
+	lags, err := projections.New(store.Pool, store.Log, d.Logger).Lag(ctx)
+	if err != nil {
+		d.say(Fail, "", "%s", oneLine(err))
+		return
+	}
+	for _, lag := range lags {
+		trouble := daemon.ProjectionTrouble(lag)
+		switch {
+		case lag.Err != nil:
+			d.say(Fail, "run the durhack-deployer that wrote the event; `verify` says whether the log is whole", "%s", trouble)
+		case trouble != "":
+			d.say(Warn, "is `work` or `serve` running? `projections rebuild` does it at once", "%s", trouble)
+		default:
+			d.say(OK, "", "%s: version %d, %s behind the log", lag.Name, lag.Version, counted(int(lag.Events), "event"))
+		}
+	}
+}
+
+// server looks at a server of somebody's own, before its schema is relied on.
+func (d *doctor) server(ctx context.Context) bool {
+	conn, err := pgx.Connect(ctx, d.Config.DatabaseURL)
+	if err != nil {
+		d.say(Fail, databaseAdvice(d.Config, err), "%s", oneLine(err))
+		return false
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := migrations.Check(ctx, conn); err != nil {
+		var old *migrations.TooOldError
+		advice := "run the newer durhack-deployer"
+		if errors.As(err, &old) {
+			advice = "`durhack-deployer migrate`, or start the daemon"
+		}
+		d.say(Fail, advice, "%v", err)
+		return false
+	}
+	return d.ask(ctx, conn)
+}
+
+// inspect is server for the private cluster.
+func (d *doctor) inspect(ctx context.Context, store *daemon.Store) {
+	conn, err := store.Pool.Acquire(ctx)
+	if err != nil {
+		d.say(Fail, "", "%s", oneLine(err))
+		return
+	}
+	defer conn.Release()
+	d.ask(ctx, conn.Conn())
+}
+
+// ask asks an open connection of version, roles and clock.
+func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
+	var number int
+	var version string
+	var theirs time.Time
+	before := time.Now()
+	err := conn.QueryRow(ctx, "select current_setting('server_version_num')::int, current_setting('server_version'), clock_timestamp()").Scan(&number, &version, &theirs)
+	if err != nil {
+		d.say(Fail, "", "%s", oneLine(err))
+		return false
+	}
+	after := time.Now()
+	if number/10000 < minPostgres {
+		d.say(Fail, fmt.Sprintf("use Postgres %d or newer", minPostgres), "Postgres %s", version)
+		return false
+	}
+	if skew := max(before.Sub(theirs), theirs.Sub(after)); skew > skewAllowed {
+		d.say(Warn, "set both clocks by NTP; order does not depend on them, but the times that are shown do", "this host's clock and the database's are %s apart", skew.Round(time.Second))
+	}
+	roles, err := migrations.Roles(ctx, conn)
+	switch {
+	case err != nil:
+		d.say(Fail, "", "%s", oneLine(err))
+		return false
+	case !roles:
+		d.say(Warn, "see The database in docs/operations.md", "Postgres %s; the connecting role owns the log, so that only triggers guard it", version)
+	default:
+		d.say(OK, "", "Postgres %s, the schema is this program's, the application may read and append", version)
+	}
+	return true
+}
+
+func databaseAdvice(cfg *config.Config, err error) string {
+	var tooNew *migrations.TooNewError
+	switch {
+	case errors.As(err, &tooNew):
+		return "run the newer durhack-deployer"
+	case cfg.DatabaseURL == "":
+		return "see {state_dir}/postgres/postgres.log"
+	}
+	return "is Postgres up? check database_url or DATABASE_URL; pushes are accepted meanwhile, and wait"
+}
+
+// git asks each remote of an enabled deployment for its branch.
+func (d *doctor) git(ctx context.Context) {
+	if _, err := process.LookPath("git", "/", d.Config.ExecutableSearchPaths, d.Path); err != nil {
+		d.say(Fail, "install git", "%v", err)
+		return
+	}
+	var enabled []*config.Deployment
+	for _, slug := range d.Config.Slugs() {
+		if dep := d.Config.Deployments[slug]; dep.Enabled {
+			enabled = append(enabled, dep)
+		}
+	}
+	tips, errs := make([]string, len(enabled)), make([]error, len(enabled))
+	var asking sync.WaitGroup
+	slots := make(chan struct{}, remotesAtOnce)
+	for i, dep := range enabled {
+		asking.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, remoteWithin)
+			defer cancel()
+			tips[i], errs[i] = daemon.Repository(d.Config, dep).RemoteTip(ctx, dep.Branch)
+		})
+	}
+	asking.Wait()
+	bad := false
+	for i, dep := range enabled {
+		switch err := errs[i]; {
+		case errors.Is(err, git.ErrRefNotFound):
+			bad = true
+			d.say(Warn, "push the branch, or mend branch in the configuration", "%s: the remote has no branch %q", dep.Slug, dep.Branch)
+		case err != nil:
+			bad = true
+			d.say(Fail, "can this user reach it by hand? `git ls-remote`; private repositories need a deploy key", "%s: %s", dep.Slug, oneLine(err))
+		}
+	}
+	if !bad {
+		d.say(OK, "", "%s asked, and the branch is there", counted(len(enabled), "remote"))
+	}
+}
