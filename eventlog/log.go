@@ -31,6 +31,7 @@ type Log struct {
 	owned  sync.WaitGroup // every goroutine of the Log
 
 	queue  queue
+	edge   knownEdge     // the appender's alone
 	notify chan struct{} // capacity 1: a NOTIFY is due
 
 	mu        sync.Mutex
