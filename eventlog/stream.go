@@ -55,7 +55,7 @@ func (s *stream) next() error {
 
 // maxGap is how many positions in a row may be missing before the rest is not
 // looked at: what stands behind such a gap is no part of this log.
-const maxGap = 1 << 20
+const maxGap = 1 << 16
 
 // walk gives the positions from lower to upper to w, one by one, from the two
 // tables, which it reads side by side: a join would sort or hash what is in

@@ -114,8 +114,10 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	}
 	switch {
 	case !counted: // reported
-	case head != w.size:
-		found.addf(0, "the log should end at position %d by its head, but it ends at %d: rows at the end were removed or inserted, or the head was changed", head, w.size)
+	case head > w.size:
+		found.add(Fault{Position: w.size + 1, Last: head, Text: "missing, because rows at the end were removed, or the head of the log, which goes so far, was changed"})
+	case head < w.size:
+		found.add(Fault{Position: max(head, 0) + 1, Last: w.size, Text: fmt.Sprintf("past the head of the log, which is at %d: rows were inserted at the end, or the head was changed", head)})
 	case head > 0 && lastID != w.lastID:
 		found.addf(head, "the head of the log names another last ID than the row has")
 	}
