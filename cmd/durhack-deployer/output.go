@@ -70,15 +70,6 @@ func (p painter) paint(c colour, s string) string {
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-// progress shows a running count on a terminal, and nothing elsewhere.
-func (c *cli) progress(what string) (show func(done, total int64), finish func()) {
-	if !isTerminal(c.err) {
-		return func(int64, int64) {}, func() {}
-	}
-	return func(done, total int64) { fmt.Fprintf(c.err, "\r%d of %d %s", done, total, what) },
-		func() { fmt.Fprint(c.err, "\r\x1b[K") }
-}
-
 func shortCommit(commit string) string {
 	return commit[:min(12, len(commit))]
 }
