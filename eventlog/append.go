@@ -18,12 +18,16 @@ const (
 	attemptTimeout = time.Minute
 )
 
-// Group is a set of transitions that is appended as a whole or not at all.
+// Group is a set of transitions that is appended as a whole or not at all. A
+// Redacted among them deletes the bodies that it names in the same transaction,
+// and is refused with ErrOtherBodies unless these are all of the delivery's.
 type Group struct {
 	Transitions []Transition
 	// Payload is stored in the same transaction, unless it is stored already or
 	// all transitions are. It must not change until the append has returned,
-	// and where that returned ctx's error, not until the Log is closed.
+	// and where that returned ctx's error, not until the Log is closed. It is of
+	// the delivery of the first transition; where that was redacted, the group is
+	// refused with ErrRedacted.
 	Payload *Payload
 	// Fence refuses the group with ErrFenced unless it holds. It is not asked
 	// about a group whose transitions are all recorded already.

@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -16,9 +17,21 @@ type snapshot struct {
 	// runs is the position of the newest event of a deployment's runs; only
 	// deployments that are fenced in the batch are looked up.
 	runs map[deploymentKey]int64
+	// bodies are the digests that a delivery's events name; only deliveries that
+	// are redacted in the batch are looked up.
+	bodies map[deliveryKey][]string
 }
 
 type deploymentKey struct{ instance, deployment string }
+
+type deliveryKey struct{ instance, delivery string }
+
+func (id identity) delivery() deliveryKey { return deliveryKey{id.instance, id.deliveryID} }
+
+// redaction is the identity of the redacted event of a delivery.
+func (k deliveryKey) redaction() identity {
+	return identity{deliveryID: k.delivery, instance: k.instance, typ: TypeRedacted, attempt: 1}
+}
 
 // decision is what a batch will do: what it appends, and each group's result
 // once that is committed.
@@ -40,6 +53,11 @@ func decide(s snapshot, ids idSource, requests []*request) decision {
 			continue
 		}
 		d.results[i].Events = events
+		for _, row := range r.rows {
+			if key := row.delivery(); row.typ != TypeRedacted && s.existing[row.identity].ID == "" && s.bodies[key] != nil {
+				s.bodies[key] = append(s.bodies[key], row.bodies...)
+			}
+		}
 		for _, e := range fresh {
 			s.existing[identityOf(e)] = e
 			s.position, s.at = e.Position, e.RecordedAt
@@ -86,6 +104,11 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 		own[row.identity] = e
 		events, fresh = append(events, e), append(fresh, e)
 	}
+	if len(fresh) > 0 {
+		if err := s.allowsBodies(r); err != nil {
+			return nil, nil, err
+		}
+	}
 	// A group that is recorded already stays recorded, whatever has run
 	// since: its commit may have been answered by a connection that broke.
 	if len(fresh) > 0 && r.fence != nil {
@@ -95,6 +118,28 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 		}
 	}
 	return events, fresh, nil
+}
+
+// allowsBodies refuses a body that would come after its redaction, and a
+// redaction that would leave a body.
+func (s *snapshot) allowsBodies(r *request) error {
+	first := r.rows[0].delivery()
+	if _, redacted := s.existing[first.redaction()]; redacted && r.payload != nil {
+		return fmt.Errorf("delivery %s: %w", first.delivery, ErrRedacted)
+	}
+	for _, row := range r.rows {
+		if row.typ != TypeRedacted || s.existing[row.identity].ID != "" {
+			continue
+		}
+		if row.identity != row.delivery().redaction() {
+			return fmt.Errorf("append: a redacted event has attempt 1 and no deployment")
+		}
+		names := slices.Compact(slices.Sorted(slices.Values(row.bodies)))
+		if !slices.Equal(names, slices.Compact(slices.Sorted(slices.Values(s.bodies[row.delivery()])))) {
+			return fmt.Errorf("delivery %s: %w", row.deliveryID, ErrOtherBodies)
+		}
+	}
+	return nil
 }
 
 func (r row) event(position int64, id string, at time.Time) Event {

@@ -21,6 +21,9 @@ type row struct {
 	identity
 	actor string
 	data  []byte
+	// bodies are the digests that a received or redelivered names, or that a
+	// redacted deletes.
+	bodies []string
 }
 
 // identity is what makes a transition the same transition.
@@ -49,8 +52,9 @@ func encodeTransition(t Transition) (row, error) {
 			deliveryID: clean(t.DeliveryID), instance: clean(t.Instance), typ: data.EventType(),
 			deployment: clean(t.Deployment), attempt: t.Attempt,
 		},
-		actor: cut(clean(t.Actor), maxActor),
-		data:  body,
+		actor:  cut(clean(t.Actor), maxActor),
+		data:   body,
+		bodies: bodiesOf(data),
 	}, nil
 }
 
@@ -85,6 +89,9 @@ func withVersion(data Data) (Data, error) {
 	case Replayed:
 		d.V = CurrentVersion(TypeReplayed)
 		return d, nil
+	case Redacted:
+		d.V = CurrentVersion(TypeRedacted)
+		return d, nil
 	}
 	if v := reflect.ValueOf(data); v.Kind() == reflect.Pointer && !v.IsNil() {
 		if value, ok := v.Elem().Interface().(Data); ok {
@@ -93,6 +100,27 @@ func withVersion(data Data) (Data, error) {
 	}
 	return nil, fmt.Errorf("%T is not an event of this log", data)
 }
+
+// bodiesOf lists the digests of bodies that the data names.
+func bodiesOf(data Data) []string {
+	digest := ""
+	switch d := data.(type) {
+	case Received:
+		digest = d.PayloadDigest
+	case Redelivered:
+		digest = d.PayloadDigest
+	case Redacted:
+		return d.PayloadDigests
+	}
+	if digest == "" {
+		return nil
+	}
+	return []string{digest}
+}
+
+// cleanLikeJSON is clean of what encoding/json makes of s, so that a column and
+// a key of the data that hold the same text are the same.
+func cleanLikeJSON(s string) string { return clean(string([]rune(s))) }
 
 // clean replaces what a text column cannot hold.
 func clean(s string) string {

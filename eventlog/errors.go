@@ -16,6 +16,12 @@ var (
 	ErrFenced = errors.New("fenced: the deployment's runs have gone on since")
 	// ErrNoPayload says that no body is stored under a digest.
 	ErrNoPayload = errors.New("no payload is stored under this digest")
+	// ErrRedacted refuses a group that would store a body of a delivery whose
+	// bodies were redacted.
+	ErrRedacted = errors.New("the delivery's bodies were redacted: none of it is stored any more")
+	// ErrOtherBodies refuses a redaction that does not name exactly the bodies
+	// that the delivery's events name: one has come in since they were read.
+	ErrOtherBodies = errors.New("the delivery has other bodies than those to be redacted")
 	// ErrClosed says that the Log was closed.
 	ErrClosed = errors.New("event log is closed")
 )
@@ -81,6 +87,10 @@ func Refused(err error) bool {
 // counts as transient: lost connections, timeouts, a server that starts or stops.
 func transient(err error) bool {
 	if errors.Is(err, puddle.ErrClosedPool) || errors.Is(err, context.Canceled) {
+		return false
+	}
+	var tree *TreeError
+	if errors.As(err, &tree) {
 		return false
 	}
 	var pg *pgconn.PgError

@@ -24,6 +24,7 @@ const (
 	TypeFailed      Type = "failed"
 	TypeInterrupted Type = "interrupted"
 	TypeReplayed    Type = "replayed"
+	TypeRedacted    Type = "redacted"
 )
 
 // Event is one committed transition, as stored.
@@ -148,6 +149,11 @@ type Redelivered struct {
 	ReceivedAt  time.Time    `json:"received_at"`
 	Entry       string       `json:"entry"`
 	Deployments []Assignment `json:"deployments,omitempty"`
+	// PayloadDigest, PayloadSize and ContentType are as in Received, where the
+	// body differs from the first one and was stored, too.
+	PayloadDigest string `json:"payload_digest,omitempty"`
+	PayloadSize   int64  `json:"payload_size,omitempty"`
+	ContentType   string `json:"content_type,omitempty"`
 }
 
 // Forwarded hands a delivery to one deployment. The event's own deployment and
@@ -242,6 +248,16 @@ type Replayed struct {
 	Deployments []Assignment `json:"deployments"`
 }
 
+// Redacted says that the bodies of a delivery, with their salts, were deleted in
+// the transaction that recorded it. There is at most one per delivery: no body of
+// it is stored afterwards.
+type Redacted struct {
+	V      int    `json:"v"`
+	Reason string `json:"reason"`
+	// PayloadDigests are all that the delivery's received and redelivered name.
+	PayloadDigests []string `json:"payload_digests"`
+}
+
 // EventType implements Data.
 func (Received) EventType() Type    { return TypeReceived }
 func (Redelivered) EventType() Type { return TypeRedelivered } // EventType implements Data.
@@ -252,6 +268,7 @@ func (Deployed) EventType() Type    { return TypeDeployed }    // EventType impl
 func (Failed) EventType() Type      { return TypeFailed }      // EventType implements Data.
 func (Interrupted) EventType() Type { return TypeInterrupted } // EventType implements Data.
 func (Replayed) EventType() Type    { return TypeReplayed }    // EventType implements Data.
+func (Redacted) EventType() Type    { return TypeRedacted }    // EventType implements Data.
 
 // Decode returns the event's data as its Go type (a value, not a pointer); data
 // of an older schema version are led up to the current one first. An unknown type
@@ -279,6 +296,8 @@ func decodeBy(h history, e Event) (Data, error) {
 		return decode[Interrupted](h, e)
 	case TypeReplayed:
 		return decode[Replayed](h, e)
+	case TypeRedacted:
+		return decode[Redacted](h, e)
 	}
 	return nil, &UnknownEventError{Position: e.Position, Type: e.Type}
 }

@@ -24,7 +24,7 @@ type Log struct {
 	poll time.Duration
 	// silence is attemptTimeout, but in tests of a network that loses what is sent.
 	silence time.Duration
-	ids  idSource
+	ids     idSource
 
 	stop   chan struct{}      // closed by Close: begin nothing new
 	ctx    context.Context    // ends closeGrace after stop: abandon what is under way
@@ -33,6 +33,7 @@ type Log struct {
 	owned  sync.WaitGroup // every goroutine of the Log
 
 	queue  queue
+	edge   knownEdge     // the appender's alone
 	notify chan struct{} // capacity 1: a NOTIFY is due
 
 	mu        sync.Mutex

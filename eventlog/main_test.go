@@ -21,9 +21,16 @@ const patience = time.Minute
 
 var quiet = slog.New(slog.DiscardHandler)
 
+// tester is a test, or a check of rapid.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Cleanup(func())
+}
+
 // testContext ends before the test binary's own limit, so that a test that
 // hangs says where.
-func testContext(t testing.TB) context.Context {
+func testContext(t tester) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	t.Cleanup(cancel)

@@ -7,7 +7,7 @@ import "slices"
 func Types() []Type {
 	return []Type{
 		TypeReceived, TypeRedelivered, TypeForwarded, TypeVoided, TypeStarted,
-		TypeDeployed, TypeFailed, TypeInterrupted, TypeReplayed,
+		TypeDeployed, TypeFailed, TypeInterrupted, TypeReplayed, TypeRedacted,
 	}
 }
 

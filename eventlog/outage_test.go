@@ -69,7 +69,7 @@ func TestConnectionLostAroundCommit(t *testing.T) {
 		"events never sent":          {onWrite: []byte(`"repository":"ducompsoc/durhack"`)},
 		"answer to the lock lost":    {onRead: []byte("at\x00")},
 		"answer to the commit lost":  {onRead: []byte("COMMIT\x00")},
-		"answer to the payload lost": {onRead: []byte("INSERT 0 1\x00")},
+		"answer to the payload lost": {onRead: []byte("event_log_store\x00")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dsn := pgtest.DSN(t)
@@ -103,6 +103,7 @@ func TestConnectionLostAroundCommit(t *testing.T) {
 			if _, err := l.Payload(testContext(t), g.Payload.Digest); err != nil {
 				t.Error(err)
 			}
+			sound(t, l, false)
 		})
 	}
 }

@@ -19,14 +19,18 @@ const (
 	sqlFence = `select position from public.events
 		where type in ('started', 'deployed', 'failed', 'interrupted') and instance = $1 and deployment = $2
 		order by (-position) limit 1`
-	sqlPayload = `insert into public.payloads (digest, salt, content_type, body) values ($1, $2, $3, $4) on conflict (digest) do nothing`
-	sqlAppend  = `select public.event_log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+	sqlNamed = `select substring(data::text from '"payload_digest":"([0-9a-f]{64})"') from public.events
+		where delivery_id = $1 and instance = $2 and type in ('received', 'redelivered')`
+	sqlPayload = `select public.event_log_store($1, $2, $3, $4)`
+	sqlAppend  = `select public.event_log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 	sqlCommit  = `commit`
 )
 
 // attempt tries once to commit a batch: one transaction, two round trips. The
 // first takes the head lock and reads what the decision needs, the second
-// writes what was decided and commits.
+// writes what was decided and commits. Between them the new leaves are hashed
+// onto the edge of the tree, which has to be read, in a third one, where another
+// process has appended since the last batch of this one.
 func (l *Log) attempt(batch []*request) ([]Result, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, l.silence)
 	defer cancel()
@@ -48,12 +52,43 @@ func (l *Log) attempt(batch []*request) ([]Result, error) {
 		rollback(ctx, conn)
 		return d.results, nil
 	}
-	if err := write(ctx, conn, d); err != nil {
+	tree, err := l.edgeOf(ctx, conn, s)
+	if err != nil {
 		rollback(ctx, conn)
 		return nil, err
 	}
+	hashes := make([][]byte, len(d.events))
+	for i := range d.events {
+		hashes[i] = tree.add(LeafHash(&d.events[i]), nil)
+	}
+	if err := write(ctx, conn, d, hashes); err != nil {
+		rollback(ctx, conn)
+		return nil, err
+	}
+	last := d.events[len(d.events)-1]
+	l.edge = knownEdge{last.Position, last.ID, tree}
 	l.committed()
 	return d.results, nil
+}
+
+// knownEdge is the edge of the tree after the last batch of this process. It
+// holds while the head of the log is the one that this batch left; the ID tells
+// it from a log that was restored from a backup and has grown again.
+type knownEdge struct {
+	position int64
+	lastID   string
+	edge     edge
+}
+
+// edgeOf is the edge of the tree at the head that is locked. Whatever happens
+// next, it is not known any more.
+func (l *Log) edgeOf(ctx context.Context, conn *pgx.Conn, s snapshot) (edge, error) {
+	known := l.edge
+	l.edge = knownEdge{}
+	if known.position == s.position && known.lastID == s.lastID.String() {
+		return known.edge, nil
+	}
+	return readEdge(ctx, conn, s.position)
 }
 
 func rollback(ctx context.Context, conn *pgx.Conn) {
@@ -63,12 +98,20 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 }
 
 func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapshot, error) {
-	s := snapshot{existing: make(map[identity]Event), runs: make(map[deploymentKey]int64)}
+	s := snapshot{
+		existing: make(map[identity]Event), runs: make(map[deploymentKey]int64), bodies: make(map[deliveryKey][]string),
+	}
 	var keys columns
 	var fences []deploymentKey
 	for _, r := range batch {
 		for _, row := range r.rows {
 			keys.add(row)
+			if row.typ == TypeRedacted {
+				s.bodies[row.delivery()] = []string{}
+			}
+		}
+		if r.payload != nil {
+			keys.add(row{identity: r.rows[0].delivery().redaction()})
 		}
 		if r.fence != nil {
 			key := deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}
@@ -115,23 +158,37 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 			return nil
 		})
 	}
+	for key := range s.bodies {
+		b.Queue(sqlNamed, key.delivery, key.instance).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				var digest *string
+				if err := rows.Scan(&digest); err != nil {
+					return fmt.Errorf("read what bodies there are: %w", err)
+				}
+				if digest != nil {
+					s.bodies[key] = append(s.bodies[key], *digest)
+				}
+			}
+			return rows.Err()
+		})
+	}
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return snapshot{}, fmt.Errorf("begin append: %w", err)
 	}
 	return s, nil
 }
 
-func write(ctx context.Context, conn *pgx.Conn, d decision) error {
+func write(ctx context.Context, conn *pgx.Conn, d decision, hashes [][]byte) error {
 	var b pgx.Batch
 	for _, p := range d.payloads {
-		b.Queue(sqlPayload, p.Digest, notNil(p.Salt), clean(p.ContentType), notNil(p.Body))
+		b.Queue(sqlPayload, p.Digest, notNil(p.Salt), cleanLikeJSON(p.ContentType), notNil(p.Body))
 	}
 	var c columns
 	for _, e := range d.events {
 		c.addEvent(e)
 	}
 	b.Queue(sqlAppend, d.events[0].Position, d.events[0].RecordedAt, c.ids, c.instances, c.deliveryIDs, c.types,
-		c.deployments, c.attempts, c.actors, c.datas)
+		c.deployments, c.attempts, c.actors, c.datas, hashes)
 	b.Queue(sqlCommit).Exec(func(tag pgconn.CommandTag) error {
 		if tag.String() != "COMMIT" {
 			return fmt.Errorf("commit was answered with %q", tag)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -69,8 +71,13 @@ func connectAs(t *testing.T, dsn, user string) *pgx.Conn {
 	return conn
 }
 
-const sqlAppendOne = `select event_log_append(%d, %s, array['%s'], array['i'], array['d%d'], array['voided'],
-	array[null::text], array[0], array['me'], array['{"v":1}'])`
+// sqlAppendOne is a call of the function that programs append with. The hashes
+// have the right length and mean nothing.
+func sqlAppendOne(position int, at, id string, delivery int) string {
+	hashes := strings.Repeat("00", 32*(1+bits.TrailingZeros(uint(position))))
+	return fmt.Sprintf(`select event_log_append(%d, %s, array['%s'], array['i'], array['d%d'], array['voided'],
+		array[null::text], array[0], array['me'], array['{"v":1}'], array['\x%s'::bytea])`, position, at, id, delivery, hashes)
+}
 
 // appendOne appends an event as a program of the log does.
 func appendOne(t *testing.T, conn *pgx.Conn, position int) error {
@@ -79,7 +86,7 @@ func appendOne(t *testing.T, conn *pgx.Conn, position int) error {
 		if _, err := tx.Exec(testContext(t), "select event_log_lock()"); err != nil {
 			return err
 		}
-		_, err := tx.Exec(testContext(t), fmt.Sprintf(sqlAppendOne, position, "clock_timestamp()", fmt.Sprintf("%026d", position), position))
+		_, err := tx.Exec(testContext(t), sqlAppendOne(position, "clock_timestamp()", fmt.Sprintf("%026d", position), position))
 		return err
 	})
 }
@@ -153,14 +160,19 @@ func TestApplicationMayOnlyAppend(t *testing.T) {
 	if err := appendOne(t, app, 1); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, app, `insert into payloads (digest, salt, content_type, body) values (repeat('0', 64), '', '', 'x')`)
+	exec(t, app, `select event_log_store(encode(sha256('sx'), 'hex'), 's', '', 'x')`)
+	if _, err := app.Exec(testContext(t), `select event_log_store(repeat('0', 64), 's', '', 'x')`); err == nil {
+		t.Error("a body was stored under a digest that is not its own")
+	}
 	attacks := []string{
 		"update events set actor = 'x'", "delete from events", "delete from events where false", "truncate events",
 		"update payloads set body = 'y'", "truncate payloads", "delete from log_head", "truncate log_head",
-		"update log_head set position = 0",
+		"update log_head set position = 0", "update event_hashes set hashes = '\\x00'", "delete from event_hashes", "truncate event_hashes",
+		"delete from payloads",
 		`insert into events select * from events on conflict do nothing`,
 		"alter table events disable trigger all", "drop table events", "drop function event_log_refuse() cascade",
-		"delete from payloads", "delete from schema_version",
+		"delete from schema_version", "insert into event_hashes values (2, '\\x00')",
+		`insert into payloads (digest, salt, content_type, body) values (repeat('0', 64), '', '', 'x')`, "select event_log_fill_hashes()",
 		"create function public.f() returns int language sql return 1",
 	}
 	for _, sql := range attacks {
@@ -169,12 +181,12 @@ func TestApplicationMayOnlyAppend(t *testing.T) {
 	// What the triggers refuse to everyone who does not take them away first.
 	for _, role := range []string{migrations.OwnerRole, "none"} {
 		exec(t, admin, "set role "+role)
-		for _, sql := range attacks[:9] {
+		for _, sql := range attacks[:13] {
 			wantRefused(t, admin, role, sql)
 		}
 	}
 	exec(t, admin, "set session_replication_role = replica")
-	for _, sql := range attacks[:9] {
+	for _, sql := range attacks[:13] {
 		wantRefused(t, admin, "replica", sql)
 	}
 	if got := text(t, admin, "select string_agg(position || actor, ' ') from events"); got != "1me" {
@@ -197,17 +209,20 @@ func TestAppendFunctionKeepsTheOrder(t *testing.T) {
 	}
 	good, now := fmt.Sprintf("%026d", 4), "clock_timestamp()"
 	for name, sql := range map[string]string{
-		"gap":          fmt.Sprintf(sqlAppendOne, 5, now, good, 4),
-		"taken":        fmt.Sprintf(sqlAppendOne, 3, now, good, 4),
-		"old ID":       fmt.Sprintf(sqlAppendOne, 4, now, fmt.Sprintf("%026d", 3), 4),
-		"short ID":     fmt.Sprintf(sqlAppendOne, 4, now, "4", 4),
-		"back-dated":   fmt.Sprintf(sqlAppendOne, 4, "now() - interval '1 s'", good, 4),
-		"future":       fmt.Sprintf(sqlAppendOne, 4, "now() + interval '1 h'", good, 4),
-		"no time":      fmt.Sprintf(sqlAppendOne, 4, "null", good, 4),
-		"identity":     fmt.Sprintf(sqlAppendOne, 4, now, good, 3),
-		"not JSON":     strings.Replace(fmt.Sprintf(sqlAppendOne, 4, now, good, 4), `{"v":1}`, `{`, 1),
-		"ragged array": strings.Replace(fmt.Sprintf(sqlAppendOne, 4, now, good, 4), "array['i']", "array['i', 'j']", 1),
-		"nothing":      "select event_log_append(4, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
+		"gap":          sqlAppendOne(5, now, good, 4),
+		"taken":        sqlAppendOne(3, now, good, 4),
+		"old ID":       sqlAppendOne(4, now, fmt.Sprintf("%026d", 3), 4),
+		"short ID":     sqlAppendOne(4, now, "4", 4),
+		"back-dated":   sqlAppendOne(4, "now() - interval '1 s'", good, 4),
+		"future":       sqlAppendOne(4, "now() + interval '1 h'", good, 4),
+		"no time":      sqlAppendOne(4, "null", good, 4),
+		"identity":     sqlAppendOne(4, now, good, 3),
+		"not JSON":     strings.Replace(sqlAppendOne(4, now, good, 4), `{"v":1}`, `{`, 1),
+		"ragged array": strings.Replace(sqlAppendOne(4, now, good, 4), "array['i']", "array['i', 'j']", 1),
+		"nothing":      "select event_log_append(4, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
+		"no hashes":    regexp.MustCompile(`array\['\\x.*?\]`).ReplaceAllString(sqlAppendOne(4, now, good, 4), "'{}'"),
+		"few hashes":   strings.Replace(sqlAppendOne(4, now, good, 4), strings.Repeat("00", 32), "", 1),
+		"many hashes":  strings.Replace(sqlAppendOne(4, now, good, 4), strings.Repeat("00", 32), strings.Repeat("00", 64), 1),
 	} {
 		if _, err := app.Exec(testContext(t), sql); err == nil {
 			t.Errorf("%s: was appended", name)

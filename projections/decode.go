@@ -112,7 +112,7 @@ func known(t eventlog.Type) bool {
 	switch t {
 	case eventlog.TypeReceived, eventlog.TypeRedelivered, eventlog.TypeForwarded,
 		eventlog.TypeVoided, eventlog.TypeStarted, eventlog.TypeDeployed,
-		eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed:
+		eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed, eventlog.TypeRedacted:
 		return true
 	}
 	return false

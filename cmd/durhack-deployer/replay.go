@@ -229,6 +229,24 @@ func (c *cli) notReplayed(id, why string, asJSON bool) error {
 	return &hintedError{fmt.Errorf("%s is not replayed, because it would be voided again: %s", id, why), "mend the configuration first; `" + c.command("why", id) + "` tells its past"}
 }
 
+// missingBody says why a delivery cannot be decided anew, and what to do instead.
+func missingBody(received eventlog.Event, events []eventlog.Event) error {
+	_, redacted, err := bodies(events)
+	if err != nil {
+		return err
+	}
+	if redacted == nil {
+		return &hintedError{
+			fmt.Errorf("%s cannot be replayed: its body is missing, and no event says that it was redacted", received.DeliveryID),
+			"`durhack-deployer verify` tells more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
+		}
+	}
+	return &hintedError{
+		fmt.Errorf("%s cannot be replayed: %s (%s)", received.DeliveryID, summary(*redacted), clock(redacted.RecordedAt)),
+		"`durhack-deployer deploy SLUG --ref COMMIT` runs its commit, which `durhack-deployer why " + received.DeliveryID + "` names",
+	}
+}
+
 // storedDelivery puts a delivery together again from its received event and
 // the stored body.
 func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.Event) (delivery.Delivery, error) {
@@ -242,6 +260,9 @@ func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.
 			continue
 		}
 		payload, err := store.Log.Payload(ctx, r.PayloadDigest)
+		if errors.Is(err, eventlog.ErrNoPayload) {
+			return delivery.Delivery{}, missingBody(e, events)
+		}
 		if err != nil {
 			return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
 		}

@@ -83,9 +83,9 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong.`,
 		cmds []*cobra.Command
 	}{
 		{groupRun, []*cobra.Command{c.demoCommand(), c.serveCommand(), c.listenCommand(), c.workCommand()}},
-		{groupAsk, []*cobra.Command{c.statusCommand(), c.whyCommand(), c.logCommand(), c.planCommand()}},
-		{groupAct, []*cobra.Command{c.deployCommand(), c.replayCommand()}},
-		{groupKeep, []*cobra.Command{c.doctorCommand(), c.configCommand(), c.migrateCommand(), c.verifyCommand(), c.queueCommand(), c.projectionsCommand()}},
+		{groupAsk, []*cobra.Command{c.statusCommand(), c.whyCommand(), c.logCommand(), c.planCommand(), c.proveCommand()}},
+		{groupAct, []*cobra.Command{c.deployCommand(), c.replayCommand(), c.redactCommand()}},
+		{groupKeep, []*cobra.Command{c.doctorCommand(), c.configCommand(), c.migrateCommand(), c.verifyCommand(), c.keygenCommand(), c.checkpointCommand(), c.queueCommand(), c.projectionsCommand()}},
 		{"", []*cobra.Command{c.versionCommand()}},
 	} {
 		for _, cmd := range g.cmds {

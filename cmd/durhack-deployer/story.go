@@ -14,7 +14,7 @@ func typeColour(t eventlog.Type) colour {
 		return green
 	case eventlog.TypeFailed:
 		return red
-	case eventlog.TypeInterrupted, eventlog.TypeVoided:
+	case eventlog.TypeInterrupted, eventlog.TypeVoided, eventlog.TypeRedacted:
 		return yellow
 	case eventlog.TypeStarted:
 		return blue
@@ -91,6 +91,8 @@ func summary(e eventlog.Event) string {
 		return d.Detail + "; it is counted as failed"
 	case eventlog.Replayed:
 		return fmt.Sprintf("by %s, for %s: %s", e.Actor, slugs(d.Deployments), d.Reason)
+	case eventlog.Redacted:
+		return fmt.Sprintf("its body was deleted by %s: %s", e.Actor, d.Reason)
 	}
 	return ""
 }

@@ -4,64 +4,179 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
+// verifyOptions are the flags of `verify`.
+type verifyOptions struct {
+	proof, key string
+	against    []string
+	json       bool
+}
+
 func (c *cli) verifyCommand() *cobra.Command {
-	var asJSON bool
+	var o verifyOptions
 	cmd := &cobra.Command{
-		Use: "verify [--json]", Short: "Hold the log, the read models and the queues against each other",
-		Long: `Folds the whole log afresh and checks that positions have no hole, that every
-delivery is accounted for exactly once (received = voided + finished + pending),
-that the read models are what the log gives, and that each deployment's queue
-holds what the log says is waiting. Exit 1 and a line for each breach.`,
+		Use:   "verify [--against FILE]... [--key KEY] [--json] | --proof FILE [--key KEY] [--json]",
+		Short: "Prove that the log is as it was appended, and that all the rest follows from it",
+		Long: `Recomputes the tree of the log from every event and holds it against every
+stored hash, each stored body against the digest in its event, the head, and the
+checkpoint that was signed last, with its signature. Then folds the whole log
+afresh and checks that every delivery is accounted for exactly once (received =
+voided + finished + pending), that the read models are what the log gives, and
+that each deployment's queue holds what the log says is waiting. Exit 1 and a line
+for each breach.
+
+--against proves that the log still contains what a checkpoint says that was
+kept elsewhere: every event up to then, unchanged and in its place. KEY is the
+verifier key that "keygen" printed; without it the signing key's own is used.
+
+--proof checks a proof of "prove", without the database; with --key it needs no
+configuration, either.`,
+		Example: `  durhack-deployer verify
+  durhack-deployer verify --against 2026-01-31.checkpoint
+  durhack-deployer verify --proof 42.tlog-proof --key deploy.example.com/durhack-deployer/www1+0a1b2c3d+AbC...`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.proof != "" {
+				if len(o.against) > 0 {
+					return usagef("--proof is checked by itself: leave out --against")
+				}
+				return c.verifyProof(o)
+			}
+			if o.key != "" {
+				if _, err := checkpoint.ParseVerifier(o.key); err != nil {
+					return usagef("--key: %w", err)
+				}
+			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				progress, finish := c.progress("events folded")
-				result, err := daemon.Verify(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), progress)
+				hashed, wipe := c.progress("events checked")
+				folded, finish := c.progress("events folded")
+				result, err := daemon.Verify(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), daemon.VerifyOptions{
+					Key: o.key, Against: o.against, TreeProgress: hashed, Progress: folded,
+				})
+				wipe()
 				finish()
 				if err != nil {
 					return err
 				}
-				a := result.Accounting
-				if asJSON {
-					if result.Breaches == nil {
-						result.Breaches = []string{}
-					}
-					err = writeJSON(c.out, map[string]any{
-						"events": result.Events, "received": a.Received, "voided": a.Voided, "finished": a.Finished,
-						"pending": a.Pending, "breaches": result.Breaches,
-					})
-				} else {
-					_, err = fmt.Fprintf(c.out, "%s; %s received = %d voided + %d finished + %d pending\n",
-						counted(result.Events, "event", "events"), counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
-				}
-				if err != nil {
-					return err
-				}
-				if len(result.Breaches) == 0 {
-					if !asJSON {
-						_, err = fmt.Fprintln(c.out, "ok: the log, the read models and the queues agree")
-					}
-					return err
-				}
-				if !asJSON {
-					for _, b := range result.Breaches {
-						fmt.Fprintf(c.out, "breach: %s\n", printable(b))
-					}
-				}
-				return &hintedError{
-					errors.New(counted(int64(len(result.Breaches)), "breach", "breaches")),
-					"read models are mended by `projections rebuild`, queues by `queue rebuild`; a breach of the log itself by nothing: see docs/operations.md",
-				}
+				return c.verified(result, o)
 			})
 		},
 	}
-	jsonFlag(cmd, &asJSON)
+	f := cmd.Flags()
+	f.StringVar(&o.proof, "proof", "", "check the proof in this `FILE`, and nothing else")
+	f.StringArrayVar(&o.against, "against", nil, "the log must contain the checkpoint in this `FILE`; may be repeated")
+	f.StringVar(&o.key, "key", "", "the verifier `KEY` of the checkpoints (default: that of the signing key)")
+	jsonFlag(cmd, &o.json)
 	return cmd
+}
+
+// verified prints what was found.
+func (c *cli) verified(v daemon.Verified, o verifyOptions) error {
+	a := v.Accounting
+	if o.json {
+		err := writeJSON(c.out, map[string]any{
+			"events": v.Events, "received": a.Received, "voided": a.Voided, "finished": a.Finished, "pending": a.Pending,
+			"tree": map[string]any{"size": v.Tree.N, "root": v.Tree.Hash}, "bodies": v.Bodies, "redacted": v.Redacted,
+			"checkpoints": notNil(v.Contained), "notes": notNil(v.Notes), "breaches": notNil(v.Breaches),
+		})
+		if err != nil {
+			return err
+		}
+	} else {
+		for _, n := range v.Notes {
+			fmt.Fprintf(c.err, "note: %s\n", printable(n))
+		}
+		fmt.Fprintf(c.out, "%s; %s received = %d voided + %d finished + %d pending\n",
+			counted(v.Events, "event", "events"), counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
+		_, err := fmt.Fprintf(c.out, "root %s of %s; %s, %d redacted; %s\n", v.Tree.Hash, counted(v.Tree.N, "event", "events"),
+			counted(v.Bodies, "body", "bodies"), v.Redacted, counted(int64(len(v.Contained)), "checkpoint contained", "checkpoints contained"))
+		if err != nil {
+			return err
+		}
+		for _, b := range v.Breaches {
+			fmt.Fprintf(c.out, "breach: %s\n", printable(b))
+		}
+	}
+	if len(v.Breaches) > 0 {
+		return &hintedError{
+			errors.New(counted(int64(len(v.Breaches)), "breach", "breaches")),
+			"read models are mended by `projections rebuild`, queues by `queue rebuild`; a breach of the log itself by nothing: see docs/operations.md",
+		}
+	}
+	if o.json {
+		return nil
+	}
+	_, err := fmt.Fprintln(c.out, "ok: the log, its hashes and bodies, the read models and the queues agree")
+	return err
+}
+
+func notNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+// maxProofFile bounds what is read as a proof, in bytes.
+const maxProofFile = 64 << 20
+
+// verifyProof checks a proof offline.
+func (c *cli) verifyProof(o verifyOptions) error {
+	key, err := c.verifierKey(o.key)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(o.proof); err == nil && info.Size() > maxProofFile {
+		return fmt.Errorf("%s is too large for a proof", o.proof)
+	}
+	text, err := os.ReadFile(o.proof)
+	if err != nil {
+		return fmt.Errorf("read the proof: %w", err)
+	}
+	proof, err := checkpoint.ParseProof(text)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", o.proof, err)
+	}
+	e, at, err := proof.Check(key)
+	if err != nil {
+		return fmt.Errorf("%s proves nothing: %w", o.proof, err)
+	}
+	if o.json {
+		return writeJSON(c.out, e)
+	}
+	fmt.Fprintln(c.out, newStory(painterFor(c.out), nil, false).line(e))
+	_, err = fmt.Fprintf(c.out, "ok: this event is in the log that %s has signed at %s\n", printable(at.Origin), counted(at.N, "event", "events"))
+	return err
+}
+
+// verifierKey is the key that the caller trusts: the one named, or the own one.
+func (c *cli) verifierKey(public string) (note.Verifier, error) {
+	if public != "" {
+		v, err := checkpoint.ParseVerifier(public)
+		if err != nil {
+			return nil, usagef("--key: %w", err)
+		}
+		return v, nil
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	key, err := daemon.SigningKey(cfg)
+	if err != nil {
+		return nil, &hintedError{err, "name the verifier key with --key"}
+	}
+	if key == nil {
+		return nil, usagef("whose signature shall it have? name the verifier key with --key")
+	}
+	return key.Verifier(), nil
 }

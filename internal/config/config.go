@@ -35,6 +35,9 @@ type Config struct {
 	AdminSet bool
 	ProxyFix ProxyFix
 	Lock     Lock
+	// SigningKeyFile is the absolute path of the key that signs checkpoints of the
+	// log; empty means the one in StateDir, if it is there.
+	SigningKeyFile string
 	// ExecutableSearchPaths are absolute directories that are searched for a
 	// step's program before PATH.
 	ExecutableSearchPaths []string

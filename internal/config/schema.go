@@ -76,6 +76,7 @@ func schema() *field {
 		"origin": of(takesString), "instance": of(takesString), "state_dir": of(takesString), "database_url": of(takesString),
 		"webhook_secret_token": of(takesOneOrMore), "webhook_secret_file": of(takesOneOrMore),
 		"executable_search_paths": of(takesStrings),
+		"signing_key_file":        of(takesString),
 		"listen":                  hostPort(),
 		"admin":                   hostPort(),
 		"proxy_fix": table(map[string]*field{

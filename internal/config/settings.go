@@ -41,6 +41,7 @@ func (r *reader) config(root *node) *Config {
 		Admin:       top.sub("admin").hostPort("127.0.0.1", 3401),
 		Lock:        top.sub("lock").lock(),
 	}
+	c.SigningKeyFile = top.signingKeyFile()
 	proxy := top.sub("proxy_fix")
 	c.ProxyFix = ProxyFix{XFor: proxy.int("x_for", 0, maxProxies), XProto: proxy.int("x_proto", 0, maxProxies)}
 	c.ExecutableSearchPaths = top.searchPaths()
@@ -135,6 +136,17 @@ func (t table) stateDir() string {
 		t.values = append(t.values, Value{Key: "state_dir", Value: quote(dir), Source: from})
 	}
 	return dir
+}
+
+func (t table) signingKeyFile() string {
+	text, n := t.string("signing_key_file", "")
+	if n == nil {
+		return ""
+	}
+	if !filepath.IsAbs(text) || strings.ContainsRune(text, 0) {
+		t.fail(n, "signing_key_file", fmt.Sprintf("signing_key_file must be an absolute path, not %q", text), `begin it with "/"`)
+	}
+	return filepath.Clean(text)
 }
 
 // databaseURL is that of the files, even where it is empty (which asks for the

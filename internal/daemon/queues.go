@@ -12,8 +12,6 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
-	"github.com/ducompsoc/durhack-deployer/internal/verify"
-	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -91,36 +89,4 @@ func RebuildQueues(ctx context.Context, cfg *config.Config, store *Store, log *s
 	queues := newQueueSet(cfg, log)
 	defer queues.close()
 	return newMaterializer(cfg, store, log, queues).Rebuild(ctx)
-}
-
-// Verify holds the log, the read models and the queues against each other.
-func Verify(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger, progress func(done, total int64)) (verify.Result, error) {
-	queues := newQueueSet(cfg, log)
-	defer queues.close()
-	m := newMaterializer(cfg, store, log, queues)
-	return verify.Run(ctx, verify.Options{
-		Instance: cfg.Instance, Audit: projections.New(store.Pool, store.Log, log).Audit,
-		Expected: m.Expected, Checkpoint: m.Checkpoint,
-		QueueDir: func(slug string) string { return QueueDir(cfg, slug) }, Slugs: cfg.Slugs(), Progress: progress,
-	})
-}
-
-// VerifyProjections holds the read models against a fresh fold of the log, and the
-// directories of the configured deployments against them.
-func VerifyProjections(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger, progress func(done, total int64)) (projections.Audit, verify.Disk, error) {
-	p := projections.New(store.Pool, store.Log, log)
-	audit, err := p.Audit(ctx, progress)
-	if err != nil {
-		return audit, verify.Disk{}, err
-	}
-	var places []verify.Place
-	for _, slug := range cfg.Slugs() {
-		d := cfg.Deployments[slug]
-		places = append(places, verify.Place{Slug: slug, Path: d.Path, Tree: Repository(cfg, d)})
-	}
-	disk, err := verify.CheckDisk(ctx, cfg.Instance, p, places)
-	if err != nil {
-		return audit, disk, fmt.Errorf("hold the disk against the read models: %w", err)
-	}
-	return audit, disk, nil
 }

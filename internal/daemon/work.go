@@ -77,6 +77,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	projector.Go(func() { keep(projecting, o.Logger, "projections", p.Run) })
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run) })
 	parts.Go(func() { keep(ctx, o.Logger, "materializer", m.Run) })
+	parts.Go(func() { keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return sign(ctx, o, store) }) })
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
 			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {

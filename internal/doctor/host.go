@@ -189,7 +189,7 @@ func (d *doctor) lock(ctx context.Context) {
 	}
 	const advice = "start the lock server or mend [lock] url: until then deploys wait"
 	lock.ClientLog(d.Logger)
-	redis, err := lock.NewRedis(d.Config.Lock.URL.Reveal(), d.Config.Lock.TTL, d.Logger)
+	redis, err := lock.NewRedis(d.Config.Lock.URL.Reveal(), d.Config.Instance, d.Config.Lock.TTL, d.Logger)
 	if err != nil {
 		d.say(Fail, advice, "%v", err)
 		return

@@ -42,6 +42,28 @@ func (d *Dir) WriteFile(name string, data []byte, mode fs.FileMode) error {
 	return d.Sync()
 }
 
+// CreateFile makes a file that is not there yet, in one step; fs.ErrExist where
+// there is one. Mode is as in WriteFile. It is on disk when CreateFile returns nil.
+func CreateFile(path string, data []byte, mode fs.FileMode) error {
+	dir, err := Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // nothing was written through this descriptor
+	staged, err := dir.stage(mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer staged.Discard()
+	if err := staged.Publish(filepath.Base(path)); err != nil {
+		return err
+	}
+	return dir.Sync()
+}
+
 // staleAge is when an unfinished file is taken for abandoned on a file system
 // that has no locks to tell.
 const staleAge = time.Hour

@@ -118,7 +118,7 @@ func endOf(e eventlog.Event) (r run, attempt int, ends bool) {
 func known(t eventlog.Type) bool {
 	switch t {
 	case eventlog.TypeReceived, eventlog.TypeRedelivered, eventlog.TypeForwarded, eventlog.TypeVoided,
-		eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed:
+		eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed, eventlog.TypeRedacted:
 		return true
 	}
 	return false

@@ -135,12 +135,13 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules [
 	if state.Received != nil {
 		again := Redeliver(state, d, rules)
 		again.Entry = entry
-		differs, err := r.differs(ctx, *state.Received, d)
+		differs, err := r.differs(ctx, state, d)
 		if err != nil {
 			return eventlog.Group{}, err
 		}
 		if differs {
 			again.Detail += fmt.Sprintf(" (its body differs from the first one and is stored as payload %s)", payload.Digest)
+			again.PayloadDigest, again.PayloadSize, again.ContentType = payload.Digest, int64(len(d.Body)), d.ContentType
 		} else {
 			payload = nil
 		}
@@ -163,10 +164,15 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules [
 	return eventlog.Group{Transitions: transitions, Payload: payload}, nil
 }
 
-// differs says whether d's body is another than the one that came first. The
-// listener salts each digest anew, so the first one's salt has to be read. A
-// body that was redacted counts as the same: it must not come back this way.
-func (r *Router) differs(ctx context.Context, first eventlog.Received, d delivery.Delivery) (bool, error) {
+// differs says whether d's body is another than the one that came first, and so
+// is to be stored. The listener salts each digest anew, so the first one's salt
+// has to be read. No body of a delivery that was redacted counts: it must not
+// come back this way, be it in another encoding.
+func (r *Router) differs(ctx context.Context, known DeliveryState, d delivery.Delivery) (bool, error) {
+	if known.Redacted != nil {
+		return false, nil
+	}
+	first := *known.Received
 	if int64(len(d.Body)) != first.PayloadSize {
 		return true, nil
 	}

@@ -27,8 +27,9 @@ func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlo
 		case err == nil:
 			r.log(groups[i], w)
 			err = r.done(w.entry)
-		case errors.As(err, &conflict):
-			// Another router was faster. The next batch reads what it appended.
+		case errors.As(err, &conflict), errors.Is(err, eventlog.ErrRedacted):
+			// Another router was faster, or the redaction of this delivery. The next
+			// batch reads what was appended.
 			if r.conflicts[w.entry.ID]++; r.conflicts[w.entry.ID] < maxConflicts {
 				err = nil
 				break

@@ -42,6 +42,9 @@ type DeliveryState struct {
 	Void *eventlog.Voided
 	// Redelivered and Replayed are the highest attempts of those events.
 	Redelivered, Replayed int
+	// Redacted is set where the delivery's bodies were deleted: none is stored
+	// again.
+	Redacted *eventlog.Redacted
 	// Parts is keyed by deployment.
 	Parts map[string]Part
 	// Actor is that of the received event.
@@ -87,6 +90,8 @@ func Fold(events []eventlog.Event) (DeliveryState, error) {
 			s.entries[d.Entry] = true
 		case eventlog.Replayed:
 			s.Replayed = max(s.Replayed, e.Attempt)
+		case eventlog.Redacted:
+			s.Redacted = &d
 		case eventlog.Voided:
 			if slug == "" {
 				s.Void = &d

@@ -1,5 +1,6 @@
-// Package verify holds the log against its own rules and everything that is
-// derived from it against the log: order, accounting, read models, queues.
+// Package verify holds the log against its hashes and its own rules, and
+// everything that is derived from it against the log: order, accounting, read
+// models, queues.
 package verify
 
 import (
@@ -11,6 +12,9 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -23,6 +27,10 @@ const settle = 700 * time.Millisecond
 // Options are what is held against each other.
 type Options struct {
 	Instance string
+	// Tree recomputes the tree of the log: see eventlog.Log.Verify.
+	Tree func(ctx context.Context, o eventlog.VerifyOptions) (eventlog.Verified, error)
+	// Held are checkpoints that the log must contain.
+	Held []Held
 	// Audit folds the log: see projections.Projector.Audit.
 	Audit func(ctx context.Context, progress func(done, total int64)) (projections.Audit, error)
 	// Expected is what the log says each deployment's queue should hold.
@@ -32,7 +40,8 @@ type Options struct {
 	// QueueDir is the directory of a deployment's queue, Slugs the deployments.
 	QueueDir func(slug string) string
 	Slugs    []string
-	Progress func(done, total int64)
+	// Progress is of the fold, TreeProgress of what comes before it.
+	Progress, TreeProgress func(done, total int64)
 }
 
 // Result is what was found.
@@ -40,17 +49,33 @@ type Result struct {
 	// Events is the number of events that were folded.
 	Events     int64
 	Accounting projections.Accounting
+	// Tree is that of the events, as they are now.
+	Tree tlog.Tree
+	// Bodies were compared with their digests; Redacted ones are gone, as they should be.
+	Bodies, Redacted int64
+	// Contained are the names of the checkpoints that the log contains.
+	Contained []string
 	// Breaches are for people, one line each.
 	Breaches []string
 }
 
 // Run checks everything. The daemon may run meanwhile.
 func Run(ctx context.Context, o Options) (Result, error) {
-	audit, err := o.Audit(ctx, o.Progress)
+	r, err := o.tree(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	r := Result{Events: audit.Head, Accounting: audit.Accounting[o.Instance]}
+	audit, err := o.Audit(ctx, o.Progress)
+	if err != nil {
+		if len(r.Breaches) == 0 || ctx.Err() != nil {
+			return Result{}, err
+		}
+		// What is no log any more need not fold, and its breaches are what to tell.
+		r.Events = r.Tree.N
+		r.Breaches = append(r.Breaches, fmt.Sprintf("fold: nothing more can be checked: %v", err))
+		return r, nil
+	}
+	r.Events, r.Accounting = audit.Head, audit.Accounting[o.Instance]
 	for _, instance := range slices.Sorted(maps.Keys(audit.Accounting)) {
 		for _, b := range audit.Accounting[instance].Breaches {
 			r.Breaches = append(r.Breaches, "log: "+b)

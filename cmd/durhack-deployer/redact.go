@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+)
+
+func (c *cli) redactCommand() *cobra.Command {
+	var reason string
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "redact DELIVERY --reason TEXT [--yes]", Short: "Delete the body of a delivery for good",
+		Long: `Deletes what a delivery brought with it, byte for byte: its stored body, and that
+of each redelivery, with their salts. A "redacted" event with your name and the
+reason says so. The events stay, and so does every proof, because the log holds
+only a salted digest of a body. The delivery cannot be replayed afterwards, and
+no body of it is stored again.
+
+What the events say of it (repository, branch, commit, sender) stays, and so do
+copies elsewhere: GitHub's own, and your backups.`,
+		Example: `  durhack-deployer redact 72d3162e-cc78-11e3-81ab-4c9367dc0958 --reason "a token in the commit message"`,
+		Args:    takes("DELIVERY"), ValidArgsFunction: completeNothing,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason = strings.TrimSpace(reason); reason == "" {
+				return usagef("say why with --reason TEXT: it goes into the log with your name")
+			}
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				return c.redact(cmd.Context(), cfg, store, args[0], reason, yes)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the log: `TEXT` (required)")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// maxRedactions bounds how often a body may come in just before it is redacted.
+const maxRedactions = 10
+
+func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Store, id, reason string, yes bool) error {
+	for attempt := 0; ; attempt++ {
+		events, err := deliveryEvents(ctx, cfg, store, id)
+		if err != nil {
+			return err
+		}
+		digests, redacted, err := bodies(events)
+		if err != nil {
+			return err
+		}
+		if redacted != nil {
+			_, err := fmt.Fprintf(c.out, "%s was redacted already, at %s: %s\n", printable(id), clock(redacted.RecordedAt), printable(summary(*redacted)))
+			return err
+		}
+		if !yes {
+			if err := c.confirm(fmt.Sprintf("Delete the body of %s for good? It cannot be undone.", printable(id))); err != nil {
+				return err
+			}
+			yes = true
+		}
+		_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
+			Instance: cfg.Instance, DeliveryID: id, Attempt: 1, Actor: actor(),
+			// What the log's own text columns cannot hold has no place in a reason.
+			Data: eventlog.Redacted{Reason: strings.ReplaceAll(reason, "\x00", ""), PayloadDigests: digests},
+		}}})
+		var conflict *eventlog.ConflictError
+		if (errors.Is(err, eventlog.ErrOtherBodies) || errors.As(err, &conflict)) && attempt < maxRedactions {
+			continue // it was just redelivered, or somebody else was faster
+		}
+		if err != nil {
+			return fmt.Errorf("redact %s: %w", id, err)
+		}
+		_, err = fmt.Fprintf(c.out, "redacted: %s deleted of %s\n", counted(int64(len(digests)), "body was", "bodies were"), printable(id))
+		return err
+	}
+}
+
+// bodies lists the digests of what a delivery brought, and whether it is gone.
+func bodies(events []eventlog.Event) (digests []string, redacted *eventlog.Event, err error) {
+	for _, e := range events {
+		data, err := e.Decode()
+		if err != nil {
+			return nil, nil, err
+		}
+		switch d := data.(type) {
+		case eventlog.Received:
+			if d.PayloadDigest != "" {
+				digests = append(digests, d.PayloadDigest)
+			}
+		case eventlog.Redelivered:
+			if d.PayloadDigest != "" {
+				digests = append(digests, d.PayloadDigest)
+			}
+		case eventlog.Redacted:
+			redacted = &e
+		}
+	}
+	return digests, redacted, nil
+}
+
+// confirm asks on a terminal; elsewhere nobody could answer.
+func (c *cli) confirm(question string) error {
+	if f, ok := c.in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return usagef("nobody can be asked here: say --yes to do it all the same")
+	}
+	fmt.Fprintf(c.err, "%s Type yes to go on: ", question)
+	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	if strings.TrimSpace(answer) != "yes" {
+		if err != nil {
+			fmt.Fprintln(c.err)
+		}
+		return errors.New("nothing was done")
+	}
+	return nil
+}

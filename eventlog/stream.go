@@ -1,0 +1,133 @@
+package eventlog
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	sqlStreamEvents = `select ` + eventColumns + ` from public.events where position between $1 and $2 order by position`
+	sqlStreamHashes = `select position, hashes from public.event_hashes where position between $1 and $2 order by position`
+)
+
+// stream reads rows, whose first column is the position, in order.
+type stream struct {
+	rows pgx.Rows
+	// position is that of the row at hand, MaxInt64 after the last.
+	position int64
+	values   [][]byte
+	columns  int
+	what     string
+}
+
+func openStream(ctx context.Context, q querier, what, sql string, columns int, from, to int64) (*stream, error) {
+	rows, err := q.Query(ctx, sql, pgx.QueryExecModeDescribeExec, pgx.QueryResultFormats{pgx.BinaryFormatCode}, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	s := &stream{rows: rows, columns: columns, what: what}
+	if err := s.next(); err != nil {
+		rows.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *stream) next() error {
+	if !s.rows.Next() {
+		s.position = math.MaxInt64
+		if err := s.rows.Err(); err != nil {
+			return fmt.Errorf("read %s: %w", s.what, err)
+		}
+		return nil
+	}
+	s.values = s.rows.RawValues()
+	if len(s.values) != s.columns || len(s.values[0]) != 8 {
+		return fmt.Errorf("read %s: rows have another shape than they should", s.what)
+	}
+	s.position = int64(binary.BigEndian.Uint64(s.values[0]))
+	return nil
+}
+
+// maxGap is how many positions in a row may be missing before the rest is not
+// looked at: what stands behind such a gap is no part of this log.
+const maxGap = 1 << 16
+
+// walk gives the positions from lower to upper to w, one by one, from the two
+// tables, which it reads side by side: a join would sort or hash what is in
+// order already. each, if not nil, is called with every event.
+func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, each func(*Event) error) error {
+	ctx, cancel := context.WithCancel(ctx) // leaves the rest on the server
+	defer cancel()
+	rows, err := openStream(ctx, events, "the event log", sqlStreamEvents, 10, lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() { cancel(); rows.rows.Close() }()
+	stored, err := openStream(ctx, hashes, "the stored hashes", sqlStreamHashes, 2, lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() { cancel(); stored.rows.Close() }()
+	var d rowDecoder
+	for rows.position != math.MaxInt64 || stored.position != math.MaxInt64 {
+		position := w.size + 1
+		next := min(rows.position, stored.position)
+		if next < position {
+			if rows.position == next {
+				w.report(next, textInserted)
+				err = rows.next()
+			} else {
+				w.report(next, textHashesExtra)
+				err = stored.next()
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if next-position > maxGap {
+			w.fault(Fault{Position: position, Last: next - 1, Text: textNeither})
+			w.report(next, "it stands so far behind the rest that nothing from here on was looked at")
+			return nil
+		}
+		var e *Event
+		var hashes []byte
+		if rows.position == position {
+			if err := d.decode(rows.values); err != nil {
+				return fmt.Errorf("read the event log at position %d: %w", position, err)
+			}
+			e = &d.event
+		}
+		if stored.position == position {
+			hashes = stored.values[1]
+		}
+		switch {
+		case e == nil && hashes == nil:
+			w.report(position, textNeither)
+		case e == nil:
+			w.report(position, textNoRow)
+		}
+		w.add(e, hashes)
+		if e != nil && each != nil {
+			if err := each(e); err != nil {
+				return err
+			}
+		}
+		if e != nil {
+			if err := rows.next(); err != nil {
+				return err
+			}
+		}
+		if hashes != nil {
+			if err := stored.next(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
+)
+
+// VerifyOptions say how to verify.
+type VerifyOptions struct {
+	// Sizes are those of older trees whose roots the caller has.
+	Sizes []int64
+	// Progress, if not nil, is called now and then with the number of events done.
+	Progress func(done, total int64)
+	// TreeOnly leaves the bodies alone.
+	TreeOnly bool
+}
+
+// Verified is what Verify found.
+type Verified struct {
+	// Tree is what the events give, whatever hashes are stored.
+	Tree tlog.Tree
+	// Roots are those of the older trees that were asked for, as far as the log
+	// goes, as the events give them.
+	Roots map[int64]tlog.Hash
+	// Bodies were read and compared, Redacted ones were not there, as they should be.
+	Bodies, Redacted int64
+	// Faults are in the order of positions, at most 1000 of them, and More is
+	// how many there are beyond these. There is none in a log that only this
+	// package wrote.
+	Faults []Fault
+	More   int64
+}
+
+// verifyConnections is how many Verify holds at once.
+const verifyConnections = 3
+
+// Verify reads the whole log, as it stands at one moment, and recomputes all
+// that can be: the tree from the events against every stored hash, the order,
+// the head, and each body against the digest in its event. It holds three
+// connections of the pool, and memory for a few events and one body.
+//
+// It finds what does not fit together. A log whose events, hashes and bodies
+// were all made anew does fit: only the root of an older tree, kept elsewhere,
+// tells that (Sizes, Roots).
+func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err error) {
+	if n := l.pool.Config().MaxConns; n < verifyConnections {
+		return v, fmt.Errorf("verify needs %d connections, but the pool may have only %d: raise pool_max_conns", verifyConnections, n)
+	}
+	var txs [verifyConnections]pgx.Tx
+	defer func() {
+		for _, tx := range txs {
+			if tx != nil {
+				_ = tx.Rollback(context.WithoutCancel(ctx)) // it has written nothing
+			}
+		}
+	}()
+	snapshot := ""
+	for i := range txs {
+		if txs[i], err = l.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+			return v, fmt.Errorf("verify the log: %w", err)
+		}
+		if i == 0 {
+			err = txs[i].QueryRow(ctx, "select pg_export_snapshot()").Scan(&snapshot)
+		} else {
+			_, err = txs[i].Exec(ctx, "set transaction snapshot '"+snapshot+"'")
+		}
+		if err != nil {
+			return v, fmt.Errorf("verify the log at one moment: %w", err)
+		}
+	}
+	var found faults
+	head, lastID, counted, err := headOf(ctx, txs[0], &found)
+	if err != nil {
+		return v, err
+	}
+	w := newTreeWalk(edge{}, found.add)
+	w.sizes = slices.Compact(slices.Sorted(slices.Values(o.Sizes)))
+	for len(w.sizes) > 0 && w.sizes[0] <= 0 {
+		w.roots[w.sizes[0]], w.sizes = rootOf(nil), w.sizes[1:]
+	}
+	each := func(*Event) error { return nil }
+	g, gctx := errgroup.WithContext(ctx)
+	var b *bodyCheck
+	if !o.TreeOnly {
+		b = newBodyCheck(txs[2], &found)
+		each = func(e *Event) error { return b.see(gctx, e) }
+		g.Go(func() error { return b.run(gctx) })
+	}
+	g.Go(func() error {
+		err := walkRows(gctx, txs[0], txs[1], w, math.MinInt64, math.MaxInt64, func(e *Event) error {
+			if o.Progress != nil && w.size%4096 == 0 {
+				o.Progress(w.size, head)
+			}
+			return each(e)
+		})
+		if b != nil {
+			err = errors.Join(err, b.close(gctx))
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return v, fmt.Errorf("verify the log: %w", err)
+	}
+	w.finish()
+	if o.Progress != nil {
+		o.Progress(w.size, max(head, w.size))
+	}
+	switch {
+	case !counted: // reported
+	case head > w.size:
+		found.add(Fault{Position: w.size + 1, Last: head, Text: "missing, because rows at the end were removed, or the head of the log, which goes so far, was changed"})
+	case head < w.size:
+		found.add(Fault{Position: max(head, 0) + 1, Last: w.size, Text: fmt.Sprintf("past the head of the log, which is at %d: rows were inserted at the end, or the head was changed", head)})
+	case head > 0 && lastID != w.lastID:
+		found.addf(head, "the head of the log names another last ID than the row has")
+	}
+	v.Tree, v.Roots = tlog.Tree{N: w.size, Hash: w.root()}, w.roots
+	if b != nil {
+		v.Bodies, v.Redacted = b.compared, b.gone
+	}
+	v.Faults, v.More = found.sorted()
+	return v, nil
+}
+
+// headOf reads where the log says that it ends; counted is false where that
+// cannot be said.
+func headOf(ctx context.Context, q querier, found *faults) (head int64, lastID string, counted bool, err error) {
+	rows, err := q.Query(ctx, `select position, last_id from public.log_head`)
+	if err != nil {
+		return 0, "", false, fmt.Errorf("read the head of the log: %w", err)
+	}
+	n := 0
+	if _, err := pgx.ForEachRow(rows, []any{&head, &lastID}, func() error { n++; return nil }); err != nil {
+		return 0, "", false, fmt.Errorf("read the head of the log: %w", err)
+	}
+	if n != 1 {
+		found.addf(0, "the head of the log has %d rows, where it should be 1", n)
+	}
+	return head, lastID, n == 1, nil
+}

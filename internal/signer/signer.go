@@ -1,0 +1,191 @@
+// Package signer vouches for the log: it signs checkpoints of its tree, keeps
+// the latest in a file outside of the database, and never signs one that does
+// not contain the one it signed before.
+package signer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/lock"
+)
+
+// DefaultInterval is how often a log that has grown is signed, at the least.
+const DefaultInterval = time.Minute
+
+// fileName is the kept checkpoint's, and its lock's, in the state directory.
+const fileName = "checkpoint"
+
+// Path is the file of the kept checkpoint.
+func Path(dir string) string { return filepath.Join(dir, fileName) }
+
+// Log is what the signer asks of the event log.
+type Log interface {
+	Head(ctx context.Context) (int64, error)
+	Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error)
+	Follow(ctx context.Context, after int64, apply func(ctx context.Context, events []eventlog.Event) error) error
+}
+
+// Options are what a Signer works on.
+type Options struct {
+	Key *checkpoint.Key
+	Log Log
+	// Dir is the state directory, where the latest checkpoint is kept.
+	Dir string
+	// Interval is DefaultInterval where it is 0.
+	Interval time.Duration
+	Logger   *slog.Logger
+}
+
+// Signer signs. Several, in several processes, may share a Dir.
+type Signer struct{ o Options }
+
+// New returns a Signer. It starts nothing.
+func New(o Options) *Signer {
+	if o.Interval == 0 {
+		o.Interval = DefaultInterval
+	}
+	return &Signer{o}
+}
+
+// RefusedError says that the log is not one that the kept checkpoint has grown
+// into, so that nothing may be signed.
+type RefusedError struct {
+	// Kept is the checkpoint that was signed last.
+	Kept checkpoint.Checkpoint
+	Err  error
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("refused to sign: the log is not consistent with the checkpoint of %d events that was signed last: %v", e.Kept.N, e.Err)
+}
+
+// Unwrap returns how that shows.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Kept returns the checkpoint that was signed last, as it is in the file;
+// fs.ErrNotExist where nothing was signed yet. Nothing about it was checked.
+func Kept(dir string) ([]byte, error) {
+	return os.ReadFile(Path(dir))
+}
+
+// Sign returns a signed checkpoint of the log as it is now. It is kept before it
+// is returned; where the log has not grown it is the kept one. A *RefusedError
+// says that the log was tampered with.
+func (s *Signer) Sign(ctx context.Context) ([]byte, checkpoint.Checkpoint, error) {
+	fail := func(err error) ([]byte, checkpoint.Checkpoint, error) { return nil, checkpoint.Checkpoint{}, err }
+	ctx, release, err := lock.NewFlock(s.o.Dir).Acquire(ctx, fileName)
+	if err != nil {
+		return fail(fmt.Errorf("sign a checkpoint: %w", err))
+	}
+	defer func() { _ = release() }()
+	signed, last, err := s.kept()
+	if err != nil {
+		return fail(err)
+	}
+	tree, err := s.o.Log.Grow(ctx, last.Tree)
+	var broken *eventlog.TreeError
+	switch {
+	case errors.As(err, &broken):
+		return fail(&RefusedError{last, broken})
+	case err != nil:
+		return fail(fmt.Errorf("sign a checkpoint: %w", err))
+	case tree.N == last.N && signed != nil:
+		return signed, last, nil
+	}
+	now := checkpoint.Checkpoint{Origin: s.o.Key.Name(), Tree: tree}
+	if signed, err = now.Sign(s.o.Key); err != nil {
+		return fail(err)
+	}
+	if err := durable.WriteFile(Path(s.o.Dir), signed, 0o644); err != nil {
+		return fail(fmt.Errorf("keep the signed checkpoint: %w", err))
+	}
+	return signed, now, nil
+}
+
+// kept reads the last checkpoint; nil and the empty tree where there is none.
+func (s *Signer) kept() ([]byte, checkpoint.Checkpoint, error) {
+	signed, err := Kept(s.o.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, checkpoint.Checkpoint{}, nil
+	}
+	if err != nil {
+		return nil, checkpoint.Checkpoint{}, fmt.Errorf("read the checkpoint that was signed last: %w", err)
+	}
+	last, err := checkpoint.Open(signed, s.o.Key.Verifier())
+	if err != nil {
+		return nil, checkpoint.Checkpoint{}, fmt.Errorf("%s, which should be what was signed last, cannot be built upon (if the key was changed on purpose, move the file away): %w", Path(s.o.Dir), err)
+	}
+	return signed, last, nil
+}
+
+// Run signs now, after each finished deploy, and at each interval in which the
+// log has grown, until ctx ends (nil). Whatever keeps it from signing is logged,
+// and tried again at the next occasion.
+func (s *Signer) Run(ctx context.Context) error {
+	head, err := s.o.Log.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("start to sign checkpoints: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	finished := make(chan struct{}, 1)
+	var following sync.WaitGroup
+	var followErr error
+	following.Go(func() {
+		defer cancel()
+		followErr = s.o.Log.Follow(ctx, head, func(_ context.Context, events []eventlog.Event) error {
+			for _, e := range events {
+				if e.Type == eventlog.TypeDeployed || e.Type == eventlog.TypeFailed {
+					select {
+					case finished <- struct{}{}:
+					default:
+					}
+				}
+			}
+			return nil
+		})
+	})
+	interval := time.NewTicker(s.o.Interval)
+	defer interval.Stop()
+	for ctx.Err() == nil {
+		s.try(ctx)
+		select {
+		case <-ctx.Done():
+		case <-finished:
+		case <-interval.C:
+		}
+	}
+	cancel()
+	following.Wait()
+	if errors.Is(followErr, context.Canceled) {
+		return nil
+	}
+	return followErr
+}
+
+func (s *Signer) try(ctx context.Context) {
+	_, c, err := s.Sign(ctx)
+	var refused *RefusedError
+	switch {
+	case ctx.Err() != nil:
+	case errors.As(err, &refused):
+		s.o.Logger.Error("the log was tampered with; no checkpoint is signed until it is as it was: run durhack-deployer verify", "error", err)
+	case err != nil:
+		s.o.Logger.Warn("no checkpoint was signed; it is tried again", "error", err)
+	default:
+		s.o.Logger.Debug("the log is signed", "size", c.N, "root", c.Hash.String())
+	}
+}
