@@ -49,6 +49,7 @@ func TestCommands(t *testing.T) {
 			"oneline":  cmdOneline,
 			"leftover": cmdLeftover,
 			"wrong":    cmdWrong,
+			"code":     cmdCode,
 			"waitfor":  cmdWaitFor,
 		},
 	})
@@ -170,6 +171,20 @@ func cmdWrong(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if !strings.Contains(text, "\nhint: ") {
 		ts.Fatalf("no hint:\n%s", text)
+	}
+}
+
+// code N [ARG...] runs durhack-deployer with the arguments and wants that exit
+// code, with nothing on standard error.
+func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 0, "code N [ARG...]")
+	err := ts.Exec("durhack-deployer", args[1:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v, not exit status %s", err, args[0])
+	}
+	if text := ts.ReadFile("stderr"); text != "" {
+		ts.Fatalf("standard error:\n%s", text)
 	}
 }
 

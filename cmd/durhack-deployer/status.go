@@ -151,10 +151,11 @@ func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, a
 		}
 		list, err = p.Deployments(ctx, cfg.Instance)
 	} else {
-		var state *projections.State
-		if state, err = at.fold(ctx, store, cfg.Instance); err == nil {
-			list = state.Deployments(cfg.Instance)
+		state, err := at.fold(ctx, store, cfg.Instance)
+		if err != nil {
+			return nil, err
 		}
+		list = state.Deployments(cfg.Instance)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of the deployments: %w", err)
