@@ -75,7 +75,13 @@ func (c *cli) progress(what string) (show func(done, total int64), finish func()
 	if !isTerminal(c.err) {
 		return func(int64, int64) {}, func() {}
 	}
-	return func(done, total int64) { fmt.Fprintf(c.err, "\r%d of %d %s", done, total, what) },
+	return func(done, total int64) {
+			if total == 0 { // not known
+				fmt.Fprintf(c.err, "\r%d %s", done, what)
+				return
+			}
+			fmt.Fprintf(c.err, "\r%d of %d %s", done, total, what)
+		},
 		func() { fmt.Fprint(c.err, "\r\x1b[K") }
 }
 
