@@ -187,6 +187,10 @@ func (r *reader) finish() (Summary, error) {
 	if err := unmarshal(line, &t); err != nil {
 		return Summary{}, r.damaged(err)
 	}
+	// No hash covers this line itself: it must be spelt as it was written.
+	if written, err := marshal(t); err != nil || !bytes.Equal(written, line) {
+		return Summary{}, r.damaged(errors.New("the last line is not as it was written"))
+	}
 	root, sum := r.tree.root(), hex.EncodeToString(r.sum.Sum(nil))
 	slices.Sort(r.seen)
 	switch {
