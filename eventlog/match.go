@@ -1,6 +1,10 @@
 package eventlog
 
-import "slices"
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+)
 
 // Types lists the types of events that this binary knows, in the order of a
 // delivery's life.
@@ -22,7 +26,19 @@ func (f Filter) Match(e Event) bool {
 		(f.DeliveryID == "" || f.DeliveryID == e.DeliveryID) &&
 		(f.DeliveryIDs == nil || slices.Contains(f.DeliveryIDs, e.DeliveryID)) &&
 		(f.Deployment == "" || f.Deployment == e.DeploymentSlug()) &&
+		(f.Commit == "" || strings.HasPrefix(commitOf(e), f.Commit)) &&
 		(len(f.Types) == 0 || slices.Contains(f.Types, e.Type)) &&
 		(f.Since.IsZero() || !e.RecordedAt.Before(f.Since)) &&
 		(f.Until.IsZero() || e.RecordedAt.Before(f.Until))
+}
+
+// commitOf is the commit that the event's data names, or "".
+func commitOf(e Event) string {
+	var data struct {
+		Commit string `json:"commit"`
+	}
+	if json.Unmarshal(e.Data, &data) != nil {
+		return ""
+	}
+	return data.Commit
 }

@@ -93,6 +93,9 @@ type Filter struct {
 	Newest bool
 	// DeliveryIDs, where not nil, are the deliveries to return; an empty list is none.
 	DeliveryIDs []string
+	// Commit is the beginning of a hash, in lower case: only events whose data
+	// has such a commit.
+	Commit string
 }
 
 func (f Filter) query() (string, []any) {
@@ -118,6 +121,9 @@ func (f Filter) query() (string, []any) {
 	}
 	if f.Deployment != "" {
 		add("deployment = $%d", clean(f.Deployment))
+	}
+	if f.Commit != "" {
+		add("starts_with(data->>'commit', $%d)", clean(f.Commit))
 	}
 	if len(f.Types) > 0 {
 		types := make([]string, len(f.Types))

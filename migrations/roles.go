@@ -44,6 +44,20 @@ func SetRole(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// SetOwner makes the connection work as OwnerRole, who may write what AppRole may
+// not: for an import. It does nothing where the database does not use roles; the
+// connecting role is the owner then.
+func SetOwner(ctx context.Context, conn *pgx.Conn) error {
+	roles, err := Roles(ctx, conn)
+	if err != nil || !roles {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "set role "+OwnerRole); err != nil {
+		return fmt.Errorf("work as role %s, which owns the log (is %s a member of it?): %w", OwnerRole, conn.Config().User, err)
+	}
+	return nil
+}
+
 // enter makes the session work as OwnerRole where roles are used, creating
 // them for a database that is migrated for the first time.
 func enter(ctx context.Context, conn *pgx.Conn) (roles bool, err error) {

@@ -43,6 +43,8 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 	switch {
 	case err == nil, errors.Is(err, errReaderLeft):
 		return exitDone
+	case errors.Is(err, errDecisionsChange): // the output says which
+		return exitChange
 	case errors.As(err, &many):
 		for _, line := range strings.Split(strings.TrimSpace(many.Error()), "\n") {
 			fmt.Fprintln(w, printable(line))

@@ -28,7 +28,8 @@ func (c *cli) logCommand() *cobra.Command {
 deployment, what happened, and the delivery with its attempt if it is not the
 first. Filters combine. TIME is 2026-01-31, "2026-01-31 15:04", an RFC 3339 time,
 or how long ago: 90m, 30d. --limit prints the newest N, or the first N after
---after or --since where one is given.`,
+--after or --since where one is given. "log export" and "log import" carry a log
+from one database to another.`,
 		Example: `  durhack-deployer log --limit 20
   durhack-deployer log --type failed,interrupted --since 7d
   durhack-deployer log --deployment web --follow
@@ -82,6 +83,7 @@ or how long ago: 90m, 30d. --limit prints the newest N, or the first N after
 	f.IntVar(&filter.Limit, "limit", 0, "at most `N` events")
 	f.BoolVarP(&follow, "follow", "f", false, "go on printing events as they are appended, until interrupted")
 	jsonFlag(cmd, &asJSON)
+	cmd.AddCommand(c.logExportCommand(), c.logImportCommand())
 	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(strings.Split(typeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -50,7 +50,10 @@ func TestCommands(t *testing.T) {
 			"oneline":  cmdOneline,
 			"leftover": cmdLeftover,
 			"wrong":    cmdWrong,
-			"waitfor":  cmdWaitFor,
+			"code":     cmdCode,
+
+			"newdatabase": cmdNewDatabase,
+			"waitfor":     cmdWaitFor,
 		},
 	})
 }
@@ -59,7 +62,8 @@ func setup(env *testscript.Env) error {
 	w := &world{daemons: map[string]*process{}}
 	env.Values[worldKey{}] = w
 	env.Defer(w.end)
-	w.dsn = pgtest.DSN(env.T().(testing.TB)) // Run's T is a testing.TB, by its documentation
+	w.newDatabase = func() string { return pgtest.DSN(env.T().(testing.TB)) } // Run's T is a testing.TB, by its documentation
+	w.dsn = w.newDatabase()
 	// A socket of Postgres must be in a short path, which the script's own is not.
 	tmp, err := os.MkdirTemp("", "dd-")
 	if err != nil {
@@ -171,6 +175,28 @@ func cmdWrong(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if !strings.Contains(text, "\nhint: ") {
 		ts.Fatalf("no hint:\n%s", text)
+	}
+}
+
+// newdatabase gives the script another database, an empty one.
+func cmdNewDatabase(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "newdatabase")
+	w := worldOf(ts)
+	w.dsn = w.newDatabase()
+	ts.Setenv("DATABASE_URL", w.dsn)
+}
+
+// code N [ARG...] runs durhack-deployer with the arguments and wants that exit
+// code, with nothing on standard error.
+func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 0, "code N [ARG...]")
+	err := ts.Exec("durhack-deployer", args[1:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v, not exit status %s", err, args[0])
+	}
+	if text := ts.ReadFile("stderr"); text != "" {
+		ts.Fatalf("standard error:\n%s", text)
 	}
 }
 

@@ -31,8 +31,9 @@ func (c *cli) progress(what string) (show func(done, total int64), finish func()
 // progressLine is "250000 of 1000000 events folded (25%), 83000/s, 9s left". did
 // is how many of the done were done in the time that was taken.
 func progressLine(what string, done, total, did int64, took time.Duration) string {
-	line := fmt.Sprintf("%d of %d %s", done, total, what)
+	line := fmt.Sprintf("%d %s", done, what)
 	if total > 0 {
+		line = fmt.Sprintf("%d of %d %s", done, total, what)
 		line += fmt.Sprintf(" (%d%%)", 100*done/total)
 	}
 	rate := float64(did) / took.Seconds()

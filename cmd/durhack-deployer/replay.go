@@ -23,28 +23,50 @@ type replayOptions struct {
 	since, until string
 	deployment   string
 	reason       string
+	dryRun, yes  bool
+	simulate     bool
+	withConfig   []string
 	json         bool
 }
+
+// maxUnasked is how many deliveries are replayed without a question.
+const maxUnasked = 10
 
 func (c *cli) replayCommand() *cobra.Command {
 	var o replayOptions
 	cmd := &cobra.Command{
-		Use:   "replay (DELIVERY... | --failed | --since TIME) --reason TEXT [--json]",
-		Short: "Run past deliveries again, as new attempts",
+		Use:   "replay (DELIVERY... | --failed | --since TIME) (--reason TEXT | --dry-run | --simulate --with-config FILE) [--json]",
+		Short: "Run past deliveries again, as new attempts, or try another configuration on them",
 		Long: `Decides each delivery anew by today's configuration, appends a "replayed" event
 with your name and reason, and so orders new attempts, which the daemon runs.
 Nothing of the past is overwritten. A commit that is behind what is live is
 voided as stale all the same: to go back, use "deploy --ref".
 
 --failed takes the deliveries whose newest attempt failed; with --since or
---until those received in the window. --deployment replays only that part.`,
+--until those received in the window. --deployment replays only that part. They
+are replayed in the order in which they came.
+
+--dry-run only lists what would run, or why it would not. More than ten
+deliveries are replayed after a question on a terminal, and elsewhere only
+with --yes.
+
+--simulate has no effect whatever: it decides the deliveries that are named, or
+that came between --since and --until, or all, by the configuration of
+--with-config, and prints those decisions that would have been different from
+what the log says was decided, with both reasons. Exit code 3 if there is any,
+0 if there is none. Deliveries whose body is gone are listed as "cannot say".`,
 		Example: `  durhack-deployer replay 72d3162e-cc78-11e3-81ab-4c9367dc0958 --reason "the disk was full"
-  durhack-deployer replay --failed --since 2h --reason "the registry was down"`,
+  durhack-deployer replay --failed --since 2h --dry-run
+  durhack-deployer replay --failed --since 2h --reason "the registry was down"
+  durhack-deployer replay --simulate --with-config new.toml --since 30d`,
 		ValidArgsFunction: completeNothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := o.check(args, time.Now())
 			if err != nil {
 				return err
+			}
+			if o.simulate {
+				return c.simulate(cmd.Context(), unique(args), o, filter)
 			}
 			cfg, err := c.config()
 			if err != nil {
@@ -62,15 +84,13 @@ voided as stale all the same: to go back, use "deploy --ref".
 						return err
 					}
 					if len(ids) == 0 {
-						fmt.Fprintln(c.out, "nothing to replay")
+						if !o.json {
+							fmt.Fprintln(c.out, "nothing to replay")
+						}
 						return nil
 					}
 				}
-				var errs []error
-				for _, id := range ids {
-					errs = append(errs, c.replay(cmd.Context(), cfg, store, id, o))
-				}
-				return errors.Join(errs...)
+				return c.replayAll(cmd.Context(), cfg, store, ids, o)
 			})
 		},
 	}
@@ -80,6 +100,10 @@ voided as stale all the same: to go back, use "deploy --ref".
 	f.StringVar(&o.until, "until", "", "the deliveries received before this "+timeUsage)
 	f.StringVar(&o.deployment, "deployment", "", "replay only for this deployment `SLUG`")
 	f.StringVar(&o.reason, "reason", "", "why, for the log: `TEXT` (required)")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only list what would run")
+	f.BoolVar(&o.yes, "yes", false, "do not ask, however many there are")
+	f.BoolVar(&o.simulate, "simulate", false, "only say what the configuration of --with-config would decide differently")
+	f.StringArrayVar(&o.withConfig, "with-config", nil, "the configuration `FILE` or directory to simulate; repeat to merge several")
 	jsonFlag(cmd, &o.json)
 	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
 	return cmd
@@ -89,11 +113,20 @@ voided as stale all the same: to go back, use "deploy --ref".
 func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filter, err error) {
 	window := o.failed || o.since != "" || o.until != ""
 	switch {
+	case o.simulate && len(o.withConfig) == 0:
+		return filter, usagef("--simulate needs the configuration to try: --with-config FILE")
+	case !o.simulate && len(o.withConfig) > 0:
+		return filter, usagef("--with-config is for --simulate; what is replayed for real is decided by the configuration in use")
+	case o.simulate && (o.failed || o.deployment != "" || o.reason != "" || o.dryRun || o.yes):
+		return filter, usagef("--simulate takes deliveries, --since and --until, and has no effect: leave out --failed, --deployment, --reason, --dry-run and --yes")
+	case o.simulate && len(args) > 0 && window:
+		return filter, usagef("name deliveries or choose them with --since or --until, not both")
+	case o.simulate:
 	case len(args) == 0 && !window:
 		return filter, usagef("name deliveries, or choose them with --failed, --since or --until")
 	case len(args) > 0 && window:
 		return filter, usagef("name deliveries or choose them with --failed, --since or --until, not both")
-	case strings.TrimSpace(o.reason) == "":
+	case strings.TrimSpace(o.reason) == "" && !o.dryRun:
 		return filter, usagef("say why with --reason TEXT: it goes into the log with your name")
 	}
 	filter.Types = []eventlog.Type{eventlog.TypeReceived}
@@ -149,56 +182,6 @@ func (o replayOptions) only(ctx context.Context, cfg *config.Config, store *daem
 	return kept, nil
 }
 
-// replayRow is a line of `replay --json`.
-type replayRow struct {
-	DeliveryID  string   `json:"delivery_id"`
-	Attempt     int      `json:"attempt,omitempty"`
-	Deployments []string `json:"deployments"`
-	Reason      string   `json:"not_replayed,omitempty"`
-}
-
-func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) error {
-	events, err := deliveryEvents(ctx, cfg, store, id)
-	if err != nil {
-		return err
-	}
-	body, err := storedDelivery(ctx, store, events)
-	if err != nil {
-		return err
-	}
-	only, err := o.parts(events)
-	if err != nil {
-		return err
-	}
-	assignments, void, err := router.PlanReplay(events, body, router.Rules(cfg), only)
-	if err != nil {
-		return fmt.Errorf("replay %s: %w", id, err)
-	}
-	if void != nil {
-		return c.notReplayed(id, fmt.Sprintf("%s: %s", void.Reason, void.Detail), o.json)
-	}
-	attempt := 0
-	for _, a := range assignments {
-		attempt = max(attempt, a.Attempt)
-	}
-	_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
-		Instance: cfg.Instance, DeliveryID: id, Attempt: attempt, Actor: actor(),
-		Data: eventlog.Replayed{V: eventlog.CurrentVersion(eventlog.TypeReplayed), Reason: strings.TrimSpace(o.reason), Deployments: assignments},
-	}}})
-	if err != nil {
-		return fmt.Errorf("append the replay of %s: %w", id, err)
-	}
-	if o.json {
-		var names []string
-		for _, a := range assignments {
-			names = append(names, a.Deployment)
-		}
-		return writeJSON(c.out, replayRow{DeliveryID: id, Attempt: attempt, Deployments: names})
-	}
-	_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), attempt, slugs(assignments))
-	return err
-}
-
 // parts are the deployments to replay for; nil means all that match today.
 func (o replayOptions) parts(events []eventlog.Event) ([]string, error) {
 	if o.deployment != "" {
@@ -220,14 +203,10 @@ func (o replayOptions) parts(events []eventlog.Event) ([]string, error) {
 	return failed, nil
 }
 
-func (c *cli) notReplayed(id, why string, asJSON bool) error {
-	if asJSON {
-		if err := writeJSON(c.out, replayRow{DeliveryID: id, Deployments: []string{}, Reason: why}); err != nil {
-			return err
-		}
-	}
-	return &hintedError{fmt.Errorf("%s is not replayed, because it would be voided again: %s", id, why), "mend the configuration first; `" + c.command("why", id) + "` tells its past"}
-}
+// missingBodyError concerns one delivery: others can be replayed.
+type missingBodyError struct{ error }
+
+func (e *missingBodyError) Unwrap() error { return e.error }
 
 // missingBody says why a delivery cannot be decided anew, and what to do instead.
 func missingBody(received eventlog.Event, events []eventlog.Event) error {
@@ -261,7 +240,7 @@ func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.
 		}
 		payload, err := store.Log.Payload(ctx, r.PayloadDigest)
 		if errors.Is(err, eventlog.ErrNoPayload) {
-			return delivery.Delivery{}, missingBody(e, events)
+			return delivery.Delivery{}, &missingBodyError{missingBody(e, events)}
 		}
 		if err != nil {
 			return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)

@@ -44,7 +44,8 @@ func newRoot(c *cli, args []string) *cobra.Command {
 what is live, who put it there, when, and why a push did or did not deploy.
 
 Without --config, the *.toml files of /etc/durhack-deployer/ are read, or else
-those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong.`,
+those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong,
+3 "replay --simulate" found decisions that would change.`,
 		Example: `  durhack-deployer demo                 see it work; needs nothing but git
   durhack-deployer serve                run it
   durhack-deployer status               what is live?
@@ -83,7 +84,7 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong.`,
 		cmds []*cobra.Command
 	}{
 		{groupRun, []*cobra.Command{c.demoCommand(), c.serveCommand(), c.listenCommand(), c.workCommand()}},
-		{groupAsk, []*cobra.Command{c.statusCommand(), c.whyCommand(), c.logCommand(), c.planCommand(), c.proveCommand()}},
+		{groupAsk, []*cobra.Command{c.statusCommand(), c.whyCommand(), c.logCommand(), c.historyCommand(), c.reportCommand(), c.planCommand(), c.proveCommand()}},
 		{groupAct, []*cobra.Command{c.deployCommand(), c.replayCommand(), c.redactCommand()}},
 		{groupKeep, []*cobra.Command{c.doctorCommand(), c.configCommand(), c.migrateCommand(), c.verifyCommand(), c.keygenCommand(), c.checkpointCommand(), c.queueCommand(), c.projectionsCommand()}},
 		{"", []*cobra.Command{c.versionCommand()}},

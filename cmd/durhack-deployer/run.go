@@ -18,6 +18,8 @@ const (
 	exitDone  = 0
 	exitError = 1
 	exitUsage = 2
+	// exitChange is that of a simulation in which decisions change.
+	exitChange = 3
 )
 
 // sameSignal is how soon a second signal is still the first one.

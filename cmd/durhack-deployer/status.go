@@ -17,7 +17,7 @@ import (
 
 type statusOptions struct {
 	json bool
-	at   time.Time // zero: now
+	at   moment
 }
 
 // statusRow is a line of `status --json`. Commit, delivery, attempt and since
@@ -59,17 +59,20 @@ func (c *cli) statusCommand() *cobra.Command {
 	var o statusOptions
 	var at string
 	cmd := &cobra.Command{
-		Use: "status [--at TIME] [--json]", Short: "Print what is live at each deployment",
+		Use: "status [--at TIME|POSITION] [--json]", Short: "Print what is live at each deployment",
 		Long: `Prints a line for each configured deployment: its status (never, pending,
 running, live, failed, disabled), the commit that is live, since when, by whom
 and by which delivery, how many deliveries wait, and what needs attention.
---at folds the log up to that moment instead.`,
+--at folds the log up to that moment instead: a time, or a position of the log
+(digits only), whose event is the last one that counts.`,
 		Example: `  durhack-deployer status
   durhack-deployer status --at "2026-01-31 15:04"
+  durhack-deployer status --at 1200
   durhack-deployer status --json | jq -r 'select(.status == "failed").slug'`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := parseTimes(time.Now(), timeFlag{"at", at, &o.at}); err != nil {
+			var err error
+			if o.at, err = parseMoment(at, time.Now()); err != nil {
 				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
@@ -77,7 +80,7 @@ and by which delivery, how many deliveries wait, and what needs attention.
 			})
 		},
 	}
-	cmd.Flags().StringVar(&at, "at", "", "the state as it was at this "+timeUsage)
+	cmd.Flags().StringVar(&at, "at", "", "the state as it was at this position of the log, or "+timeUsage)
 	jsonFlag(cmd, &o.json)
 	return cmd
 }
@@ -93,7 +96,7 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 				return err
 			}
 		}
-		if !o.at.IsZero() {
+		if o.at.set {
 			return nil
 		}
 		return c.statusNotes(ctx, cfg, store, c.err)
@@ -102,8 +105,8 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		fmt.Fprintln(c.out, "no deployments are configured")
 		return nil
 	}
-	if !o.at.IsZero() {
-		fmt.Fprintf(c.out, "as of %s%s:\n", clock(o.at), map[bool]string{true: ", when the log had no event of these"}[len(known) == 0])
+	if o.at.set {
+		fmt.Fprintf(c.out, "as of %s%s:\n", o.at, map[bool]string{true: ", when the log had no event of these"}[len(known) == 0])
 	}
 	t := newTable(c.out, "DEPLOYMENT", "STATUS", "LIVE", "SINCE", "BY", "DELIVERY", "WAITING", "NOTE")
 	for _, slug := range cfg.Slugs() {
@@ -114,7 +117,7 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 		t.paintedRow(1, statusColour(row.Status), slug, row.Status, live, since, by, id, fmt.Sprint(row.Pending), row.note())
 	}
-	if err := t.flush(); err != nil || !o.at.IsZero() {
+	if err := t.flush(); err != nil || o.at.set {
 		return err
 	}
 	return c.statusNotes(ctx, cfg, store, c.out)
@@ -147,20 +150,21 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 }
 
 // deployments reads the read model, or folds the log up to a moment.
-func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, at time.Time) (map[string]projections.Deployment, error) {
+func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, at moment) (map[string]projections.Deployment, error) {
 	var list []projections.Deployment
 	var err error
-	if at.IsZero() {
+	if !at.set {
 		p := projections.New(store.Pool, store.Log, discard())
 		if err := settle(ctx, p); err != nil {
 			return nil, err
 		}
 		list, err = p.Deployments(ctx, cfg.Instance)
 	} else {
-		var state *projections.State
-		if state, err = projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Until: at})); err == nil {
-			list = state.Deployments(cfg.Instance)
+		state, err := at.fold(ctx, store, cfg.Instance)
+		if err != nil {
+			return nil, err
 		}
+		list = state.Deployments(cfg.Instance)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of the deployments: %w", err)

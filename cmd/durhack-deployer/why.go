@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,44 +15,82 @@ import (
 
 func (c *cli) whyCommand() *cobra.Command {
 	var asJSON bool
+	var slug string
 	cmd := &cobra.Command{
-		Use: "why DELIVERY [--json]", Short: "Tell what became of a delivery, and what decided it",
+		Use: "why (DELIVERY | COMMIT | --deployment SLUG) [--json]", Short: "Tell what became of a delivery or a commit, or why a deployment is as it is",
 		Long: `Tells the story of one delivery: what became of it, each transition with its
 time and what decided it, and what can be done next; for a failure the step, the
 exit code, the last lines of output and the path of the run log. DELIVERY is the
 ID on GitHub's "Recent deliveries" page, or as printed by "log" and "deploy".
-With --json it prints the delivery's events.`,
-		Example: `  durhack-deployer why 72d3162e-cc78-11e3-81ab-4c9367dc0958`,
-		Args:    takes("DELIVERY"), ValidArgsFunction: completeNothing,
+With --json it prints the delivery's events.
+
+Of a COMMIT (all of its hash, or the first seven digits or more) it lists every
+delivery that carried it, the newest first, and says where the commit is live.
+
+Of a deployment it says what is live, since when, by whom and through which
+delivery; then what came after that, and why it is not what is live.`,
+		Example: `  durhack-deployer why 72d3162e-cc78-11e3-81ab-4c9367dc0958
+  durhack-deployer why 3f1c2a9be7d0
+  durhack-deployer why --deployment web`,
+		ValidArgsFunction: completeNothing,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("deployment") {
+				return takes("DELIVERY")(cmd, args)
+			}
+			if len(args) > 0 {
+				return usagef("why: name a delivery, a commit or a --deployment: one of them")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				events, err := deliveryEvents(cmd.Context(), cfg, store, args[0])
-				if err != nil {
-					return err
+				if len(args) == 0 {
+					return c.whyDeployment(cmd.Context(), cfg, store, slug, asJSON)
 				}
-				if asJSON {
-					for _, e := range events {
-						if err := writeJSON(c.out, e); err != nil {
-							return err
-						}
-					}
-					return nil
-				}
-				state, err := router.Fold(events)
-				if err != nil {
-					return err
-				}
-				known, err := deployments(cmd.Context(), cfg, store, time.Time{})
-				if err != nil {
-					return err
-				}
-				a := answer{w: c.out, p: painterFor(c.out), id: args[0], state: state, known: known, command: c.command}
-				return a.tell(events)
+				return c.why(cmd.Context(), cfg, store, args[0], asJSON)
 			})
 		},
 	}
+	cmd.Flags().StringVar(&slug, "deployment", "", "why is at this deployment `SLUG` what is, and not something newer?")
+	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// why answers for a delivery, or else for a commit.
+func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, what string, asJSON bool) error {
+	events, err := deliveryEvents(ctx, cfg, store, what)
+	if err != nil {
+		if !hashPattern.MatchString(what) {
+			return err
+		}
+		found, ferr := c.whyCommit(ctx, cfg, store, what, asJSON)
+		if found || ferr != nil {
+			return ferr
+		}
+		return &hintedError{
+			fmt.Errorf("the log of instance %q knows no delivery %q, and no delivery that carried such a commit", cfg.Instance, what),
+			"a push that never came is on GitHub's \"Recent deliveries\" page; `durhack-deployer log --type received` lists those that did",
+		}
+	}
+	if asJSON {
+		for _, e := range events {
+			if err := writeJSON(c.out, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	state, err := router.Fold(events)
+	if err != nil {
+		return err
+	}
+	known, err := deployments(ctx, cfg, store, moment{})
+	if err != nil {
+		return err
+	}
+	a := answer{w: c.out, p: painterFor(c.out), id: what, state: state, known: known, command: c.command}
+	return a.tell(events)
 }
 
 // deliveryEvents reads one delivery's events, or says where else to look.

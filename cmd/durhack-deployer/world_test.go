@@ -36,8 +36,9 @@ type worldKey struct{}
 
 // world is what a script has beside its files.
 type world struct {
-	dsn     string
-	daemons map[string]*process
+	dsn         string
+	newDatabase func() string
+	daemons     map[string]*process
 }
 
 // process is a daemon in the background.

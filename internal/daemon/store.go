@@ -89,6 +89,20 @@ func (s *Store) schema(ctx context.Context, migrate bool) error {
 	return migrations.Check(ctx, conn)
 }
 
+// AsOwner calls f with a connection of its own that works as the owner of the
+// schema, which programs otherwise do only to migrate.
+func (s *Store) AsOwner(ctx context.Context, f func(conn *pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := migrations.SetOwner(ctx, conn); err != nil {
+		return err
+	}
+	return f(conn)
+}
+
 // Supervise keeps a private cluster running until ctx ends; with a
 // database_url there is nothing to do.
 func (s *Store) Supervise(ctx context.Context) error {

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/archive"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// archiveRow is what `log export --json` and `log import --json` print.
+type archiveRow struct {
+	File       string     `json:"file"`
+	Events     int64      `json:"events"`
+	Bodies     int64      `json:"bodies"`
+	Instances  []string   `json:"instances"`
+	Root       string     `json:"root"`
+	Checkpoint bool       `json:"checkpoint"`
+	First      *time.Time `json:"first_recorded_at"`
+	Last       *time.Time `json:"last_recorded_at"`
+}
+
+func newArchiveRow(file string, s archive.Summary) archiveRow {
+	row := archiveRow{
+		File: file, Events: s.Events, Bodies: s.Bodies, Instances: append([]string{}, s.Instances...),
+		Root: hex.EncodeToString(s.Root[:]), Checkpoint: s.Checkpoint != "",
+	}
+	if s.Events > 0 {
+		row.First, row.Last = &s.First, &s.Last
+	}
+	return row
+}
+
+func (c *cli) logExportCommand() *cobra.Command {
+	var noBodies, asJSON bool
+	cmd := &cobra.Command{
+		Use: "export FILE [--no-bodies] [--json]", Short: "Write the whole log to a file",
+		Long: `Writes the log of all instances, as it stands at this moment, to a new file of
+JSON lines: every event with its exact bytes, the stored bodies, and at the end
+the hashes that "log import" checks. The daemon may run meanwhile. A FILE of "-"
+is standard output. Bodies hold what GitHub sent, such as names and addresses
+of committers; --no-bodies leaves them out, and an import of that file cannot be
+replayed. The file is readable by you alone.`,
+		Example: `  durhack-deployer log export log.jsonl
+  durhack-deployer log export - | zstd > log.jsonl.zst`,
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "-" && (isTerminal(c.out) || asJSON) {
+				return usagef("export: standard output is to be a file or a pipe, and then holds nothing but the log")
+			}
+			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
+				progress, finish := c.progress("events written")
+				o := archive.ExportOptions{Bodies: !noBodies, Progress: progress}
+				s, err := c.export(cmd.Context(), store, args[0], o)
+				finish()
+				if err != nil || args[0] == "-" {
+					return err
+				}
+				if asJSON {
+					return writeJSON(c.out, newArchiveRow(args[0], s))
+				}
+				_, err = fmt.Fprintf(c.out, "exported %s and %s to %s\n", counted(s.Events, "event", "events"), counted(s.Bodies, "body", "bodies"), printable(args[0]))
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&noBodies, "no-bodies", false, "leave out what GitHub sent")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// export writes to a new file, which is removed again where that fails.
+func (c *cli) export(ctx context.Context, store *daemon.Store, name string, o archive.ExportOptions) (s archive.Summary, err error) {
+	if name == "-" {
+		return archive.Export(ctx, store.Pool, c.out, o)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return s, &hintedError{fmt.Errorf("%s is there already", name), "name a new file: an export overwrites nothing"}
+	}
+	if err != nil {
+		return s, fmt.Errorf("make the file: %w", err)
+	}
+	s, err = archive.Export(ctx, store.Pool, f, o)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return s, errors.Join(err, os.Remove(name))
+	}
+	return s, nil
+}
+
+func (c *cli) logImportCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "import FILE [--json]", Short: "Read an exported log into an empty database",
+		Long: `Reads a file of "log export" into the configured database, all of it or, where
+anything is wrong with it, nothing: every line is checked on the way in, and the
+hashes at the end. A log that has an event or a body in it is left alone. What
+comes out is the same log, with the same positions, IDs, times and bytes. A
+FILE of "-" is standard input.
+
+It works as the owner of the log, as "migrate" does, which it does first. A
+daemon of the same instance would run what was still waiting when the file was
+written: look at "status" before you start one.`,
+		Example: `  durhack-deployer log import log.jsonl`,
+		Args:    takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			in, closeIn, err := c.source(args[0])
+			if err != nil {
+				return err
+			}
+			defer closeIn()
+			store, err := daemon.OpenStore(cmd.Context(), cfg, c.logger(slog.LevelWarn), true)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			return c.importLog(cmd.Context(), cfg, store, args[0], in, asJSON)
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (c *cli) source(name string) (io.Reader, func(), error) {
+	if name == "-" {
+		return c.in, func() {}, nil
+	}
+	f, err := os.Open(filepath.Clean(name))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the archive: %w", err)
+	}
+	return f, func() { f.Close() }, nil
+}
+
+func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, in io.Reader, asJSON bool) error {
+	progress, finish := c.progress("events read")
+	var s archive.Summary
+	err := store.AsOwner(ctx, func(conn *pgx.Conn) error {
+		var err error
+		s, err = archive.Import(ctx, conn, in, archive.ImportOptions{Progress: progress})
+		return err
+	})
+	finish()
+	var full *archive.NotEmptyError
+	var damaged *archive.DamagedError
+	switch {
+	case errors.As(err, &full):
+		return &hintedError{err, "make an empty database and name it in database_url (or DATABASE_URL)"}
+	case errors.As(err, &damaged):
+		return &hintedError{err, "nothing was imported; export it again, or fetch the file again"}
+	case err != nil:
+		return err
+	}
+	if asJSON {
+		err = writeJSON(c.out, newArchiveRow(name, s))
+	} else {
+		_, err = fmt.Fprintf(c.out, "imported %s and %s of %s\n", counted(s.Events, "event", "events"),
+			counted(s.Bodies, "body", "bodies"), printable(orDash(strings.Join(s.Instances, ", "))))
+	}
+	if err != nil {
+		return err
+	}
+	if s.Events > 0 && !slices.Contains(s.Instances, cfg.Instance) {
+		fmt.Fprintf(c.err, "hint: it has nothing of this configuration's instance, %s, and commands tell of no other\n", printable(cfg.Instance))
+		return nil
+	}
+	return c.warnOfPending(ctx, cfg, store)
+}
+
+// warnOfPending says what a daemon would run, if there is anything.
+func (c *cli) warnOfPending(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
+	state, err := projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance}))
+	if err != nil {
+		return err
+	}
+	pending := 0
+	for _, a := range state.Attempts(cfg.Instance) {
+		switch a.Outcome {
+		case projections.OutcomeWaiting, projections.OutcomeRunning:
+			pending++
+		case projections.OutcomeInterrupted:
+			if a.ContinuedBy == 0 {
+				pending++
+			}
+		}
+	}
+	if pending > 0 {
+		fmt.Fprintf(c.err, "warning: %s when it was exported: a daemon of this instance would run them\n", counted(int64(pending), "deploy had not ended", "deploys had not ended"))
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// moment is a point of the log: a position or a time. The zero one is now.
+type moment struct {
+	position int64
+	time     time.Time
+	set      bool
+}
+
+// parseMoment reads a position, which is digits only, or a time.
+func parseMoment(s string, now time.Time) (moment, error) {
+	if s == "" {
+		return moment{}, nil
+	}
+	if digits(s) {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return moment{}, usagef("--at: %s is not a position of any log", s)
+		}
+		return moment{position: n, set: true}, nil
+	}
+	t, err := parseTime(s, now)
+	if err != nil {
+		return moment{}, usagef("--at: %w; or a position of the log: digits only", err)
+	}
+	return moment{time: t, set: true}, nil
+}
+
+func digits(s string) bool {
+	for _, r := range s {
+		if r < '0' || r > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// fold folds the log up to the moment. Of a position, the event there is the
+// last one that counts; of a time, those recorded before it do.
+func (m moment) fold(ctx context.Context, store *daemon.Store, instance string) (*projections.State, error) {
+	if m.time.IsZero() {
+		head, err := store.Log.Head(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if m.position > head {
+			return nil, usagef("--at: the log ends at position %d, so it has no %d", head, m.position)
+		}
+		if m.position == 0 {
+			return projections.NewState(), nil
+		}
+		// Positions have no gap, so the first N events are those up to N. All
+		// instances are read for that; the state tells them apart.
+		return projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Limit: int(m.position)}))
+	}
+	return projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Instance: instance, Until: m.time}))
+}
+
+func (m moment) String() string {
+	if m.time.IsZero() {
+		return fmt.Sprintf("position %d", m.position)
+	}
+	return clock(m.time)
+}

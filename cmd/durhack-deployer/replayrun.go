@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/router"
+)
+
+// replayRow is a line of `replay --json`.
+type replayRow struct {
+	DeliveryID  string   `json:"delivery_id"`
+	Attempt     int      `json:"attempt,omitempty"`
+	Commit      string   `json:"commit,omitempty"`
+	Deployments []string `json:"deployments"`
+	Reason      string   `json:"not_replayed,omitempty"`
+	DryRun      bool     `json:"dry_run,omitempty"`
+}
+
+// replayPlan is what a replay of one delivery would order.
+type replayPlan struct {
+	id       string
+	received int64
+	runs     []eventlog.Assignment
+	// why is set where there is nothing to order.
+	why error
+}
+
+func (p replayPlan) attempt() int {
+	attempt := 0
+	for _, a := range p.runs {
+		attempt = max(attempt, a.Attempt)
+	}
+	return attempt
+}
+
+func (p replayPlan) row() replayRow {
+	row := replayRow{DeliveryID: p.id, Attempt: p.attempt(), Deployments: []string{}}
+	for _, a := range p.runs {
+		row.Deployments = append(row.Deployments, a.Deployment)
+		row.Commit = a.Commit
+	}
+	if p.why != nil {
+		row.Reason = p.why.Error()
+	}
+	return row
+}
+
+// replayAll replays deliveries in the order in which they came.
+func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.Store, ids []string, o replayOptions) error {
+	var plans []replayPlan
+	for _, id := range ids {
+		p, err := c.planReplay(ctx, cfg, store, id, o)
+		if err != nil {
+			return err
+		}
+		plans = append(plans, p)
+	}
+	slices.SortStableFunc(plans, func(a, b replayPlan) int { return cmp.Compare(a.received, b.received) })
+	if o.dryRun {
+		return c.dryRun(plans, o)
+	}
+	count := int64(0)
+	for _, p := range plans {
+		if p.why == nil {
+			count++
+		}
+	}
+	if count > maxUnasked && !o.yes {
+		agreed, err := c.agree(fmt.Sprintf("replay %s?", counted(count, "delivery", "deliveries")))
+		if err != nil || !agreed {
+			return err
+		}
+	}
+	var errs []error
+	for _, p := range plans {
+		errs = append(errs, c.replay(ctx, cfg, store, p.id, o))
+	}
+	return errors.Join(errs...)
+}
+
+// planReplay says what a replay of the delivery would order. An error is one
+// that keeps all from being replayed; what concerns this one is in the plan.
+func (c *cli) planReplay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) (replayPlan, error) {
+	p := replayPlan{id: id}
+	events, err := deliveryEvents(ctx, cfg, store, id)
+	if err != nil {
+		return p, err
+	}
+	p.received = events[0].Position
+	body, err := storedDelivery(ctx, store, events)
+	var missing *missingBodyError
+	if errors.As(err, &missing) {
+		p.why = err
+		return p, nil
+	}
+	if err != nil {
+		return p, err
+	}
+	only, err := o.parts(events)
+	if err != nil {
+		return p, err
+	}
+	runs, void, err := router.PlanReplay(events, body, router.Rules(cfg), only)
+	switch {
+	case errors.Is(err, router.ErrNotChosen):
+		p.why = fmt.Errorf("replay %s: %w", id, err)
+	case err != nil:
+		return p, fmt.Errorf("replay %s: %w", id, err)
+	case void != nil:
+		p.why = &hintedError{
+			fmt.Errorf("%s is not replayed, because it would be voided again: %s: %s", id, void.Reason, void.Detail),
+			"mend the configuration first; `" + c.command("why", id) + "` tells its past",
+		}
+	}
+	p.runs = runs
+	return p, nil
+}
+
+func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
+	if o.json {
+		for _, p := range plans {
+			row := p.row()
+			row.DryRun = true
+			if err := writeJSON(c.out, row); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	t := newTable(c.out, "DELIVERY", "DEPLOYMENT", "ATTEMPT", "COMMIT", "WOULD RUN")
+	for _, p := range plans {
+		if p.why != nil {
+			t.paintedRow(4, yellow, p.id, "-", "-", "-", "no: "+shorten(p.why.Error(), maxSummary))
+		}
+		for _, a := range p.runs {
+			t.row(p.id, a.Deployment, fmt.Sprint(a.Attempt), shortCommit(a.Commit), "yes, by "+a.Rule)
+		}
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(c.err, "hint: nothing was replayed; leave out --dry-run and say --reason TEXT to do it")
+	return err
+}
+
+// agree asks on a terminal. Without one there is nobody to ask: a wrong call.
+func (c *cli) agree(question string) (bool, error) {
+	in, ok := c.in.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) || !isTerminal(c.err) {
+		return false, usagef("%s say so with --yes (there is no terminal to ask on), or look first with --dry-run", question)
+	}
+	fmt.Fprintf(c.err, "%s [y/N] ", question)
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true, nil
+	}
+	fmt.Fprintln(c.err, "nothing was replayed")
+	return false, nil
+}
+
+// replay plans again, since others may have replayed meanwhile, and appends.
+func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) error {
+	p, err := c.planReplay(ctx, cfg, store, id, o)
+	if err != nil {
+		return err
+	}
+	if p.why != nil {
+		if o.json {
+			if err := writeJSON(c.out, p.row()); err != nil {
+				return err
+			}
+		}
+		return p.why
+	}
+	_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
+		Instance: cfg.Instance, DeliveryID: id, Attempt: p.attempt(), Actor: actor(),
+		Data: eventlog.Replayed{V: eventlog.CurrentVersion(eventlog.TypeReplayed), Reason: strings.TrimSpace(o.reason), Deployments: p.runs},
+	}}})
+	if err != nil {
+		return fmt.Errorf("append the replay of %s: %w", id, err)
+	}
+	if o.json {
+		return writeJSON(c.out, p.row())
+	}
+	_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), p.attempt(), slugs(p.runs))
+	return err
+}

@@ -1,0 +1,229 @@
+package archive
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+)
+
+// reader reads an archive line by line and checks all that can be checked on
+// the way. Call start, then event until it is false, body until it is false,
+// then finish: only that one says that the whole was in order.
+type reader struct {
+	r       *bufio.Reader
+	sum     hash.Hash
+	line    []byte // the line at hand, not yet taken, without its break
+	number  int64
+	header  header
+	tree    tree
+	lastID  string
+	digest  string
+	seen    []string
+	summary Summary
+}
+
+func newReader(r io.Reader) *reader {
+	return &reader{r: bufio.NewReaderSize(r, 1<<16), sum: sha256.New()}
+}
+
+func (r *reader) damaged(err error) error { return &DamagedError{r.number, err} }
+
+// peek returns the next line and leaves it to be taken.
+func (r *reader) peek() ([]byte, error) {
+	if r.line != nil {
+		return r.line, nil
+	}
+	r.number++
+	line := []byte{}
+	for {
+		part, err := r.r.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > maxLine:
+			return nil, r.damaged(fmt.Errorf("it is longer than %d bytes", maxLine))
+		case err == nil:
+			r.line = line[:len(line)-1]
+			return r.line, nil
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && len(line) == 0:
+			return nil, r.damaged(errors.New("the file ends here, without its last line: it was cut off"))
+		case errors.Is(err, io.EOF):
+			return nil, r.damaged(errors.New("the file ends within this line: it was cut off"))
+		default:
+			return nil, fmt.Errorf("read line %d: %w", r.number, err)
+		}
+	}
+}
+
+// take counts the line at hand as read.
+func (r *reader) take() {
+	r.sum.Write(r.line)
+	r.sum.Write([]byte{'\n'})
+	r.line = nil
+}
+
+func (r *reader) start() error {
+	line, err := r.peek()
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(line, []byte(headerKey)) {
+		return r.damaged(errors.New("this is no export of a log: it begins otherwise"))
+	}
+	// The version is what may change the other keys, so it is looked at first.
+	if err := json.Unmarshal(line, &r.header); err != nil {
+		return r.damaged(err)
+	}
+	if r.header.Format != Format || r.header.Version != Version {
+		return r.damaged(fmt.Errorf("it has format %q, version %d; this binary knows %q, version %d", r.header.Format, r.header.Version, Format, Version))
+	}
+	r.header = header{}
+	if err := unmarshal(line, &r.header); err != nil {
+		return r.damaged(err)
+	}
+	r.take()
+	return nil
+}
+
+// event returns the next event, or false after the last one.
+func (r *reader) event() (eventlog.Event, bool, error) {
+	line, err := r.peek()
+	if err != nil || !bytes.HasPrefix(line, []byte(eventKey)) {
+		return eventlog.Event{}, false, err
+	}
+	var l eventLine
+	if err := unmarshal(line, &l); err != nil {
+		return eventlog.Event{}, false, r.damaged(err)
+	}
+	if l.DataRaw != nil {
+		l.Data = []byte(*l.DataRaw)
+	}
+	e := eventlog.Event{
+		Position: l.Position, ID: l.ID, Instance: l.Instance, DeliveryID: l.DeliveryID, Type: l.Type,
+		Deployment: l.Deployment, Attempt: l.Attempt, Actor: l.Actor, RecordedAt: l.RecordedAt.UTC(), Data: l.Data,
+	}
+	if err := r.check(e); err != nil {
+		return eventlog.Event{}, false, r.damaged(err)
+	}
+	r.tree.add(&e)
+	if r.summary.First.IsZero() {
+		r.summary.First = e.RecordedAt
+	}
+	r.summary.Last = e.RecordedAt
+	r.take()
+	return e, true, nil
+}
+
+func (r *reader) check(e eventlog.Event) error {
+	if want := r.tree.size + 1; e.Position != want {
+		return fmt.Errorf("position %d where %d must come", e.Position, want)
+	}
+	if _, err := ulid.ParseStrict(e.ID); err != nil || e.ID <= r.lastID {
+		return fmt.Errorf("the event's ID %q does not follow %q", e.ID, r.lastID)
+	}
+	r.lastID = e.ID
+	if e.RecordedAt.IsZero() || e.RecordedAt.Nanosecond()%1000 != 0 {
+		return fmt.Errorf("recorded_at %s is no time that a log holds", e.RecordedAt)
+	}
+	if !slices.Contains(r.header.Instances, e.Instance) {
+		return fmt.Errorf("it is of instance %q, which the first line does not name", e.Instance)
+	}
+	if !slices.Contains(r.seen, e.Instance) {
+		r.seen = append(r.seen, e.Instance)
+	}
+	_, err := e.Decode()
+	return err
+}
+
+// body returns the next body, or false after the last one.
+func (r *reader) body() (bodyLine, bool, error) {
+	line, err := r.peek()
+	if err != nil || !bytes.HasPrefix(line, []byte(bodyKey)) {
+		return bodyLine{}, false, err
+	}
+	var b bodyLine
+	if err := unmarshal(line, &b); err != nil {
+		return bodyLine{}, false, r.damaged(err)
+	}
+	h := sha256.New()
+	h.Write(b.Salt)
+	h.Write(b.Body)
+	switch {
+	case !r.header.Bodies:
+		return bodyLine{}, false, r.damaged(errors.New("a body, though the first line says that there is none"))
+	case b.Digest <= r.digest:
+		return bodyLine{}, false, r.damaged(fmt.Errorf("body %s does not follow %s", b.Digest, r.digest))
+	case hex.EncodeToString(h.Sum(nil)) != b.Digest:
+		return bodyLine{}, false, r.damaged(fmt.Errorf("body %s is not what its digest says", b.Digest))
+	}
+	r.digest = b.Digest
+	r.summary.Bodies++
+	r.take()
+	return b, true, nil
+}
+
+// finish reads the trailer and holds it against what came.
+func (r *reader) finish() (Summary, error) {
+	line, err := r.peek()
+	if err != nil {
+		return Summary{}, err
+	}
+	if !bytes.HasPrefix(line, []byte(trailerKey)) {
+		return Summary{}, r.damaged(errors.New("it is neither an event nor a body nor the last line"))
+	}
+	var t trailer
+	if err := unmarshal(line, &t); err != nil {
+		return Summary{}, r.damaged(err)
+	}
+	// No hash covers this line itself: it must be spelt as it was written.
+	if written, err := marshal(t); err != nil || !bytes.Equal(written, line) {
+		return Summary{}, r.damaged(errors.New("the last line is not as it was written"))
+	}
+	root, sum := r.tree.root(), hex.EncodeToString(r.sum.Sum(nil))
+	slices.Sort(r.seen)
+	switch {
+	case !t.End || t.Events != r.tree.size || t.TreeSize != r.tree.size || t.Bodies != r.summary.Bodies:
+		err = fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, r.tree.size, r.summary.Bodies)
+	case !slices.Equal(r.seen, slices.Sorted(slices.Values(r.header.Instances))):
+		err = fmt.Errorf("the first line names the instances %q, but events came of %q", r.header.Instances, r.seen)
+	case !bytes.Equal(t.Root, root[:]):
+		err = errors.New("the events are not those that were exported: their tree has another root")
+	case t.SHA256 != sum:
+		err = errors.New("the bytes are not those that were exported: their SHA-256 differs")
+	case t.Checkpoint != "":
+		err = r.checkpoint(t.Checkpoint, root)
+	}
+	if err != nil {
+		return Summary{}, r.damaged(err)
+	}
+	if rest, err := io.ReadAll(io.LimitReader(r.r, 1)); err != nil || len(rest) > 0 {
+		return Summary{}, r.damaged(errors.New("there is something behind the last line"))
+	}
+	s := r.summary
+	s.Events, s.Root, s.Instances, s.Checkpoint = r.tree.size, root, r.seen, t.Checkpoint
+	return s, nil
+}
+
+// checkpoint holds a signed checkpoint against the events.
+func (r *reader) checkpoint(text string, root [32]byte) error {
+	size, signed, err := checkpointSays(text)
+	if err != nil {
+		return err
+	}
+	if size != r.tree.size || signed != base64.StdEncoding.EncodeToString(root[:]) {
+		return fmt.Errorf("its checkpoint is of another log: of %d events with the root %s", size, signed)
+	}
+	return nil
+}
