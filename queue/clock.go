@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -28,10 +30,19 @@ type clock struct {
 	dir *durable.Dir
 	now func() time.Time
 
+	mu      sync.Mutex
+	waiting []*ticket // in the order of their coming
+
 	// turn is a lock that a context can give up on. It guards what follows.
 	turn chan struct{}
 	file *os.File
 	last ulid.ULID
+}
+
+// ticket is what one caller waits for.
+type ticket struct {
+	id   ulid.ULID
+	done chan struct{} // closed once id is set
 }
 
 func newClock(dir *durable.Dir, now func() time.Time, floor ulid.ULID) *clock {
@@ -49,10 +60,47 @@ func (c *clock) share(ctx context.Context) error {
 	})
 }
 
-// next returns an ID greater than all that were given out before.
+// next returns an ID greater than all that were given out before. Callers that
+// come while the file is being locked share the next lock: each system call under
+// it may cost the caller its processor, and with 64 callers those times add up.
 func (c *clock) next(ctx context.Context) (ulid.ULID, error) {
-	var id ulid.ULID
-	err := c.locked(ctx, func(last ulid.ULID, known bool) (err error) {
+	t := &ticket{done: make(chan struct{})}
+	c.mu.Lock()
+	c.waiting = append(c.waiting, t)
+	c.mu.Unlock()
+	select {
+	case <-t.done:
+		return t.id, nil
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		c.withdraw(t)
+		return ulid.ULID{}, context.Cause(ctx)
+	}
+	select {
+	case <-t.done: // served just before
+		return t.id, nil
+	default:
+	}
+	if err := c.serve(ctx); err != nil {
+		// The others take their turns, and have errors of their own.
+		c.withdraw(t)
+		return ulid.ULID{}, err
+	}
+	return t.id, nil
+}
+
+// withdraw forgets a ticket. One that was served meanwhile leaves an ID unused,
+// which harms nobody.
+func (c *clock) withdraw(t *ticket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = slices.DeleteFunc(c.waiting, func(w *ticket) bool { return w == t })
+}
+
+// serve gives IDs to all who wait, or to nobody. The caller has the turn.
+func (c *clock) serve(ctx context.Context) error {
+	return c.held(ctx, func(last ulid.ULID, known bool) (err error) {
 		if !known {
 			if last, err = greatest(c.dir); err != nil {
 				return err
@@ -61,16 +109,26 @@ func (c *clock) next(ctx context.Context) (ulid.ULID, error) {
 		if last.Compare(c.last) < 0 {
 			last = c.last
 		}
-		if id, err = after(last, c.now()); err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		ids := make([]ulid.ULID, len(c.waiting))
+		for i := range ids {
+			if last, err = after(last, c.now()); err != nil {
+				return err
+			}
+			ids[i] = last
+		}
+		if err := c.write(last); err != nil {
 			return err
 		}
-		if err := c.write(id); err != nil {
-			return err
+		c.last = last
+		for i, t := range c.waiting {
+			t.id = ids[i]
+			close(t.done)
 		}
-		c.last = id
+		c.waiting = nil
 		return nil
 	})
-	return id, err
 }
 
 // locked calls fn with the ULID in the file, unless the file holds none (it is
@@ -82,7 +140,11 @@ func (c *clock) locked(ctx context.Context, fn func(last ulid.ULID, known bool) 
 		return context.Cause(ctx)
 	}
 	defer func() { <-c.turn }()
+	return c.held(ctx, fn)
+}
 
+// held is locked for a caller that has the turn.
+func (c *clock) held(ctx context.Context, fn func(last ulid.ULID, known bool) error) error {
 	if err := c.lock(ctx); err != nil {
 		return fmt.Errorf("lock %s in %s: %w", clockName, c.dir.Path(), err)
 	}

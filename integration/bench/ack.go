@@ -13,7 +13,7 @@ const (
 	bodySize = 8 << 10
 	// slice is how long one side of a pair is measured; most bounds its operations
 	// a goroutine, whatever the disk.
-	slice = 1500 * time.Millisecond
+	slice = time.Second
 	most  = 20_000
 
 	webhookPath = "/github-webhook"

@@ -18,7 +18,7 @@ const (
 	writers       = 2
 	writerFiles   = 192
 	writerSize    = 4 << 20
-	buildSlice    = 3 * time.Second
+	buildSlice    = 2 * time.Second
 	buildClients  = 8
 )
 

@@ -27,28 +27,35 @@ const (
 // files takes entries from a queue of 100,000 files and from one of 100, in
 // turns, and looks at what each entry costs in memory.
 func files(ctx context.Context, b *bench) (_ []result, err error) {
+	dir, err := b.scratch("files")
+	if err != nil {
+		return nil, err
+	}
+	long := filepath.Join(dir, "many")
+	if err := fill(long, many); err != nil {
+		return nil, err
+	}
 	var next, fewNext, bytes []float64
 	for round := range b.rounds {
 		b.round(round)
-		dir, err := b.scratch("files")
+		short := filepath.Join(dir, fmt.Sprintf("few-%d", round))
+		if err := fill(short, few); err != nil {
+			return nil, err
+		}
+		small, err := watch(short)
 		if err != nil {
 			return nil, err
 		}
-		small, err := watched(filepath.Join(dir, "few"), few)
-		if err != nil {
-			return nil, err
-		}
-		large, err := watched(filepath.Join(dir, "many"), many)
+		large, err := watch(long)
 		if err != nil {
 			return nil, errors.Join(err, small.close())
 		}
 		slow, quick, err := inTurns(ctx, large, small)
-		err = errors.Join(err, small.close(), large.close(), os.RemoveAll(dir))
-		if err != nil {
+		if err = errors.Join(err, small.close(), large.close()); err != nil {
 			return nil, err
 		}
 		next, fewNext = append(next, slow), append(fewNext, quick)
-		bytes = append(bytes, (large.heap-small.heap)/(many-few))
+		bytes = append(bytes, (large.heap-small.heap)/float64(many-few))
 	}
 	return []result{
 		compare("next of 100,000 entries: find, read, remove", "of 100", "us", next, fewNext, target{max: 1.5}),
@@ -63,20 +70,25 @@ type queueOf struct {
 	heap float64 // bytes that the watcher holds
 }
 
-func watched(dir string, n int) (*queueOf, error) {
+// fill makes a directory with n entries.
+func fill(dir string, n int) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	for i := range n {
 		var id ulid.ULID
 		if err := id.SetTime(uint64(i + 1)); err != nil {
-			return nil, err
+			return err
 		}
 		name := id.String() + "_0bd0a0c0-8b0e-11f0-9a3f-5b1c2d3e4f50.json"
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("{}"), 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
+	return nil
+}
+
+func watch(dir string) (*queueOf, error) {
 	q, err := queue.Open(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err

@@ -113,7 +113,7 @@ func freePort() (int, error) {
 		return 0, err
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil //nolint:forcetypeassert // it is TCP
+	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // settled waits until a process uses no processor time for a while.
