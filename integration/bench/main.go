@@ -32,6 +32,7 @@ var rows = []row{
 	{"started", "from the POST to the committed `started`, against the sum of its parts", started},
 	{"append", "events appended with 64 deliveries in flight, against one inserting connection", appendEvents},
 	{"rebuild", "rebuild of the projections, against a bare scan", rebuild},
+	{"status", "status on a long log against a short one, and the memory of a rebuild", status},
 	{"memory", "resident memory of listen and work", memory},
 	{"start", "from the start of listen to its first 202", start},
 	{"files", "100,000 files in one queue, against 100", files},
