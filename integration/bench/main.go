@@ -31,6 +31,8 @@ var rows = []row{
 	{"build", "acknowledgements while a build writes to the same disk", whileBuilding},
 	{"started", "from the POST to the committed `started`, against the sum of its parts", started},
 	{"append", "events appended with 64 deliveries in flight, against one inserting connection", appendEvents},
+	{"tree", "events appended with the tree, against the same without its hashes", appendTree},
+	{"verify", "verify of the log against a scan that hashes the same rows, and its memory", verify},
 	{"rebuild", "rebuild of the projections, against a bare scan", rebuild},
 	{"status", "status on a long log against a short one, and the memory of a rebuild", status},
 	{"memory", "resident memory of listen and work", memory},
