@@ -101,6 +101,7 @@ func (m *model) genGroup(t *rapid.T, instance string) Group {
 
 func TestLogIsWhatTheModelSays(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
+	other := openLog(t, pool)
 	checks := 0
 	rapid.Check(t, func(t *rapid.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -165,6 +166,17 @@ func TestLogIsWhatTheModelSays(t *testing.T) {
 			"restart": func(t *rapid.T) {
 				l.Close()
 				l = open()
+			},
+			"another process": func(t *rapid.T) {
+				g := m.genGroup(t, instance)
+				events, err := other.Append(ctx, g)
+				compare(t, g, Result{events, err})
+			},
+			"verify": func(t *rapid.T) {
+				v, err := l.Verify(ctx, VerifyOptions{TreeOnly: true})
+				if err != nil || len(v.Faults) > 0 || v.Tree.N != m.base+int64(len(m.events)) {
+					t.Fatalf("verified %+v, %v; the log has %d events", v, err, m.base+int64(len(m.events)))
+				}
 			},
 			"": func(t *rapid.T) {
 				last, i := "", 0

@@ -47,7 +47,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, executable_search_paths, instance, listen, lock, origin, proxy_fix, state_dir, webhook_secret_file, webhook_secret_token`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, executable_search_paths, instance, listen, lock, origin, proxy_fix, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",
@@ -85,6 +85,7 @@ func TestErrors(t *testing.T) {
 		"origin not a URL":       {`origin = "deploy.example.com"`, `a.toml:1:1: origin is not an http or https URL; write it like "https://deploy.example.com"`},
 		"origin with a password": {`origin = "https://a:hunter2@b.example"`, `a.toml:1:1: origin must have neither a user, a query nor a fragment; write it like "https://deploy.example.com"`},
 		"instance":               {`instance = "a b"`, `a.toml:1:1: instance "a b" must be 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit`},
+		"relative key":           {`signing_key_file = "signer.key"`, `a.toml:1:1: signing_key_file must be an absolute path, not "signer.key"; begin it with "/"`},
 		"relative state_dir":     {`state_dir = "state"`, `a.toml:1:1: state_dir must be an absolute path, not "state"; begin it with "/"`},
 		"database_url":           {`database_url = "postgres://u:hunter2@host:port/db"`, `a.toml:1:1: database_url is not a Postgres connection string; write it like "postgres://user:password@host:5432/database"`},
 		"database_url in words":  {`database_url = "host=x password=hunter2 port=y"`, `a.toml:1:1: database_url is not a Postgres connection string; write it like "postgres://user:password@host:5432/database"`},

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -150,6 +151,41 @@ func TestWriteFileIsAllOrNothing(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestCreateFileNeverReplaces(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	var wg sync.WaitGroup
+	var made atomic.Int32
+	for n := range 8 {
+		wg.Go(func() {
+			err := CreateFile(path, fmt.Append(nil, n), 0o600)
+			switch {
+			case err == nil:
+				made.Add(1)
+			case !errors.Is(err, fs.ErrExist):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	info, err := os.Stat(path)
+	if err != nil || made.Load() != 1 || info.Mode() != 0o600 {
+		t.Errorf("%d made it, %v, %v", made.Load(), info.Mode(), err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateFile(path, []byte("other"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("made again: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("it holds %q, %v; it held %q", after, err, before)
+	}
+	if got := names(t, filepath.Dir(path)); len(got) != 1 {
+		t.Errorf("the directory holds %q", got)
 	}
 }
 
