@@ -332,3 +332,59 @@ func TestAppendIsDurableWhateverTheDefault(t *testing.T) {
 		t.Errorf("synchronous_commit is %s after the transaction", got)
 	}
 }
+
+// What was granted on the database itself is neither copied with it nor in a dump;
+// the next start of the daemon, which migrates, mends that.
+func TestACopiedDatabaseGetsItsRightsBack(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	origin := connect(t, dsn)
+	migrate(t, origin)
+	name := text(t, origin, "select current_database()")
+	if err := origin.Close(testContext(t)); err != nil { // a database in use cannot be copied
+		t.Fatal(err)
+	}
+	other := pgtest.DSN(t)
+	config, err := pgx.ParseConfig(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := connect(t, pgtest.DSN(t))
+	exec(t, admin, "drop database "+config.Database)
+	exec(t, admin, "create database "+config.Database+" template "+name)
+
+	copied := connect(t, other)
+	const q = "select has_database_privilege('" + migrations.OwnerRole + "', current_database(), 'create')::text"
+	if got := text(t, copied, q); got != "false" {
+		t.Fatalf("the copy has the right already (%s): the test is worthless", got)
+	}
+	migrate(t, copied)
+	if got := text(t, copied, q); got != "true" {
+		t.Errorf("the owner may make schemas: %s", got)
+	}
+	app := connect(t, other)
+	if err := migrations.SetRole(testContext(t), app); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, app, "select projections.make_schema(7)")
+	exec(t, app, "create table projections_v7.x ()")
+	exec(t, app, "select projections.drop_schema(7)")
+	wantRefused(t, app, "application role", "create schema projections_v8")
+}
+
+// Read models from before they had schemas are dropped; the log stays.
+func TestReadModelsFromBeforeTheirSchemas(t *testing.T) {
+	conn := connect(t, pgtest.DSN(t))
+	migrate(t, conn)
+	exec(t, conn, "select projections.make_schema(1)")
+	exec(t, conn, "create table projections_v1.deployments ()")
+	exec(t, conn, "insert into projections.checkpoints (name, version, position, built) values ('state', 1, 3, true)")
+	exec(t, conn, "select projections.drop_schema(1)")
+	if got := text(t, conn, "select (select count(*) from projections.checkpoints)::text || coalesce(to_regnamespace('projections_v1')::text, '')"); got != "0" {
+		t.Errorf("left over: %s", got)
+	}
+	for _, table := range []string{"deployments", "deliveries", "attempts"} {
+		if got := text(t, conn, "select coalesce(to_regclass('projections."+table+"')::text, 'none')"); got != "none" {
+			t.Errorf("%s is still there", got)
+		}
+	}
+}

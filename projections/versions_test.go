@@ -277,3 +277,32 @@ func TestAnAbsentDelivery(t *testing.T) {
 		build(t, p)
 	}
 }
+
+// Tables of an older version may lack columns that this binary has, and have
+// some that it does not know: what it reads of them is what they have.
+func TestTablesOfAnotherShapeAreRead(t *testing.T) {
+	pool := pgtest.Migrated(t)
+	var r recorder
+	finished(t, pool, &r, 0, 3)
+	build(t, openVersion(t, pool, 1))
+	two := openVersion(t, pool, 2)
+	want, err := two.Deployments(t.Context(), "prod")
+	if err != nil || len(want) != 1 {
+		t.Fatalf("%v, %v", want, err)
+	}
+	if _, err := pool.Exec(t.Context(), `alter table projections_v1.deployments drop column voided, drop column failed_step, add column mood text default 'fine';
+		alter table projections_v1.deliveries drop column replays; alter table projections_v1.attempts drop column host`); err != nil {
+		t.Fatal(err)
+	}
+	got, err := two.Deployments(t.Context(), "prod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "deployments", got, want)
+	if d, err := two.Delivery(t.Context(), "prod", "d1"); err != nil || d.Attempts != 1 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	if list, err := two.Attempts(t.Context(), AttemptFilter{Deployment: "web"}); err != nil || len(list) != 3 || list[0].Host != "" || list[0].Outcome != OutcomeDeployed {
+		t.Fatalf("%+v, %v", list, err)
+	}
+}
