@@ -16,9 +16,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/archive"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -64,9 +66,16 @@ replayed. The file is readable by you alone.`,
 			if args[0] == "-" && (isTerminal(c.out) || asJSON) {
 				return usagef("export: standard output is to be a file or a pipe, and then holds nothing but the log")
 			}
-			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
+			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				progress, finish := c.progress("events written")
 				o := archive.ExportOptions{Bodies: !noBodies, Progress: progress}
+				key, err := daemon.SigningKey(cfg)
+				if err != nil {
+					return err
+				}
+				if key != nil {
+					o.Checkpoint = c.exportCheckpoint(cfg, store, key)
+				}
 				s, err := c.export(cmd.Context(), store, args[0], o)
 				finish()
 				if err != nil || args[0] == "-" {
@@ -83,6 +92,19 @@ replayed. The file is readable by you alone.`,
 	cmd.Flags().BoolVar(&noBodies, "no-bodies", false, "leave out what GitHub sent")
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// exportCheckpoint signs the tree of an export, once the signer has found the
+// log to have grown out of the last checkpoint that it signed.
+func (c *cli) exportCheckpoint(cfg *config.Config, store *daemon.Store, key *checkpoint.Key) func(context.Context, int64, [32]byte) (string, error) {
+	return func(ctx context.Context, size int64, root [32]byte) (string, error) {
+		o := daemon.Options{Config: cfg, Logger: c.logger(slog.LevelWarn)}
+		if _, _, err := daemon.NewSigner(o, store, key).Sign(ctx); err != nil {
+			return "", err
+		}
+		signed, err := checkpoint.Checkpoint{Origin: key.Name(), Tree: tlog.Tree{N: size, Hash: root}}.Sign(key)
+		return string(signed), err
+	}
 }
 
 // export writes to a new file, which is removed again where that fails.
@@ -109,8 +131,9 @@ func (c *cli) export(ctx context.Context, store *daemon.Store, name string, o ar
 
 func (c *cli) logImportCommand() *cobra.Command {
 	var asJSON bool
+	var public string
 	cmd := &cobra.Command{
-		Use: "import FILE [--json]", Short: "Read an exported log into an empty database",
+		Use: "import FILE [--key KEY] [--json]", Short: "Read an exported log into an empty database",
 		Long: `Reads a file of "log export" into the configured database, all of it or, where
 anything is wrong with it, nothing: every line is checked on the way in, and the
 hashes at the end. A log that has an event or a body in it is left alone. What
@@ -119,13 +142,26 @@ FILE of "-" is standard input.
 
 It works as the owner of the log, as "migrate" does, which it does first. A
 daemon of the same instance would run what was still waiting when the file was
-written: look at "status" before you start one.`,
+written: look at "status" before you start one. --key names the verifier key
+that "keygen" printed where the log was exported: then the checkpoint at the end
+must be there and bear its signature.`,
 		Example: `  durhack-deployer log import log.jsonl`,
 		Args:    takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.config()
 			if err != nil {
 				return err
+			}
+			var o archive.ImportOptions
+			if public != "" {
+				verifier, err := c.verifierKey(public)
+				if err != nil {
+					return err
+				}
+				o.Checkpoint = func(text string) error {
+					_, err := checkpoint.Open([]byte(text), verifier)
+					return err
+				}
 			}
 			in, closeIn, err := c.source(args[0])
 			if err != nil {
@@ -137,9 +173,10 @@ written: look at "status" before you start one.`,
 				return err
 			}
 			defer store.Close()
-			return c.importLog(cmd.Context(), cfg, store, args[0], in, asJSON)
+			return c.importLog(cmd.Context(), cfg, store, args[0], in, o, asJSON)
 		},
 	}
+	cmd.Flags().StringVar(&public, "key", "", "the verifier `KEY` whose signature the file's checkpoint must bear")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -155,12 +192,13 @@ func (c *cli) source(name string) (io.Reader, func(), error) {
 	return f, func() { f.Close() }, nil
 }
 
-func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, in io.Reader, asJSON bool) error {
+func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, in io.Reader, o archive.ImportOptions, asJSON bool) error {
 	progress, finish := c.progress("events read")
+	o.Progress = progress
 	var s archive.Summary
 	err := store.AsOwner(ctx, func(conn *pgx.Conn) error {
 		var err error
-		s, err = archive.Import(ctx, conn, in, archive.ImportOptions{Progress: progress})
+		s, err = archive.Import(ctx, conn, in, o)
 		return err
 	})
 	finish()

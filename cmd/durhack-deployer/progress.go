@@ -20,7 +20,7 @@ func (c *cli) progress(what string) (show func(done, total int64), finish func()
 			if first < 0 {
 				first, begin = done, time.Now()
 			}
-			if now := time.Now(); done >= total || now.Sub(drawn) >= redraw {
+			if now := time.Now(); total > 0 && done >= total || now.Sub(drawn) >= redraw {
 				drawn = now
 				fmt.Fprintf(c.err, "\r%s\x1b[K", progressLine(what, done, total, done-first, now.Sub(begin)))
 			}

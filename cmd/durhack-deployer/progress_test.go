@@ -12,7 +12,7 @@ func TestProgressLine(t *testing.T) {
 		took             time.Duration
 		want             string
 	}{
-		{0, 0, 0, 0, "0 of 0 events"},
+		{0, 0, 0, 0, "0 events"},
 		{0, 1000, 0, time.Second, "0 of 1000 events (0%)"},
 		{10, 1000, 10, time.Millisecond, "10 of 1000 events (1%)"},
 		{250_000, 1_000_000, 250_000, 3 * time.Second, "250000 of 1000000 events (25%), 83333/s, 9s left"},

@@ -208,6 +208,9 @@ type missingBodyError struct{ error }
 
 func (e *missingBodyError) Unwrap() error { return e.error }
 
+// Is makes it the same to those who only ask whether there is a body.
+func (e *missingBodyError) Is(target error) bool { return target == eventlog.ErrNoPayload } //nolint:errorlint // the comparison that errors.Is asks for
+
 // missingBody says why a delivery cannot be decided anew, and what to do instead.
 func missingBody(received eventlog.Event, events []eventlog.Event) error {
 	_, redacted, err := bodies(events)
@@ -216,7 +219,7 @@ func missingBody(received eventlog.Event, events []eventlog.Event) error {
 	}
 	if redacted == nil {
 		return &hintedError{
-			fmt.Errorf("%s cannot be replayed: its body is missing, and no event says that it was redacted", received.DeliveryID),
+			fmt.Errorf("%s cannot be replayed: its body is not stored any more, and no event says that it was redacted (it may have been imported without bodies)", received.DeliveryID),
 			"`durhack-deployer verify` tells more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
 		}
 	}

@@ -15,11 +15,13 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
+// Format and Version name the form in its first line.
 const (
-	// Format and Version name the form in its first line.
 	Format  = "durhack-deployer-log"
 	Version = 1
+)
 
+const (
 	// maxLine bounds a line in bytes: the largest body, in base64, with room to spare.
 	maxLine = 64 << 20
 )

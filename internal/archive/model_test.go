@@ -30,7 +30,7 @@ func (m *model) hash() [32]byte {
 }
 
 func leafOf(e *eventlog.Event) [32]byte {
-	return sha256.Sum256(appendLeaf([]byte{0}, e))
+	return sha256.Sum256(eventlog.AppendLeaf([]byte{0}, e))
 }
 
 func TestLeafIsAsDocumented(t *testing.T) {
@@ -44,7 +44,7 @@ func TestLeafIsAsDocumented(t *testing.T) {
 		"25:durhack-deployer/event/v1", "2:12", "26:01J00000000000000000000000", "4:prod", "4:d:1,", "6:voided", "4:w\u00e9b", "1:3", "0:",
 		"16:1767225600123456", `8:{"v": 1}`, "",
 	}, ",")
-	if got := string(appendLeaf(nil, &e)); got != want {
+	if got := string(eventlog.AppendLeaf(nil, &e)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

@@ -102,6 +102,7 @@ func TestReadiness(t *testing.T) {
 		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
 		select position + 1, '7' || substr(last_id, 2), 'elsewhere', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
 		update log_head set position = position + 1, last_id = '7' || substr(last_id, 2);
+		select public.event_log_fill_hashes();
 		commit`); err != nil {
 		t.Fatal(err)
 	}
