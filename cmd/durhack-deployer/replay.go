@@ -209,7 +209,7 @@ type missingBodyError struct{ error }
 func (e *missingBodyError) Unwrap() error { return e.error }
 
 // Is makes it the same to those who only ask whether there is a body.
-func (e *missingBodyError) Is(target error) bool { return target == eventlog.ErrNoPayload } //nolint:errorlint // the comparison that errors.Is asks for
+func (e *missingBodyError) Is(target error) bool { return target == eventlog.ErrNoPayload }
 
 // missingBody says why a delivery cannot be decided anew, and what to do instead.
 func missingBody(received eventlog.Event, events []eventlog.Event) error {
