@@ -18,24 +18,28 @@ create trigger event_hashes_append_only before update or delete or truncate on p
     for each statement execute function public.event_log_refuse();
 alter table public.event_hashes enable always trigger event_hashes_append_only;
 
--- The leaf of an event: netstrings, as eventlog.AppendLeaf writes them.
-create function public.event_log_netstring(s text) returns bytea
-    language sql immutable
-return convert_to(octet_length(convert_to(s, 'UTF8'))::text || ':' || s || ',', 'UTF8');
-
+-- The leaf of an event: netstrings, as eventlog.AppendLeaf writes them. One
+-- expression, because a function for each of them costs thirty times as much.
 create function public.event_log_leaf(e public.events) returns bytea
-    language sql immutable
-return public.event_log_netstring('durhack-deployer/event/v1')
-    || public.event_log_netstring(e.position::text)
-    || public.event_log_netstring(e.id)
-    || public.event_log_netstring(e.instance)
-    || public.event_log_netstring(e.delivery_id)
-    || public.event_log_netstring(e.type)
-    || public.event_log_netstring(coalesce(e.deployment, ''))
-    || public.event_log_netstring(e.attempt::text)
-    || public.event_log_netstring(e.actor)
-    || public.event_log_netstring((extract(epoch from e.recorded_at) * 1000000)::bigint::text)
-    || public.event_log_netstring(e.data::text);
+    language plpgsql immutable
+as $$
+declare
+    micros text := (extract(epoch from e.recorded_at) * 1000000)::bigint;
+begin
+    return convert_to('25:durhack-deployer/event/v1,'
+        || length(e.position::text) || ':' || e.position::text || ','
+        || octet_length(convert_to(e.id, 'UTF8')) || ':' || e.id || ','
+        || octet_length(convert_to(e.instance, 'UTF8')) || ':' || e.instance || ','
+        || octet_length(convert_to(e.delivery_id, 'UTF8')) || ':' || e.delivery_id || ','
+        || octet_length(convert_to(e.type, 'UTF8')) || ':' || e.type || ','
+        || octet_length(convert_to(coalesce(e.deployment, ''), 'UTF8')) || ':' || coalesce(e.deployment, '') || ','
+        || length(e.attempt::text) || ':' || e.attempt::text || ','
+        || octet_length(convert_to(e.actor, 'UTF8')) || ':' || e.actor || ','
+        || length(micros) || ':' || micros || ','
+        || octet_length(convert_to(e.data::text, 'UTF8')) || ':' || e.data::text || ',',
+        'UTF8');
+end
+$$;
 
 -- Hashes the events that have no hashes yet: those from before this migration.
 -- For the owner alone: it would give a log that was tampered with new hashes.
