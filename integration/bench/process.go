@@ -113,7 +113,7 @@ func follow(r io.Reader, ready string, found chan<- begun, onLine func(at time.T
 		}
 		if waiting {
 			sofar.line = line
-			if _, rest, ok := strings.Cut(line, " addr="); ok {
+			if _, rest, ok := strings.Cut(line, "msg=listening addr="); ok {
 				sofar.addr, _, _ = strings.Cut(rest, " ")
 			}
 		}

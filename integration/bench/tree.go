@@ -18,6 +18,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -90,6 +91,10 @@ func verify(ctx context.Context, b *bench) (_ []result, err error) {
 	}
 	log := eventlog.Open(pool, quiet())
 	defer log.Close()
+	// Verify compares the read models with the log.
+	if err := projections.New(pool, log, quiet()).Rebuild(ctx, nil); err != nil {
+		return nil, err
+	}
 	var rate, all, scanRate, memory, whole []float64
 	for round := range b.rounds {
 		b.round(round)
