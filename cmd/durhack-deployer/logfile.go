@@ -212,6 +212,10 @@ func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.S
 	case err != nil:
 		return err
 	}
+	// So that status and verify can answer before a daemon has been started.
+	if err := projections.New(store.Pool, store.Log, c.logger(slog.LevelWarn)).Rebuild(ctx, nil); err != nil {
+		return fmt.Errorf("build the read models of the imported log: %w", err)
+	}
 	if asJSON {
 		err = writeJSON(c.out, newArchiveRow(name, s))
 	} else {
