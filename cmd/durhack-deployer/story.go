@@ -27,6 +27,9 @@ const (
 	// maxSummary bounds, in characters, what a line of the story says of an
 	// event; `why` and --json tell all of it.
 	maxSummary = 400
+	// maxName bounds a delivery ID (64 characters at the listener), a slug and a
+	// type, which a log that was imported or written by hand may hold longer.
+	maxName = 80
 	// maxSlugWidth keeps one long name from pushing every line to the right.
 	maxSlugWidth = 24
 )
@@ -54,13 +57,13 @@ func (s story) line(e eventlog.Event) string {
 		tail = fmt.Sprintf(" #%d", e.Attempt)
 	}
 	if !s.one {
-		tail = "  " + s.p.paint(grey, "["+printable(e.DeliveryID)+tail+"]")
+		tail = "  " + s.p.paint(grey, "["+shorten(printable(e.DeliveryID), maxName)+tail+"]")
 	} else if tail != "" {
 		tail = "  " + s.p.paint(grey, "["+tail[1:]+"]")
 	}
 	return fmt.Sprintf("%6d  %s  %s  %s  %s%s", e.Position, clock(e.RecordedAt),
-		s.p.paint(typeColour(e.Type), pad(printable(string(e.Type)), typeWidth)),
-		pad(printable(orDash(e.DeploymentSlug())), s.slugWidth), shorten(printable(summary(e)), maxSummary), tail)
+		s.p.paint(typeColour(e.Type), pad(shorten(printable(string(e.Type)), maxName), typeWidth)),
+		pad(shorten(printable(orDash(e.DeploymentSlug())), maxName), s.slugWidth), shorten(printable(summary(e)), maxSummary), tail)
 }
 
 // summary is an event in a line: what happened, without where and when.
