@@ -110,19 +110,10 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 			return Summary{}, fmt.Errorf("move the head of the log: %w", err)
 		}
 	}
-	return s, hashTree(ctx, tx)
-}
-
-// hashTree makes the stored hashes of the events, where the schema has them.
-func hashTree(ctx context.Context, tx pgx.Tx) error {
-	var exists bool
-	if err := tx.QueryRow(ctx, `select to_regprocedure('public.event_log_fill_hashes()') is not null`).Scan(&exists); err != nil || !exists {
-		return err
-	}
 	if _, err := tx.Exec(ctx, `select public.event_log_fill_hashes()`); err != nil {
-		return fmt.Errorf("hash the events: %w", err)
+		return Summary{}, fmt.Errorf("hash the events: %w", err)
 	}
-	return nil
+	return s, nil
 }
 
 // rows is a source for COPY.
