@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -159,7 +160,7 @@ func TestSearchPaths(t *testing.T) {
 				t.Errorf("%s: %+v", name, r)
 			}
 		case "missing":
-			if !errors.As(r.Err, new(*handlers.NotFoundError)) || r.ExitCode != nil || !strings.Contains(r.Err.Error(), tools) {
+			if !errors.As(r.Err, new(*process.NotFoundError)) || r.ExitCode != nil || !strings.Contains(r.Err.Error(), tools) {
 				t.Errorf("%s: %+v", name, r)
 			}
 		}

@@ -38,27 +38,6 @@ func Import(ctx context.Context, conn *pgx.Conn, from io.Reader, o ImportOptions
 	return s, nil
 }
 
-// Check reads an archive to its end and says what it holds, without a database.
-func Check(from io.Reader) (Summary, error) {
-	r := newReader(from)
-	if err := r.start(); err != nil {
-		return Summary{}, err
-	}
-	for more := true; more; {
-		var err error
-		if _, more, err = r.event(); err != nil {
-			return Summary{}, err
-		}
-	}
-	for more := true; more; {
-		var err error
-		if _, more, err = r.body(); err != nil {
-			return Summary{}, err
-		}
-	}
-	return r.finish()
-}
-
 func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, error) {
 	// The lock that every append takes, for as long as the import lasts.
 	var empty NotEmptyError

@@ -130,15 +130,6 @@ type Ref struct {
 	Commit string
 }
 
-// Branch is the branch's short name, or empty.
-func (f Ref) Branch() string {
-	branch, ok := strings.CutPrefix(f.Name, "refs/heads/")
-	if !ok {
-		return ""
-	}
-	return branch
-}
-
 var shortHash = regexp.MustCompile(`\A[0-9a-f]{7,64}\z`)
 
 // Resolve finds what a person means: a full hash, which is taken as it is; a full

@@ -205,7 +205,7 @@ func TestNamesThatLookLikeOptions(t *testing.T) {
 		if tip, err := w.repo.RemoteTip(t.Context(), branch); err != nil || tip != commit {
 			t.Errorf("tip of %q is %q, %v", branch, tip, err)
 		}
-		if ref, err := w.repo.Resolve(t.Context(), branch); !ValidHash(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Branch() != branch) {
+		if ref, err := w.repo.Resolve(t.Context(), branch); !ValidHash(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Name != "refs/heads/"+branch) {
 			t.Errorf("resolve %q is %+v, %v", branch, ref, err)
 		}
 	}

@@ -281,14 +281,15 @@ func TestSuperviseRestartsAKilledServer(t *testing.T) {
 // A SIGTERM to every process of a service makes the server wait for its
 // sessions; the next start must not wait with it.
 func TestStoppingServerIsHurried(t *testing.T) {
-	c := open(t, localpg.Config{Dir: madeDir(t)})
+	dir := madeDir(t)
+	c := open(t, localpg.Config{Dir: dir})
 	conn := connect(t, c.DSN("postgres"))
 	pid := c.PID()
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the server stops", func() bool {
-		b, err := os.ReadFile(filepath.Join(c.Dir(), "data", "postmaster.pid"))
+		b, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
 		return err == nil && strings.Contains(string(b), "stopping")
 	})
 	if err := c.Start(testContext(t)); err != nil {
