@@ -19,7 +19,6 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -382,7 +381,7 @@ func TestTwoProjectorsAndRebuildsWhileConnectionsDie(t *testing.T) {
 func TestRunSitsOutTheDeathOfPostgres(t *testing.T) {
 	server := pgtest.NewServer(t)
 	dsn := server.Database(t, "projections")
-	migrate(t, dsn)
+	pgtest.Migrate(t, dsn)
 	pool := pgtest.Pool(t, dsn)
 	p := open(t, pool)
 	stop := running(t, p)
@@ -542,17 +541,5 @@ func TestColumnsAreThoseOfTheDatabase(t *testing.T) {
 		if !slices.Equal(names, c.columns) {
 			t.Errorf("%s: the row's JSON has\n%v, the columns are\n%v", c.name, names, c.columns)
 		}
-	}
-}
-
-func migrate(t testing.TB, dsn string) {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.Background()) }()
-	if err := migrations.Migrate(t.Context(), conn); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/redistest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -41,20 +41,11 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	pusher := filepath.Join(s.dir, "pusher")
-	gitRun(t, s.dir, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
-	gitRun(t, s.dir, "init", "--quiet", "--initial-branch=main", "pusher")
-	gitRun(t, pusher, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "--allow-empty", "-m", "first")
-	gitRun(t, pusher, "push", "--quiet", filepath.Join(s.dir, "remote.git"), "HEAD:refs/heads/main")
+	testkit.Git(t, s.dir, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
+	testkit.Git(t, s.dir, "init", "--quiet", "--initial-branch=main", "pusher")
+	testkit.Git(t, pusher, "commit", "--quiet", "--allow-empty", "-m", "first")
+	testkit.Git(t, pusher, "push", "--quiet", filepath.Join(s.dir, "remote.git"), "HEAD:refs/heads/main")
 	return s
-}
-
-func gitRun(t *testing.T, dir string, args ...string) {
-	t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("git %q: %v\n%s", args, err, out)
-	}
 }
 
 // findings runs all checks, and gives a line for each finding.

@@ -19,6 +19,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // TestMain also plays the daemon that is killed: see TestKillOrphan.
@@ -33,15 +35,6 @@ func TestMain(m *testing.M) {
 // patience bounds every wait of these tests; nothing asserts that it is short.
 const patience = 30 * time.Second
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
 func sh(script string) Command {
 	return Command{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Grace: 50 * time.Millisecond}
 }
@@ -50,7 +43,7 @@ func sh(script string) Command {
 func pidIn(t *testing.T, file string) int {
 	t.Helper()
 	var pid int
-	eventually(t, "a process ID in "+file, func() bool {
+	testkit.Wait(t, "a process ID in "+file, func() bool {
 		b, err := os.ReadFile(file)
 		if err != nil || !bytes.HasSuffix(b, []byte("\n")) {
 			return false
@@ -371,7 +364,7 @@ func TestKillOrphan(t *testing.T) {
 				t.Fatal(err)
 			}
 			pid := pidIn(t, pidFile)
-			eventually(t, "a process file", func() bool { _, err := os.Stat(file); return err == nil })
+			testkit.Wait(t, "a process file", func() bool { _, err := os.Stat(file); return err == nil })
 			_ = daemon.Process.Signal(syscall.SIGKILL)
 			_ = daemon.Wait()
 			if strings.HasPrefix(name, "leader dies") {
@@ -380,7 +373,7 @@ func TestKillOrphan(t *testing.T) {
 				if err != nil || json.Unmarshal(b, &r) != nil || r.PID == pid {
 					t.Fatalf("process file %s, %v", b, err)
 				}
-				eventually(t, "the end of the leader", func() bool { return !alive(r.PID) })
+				testkit.Wait(t, "the end of the leader", func() bool { return !alive(r.PID) })
 			}
 			if !alive(pid) {
 				t.Fatal("there is no orphan to find")
@@ -417,7 +410,7 @@ func TestPdeathsig(t *testing.T) {
 	pid := pidIn(t, pidFile)
 	_ = daemon.Process.Signal(syscall.SIGKILL)
 	_ = daemon.Wait()
-	eventually(t, "the end of the program", func() bool { return !alive(pid) })
+	testkit.Wait(t, "the end of the program", func() bool { return !alive(pid) })
 }
 
 // TestPdeathsigIsNotSpurious: the thread that started the program must outlive
@@ -510,7 +503,7 @@ func TestProcessFile(t *testing.T) {
 	c := sh("cat " + file + "; true")
 	var out bytes.Buffer
 	c.File, c.Stdout = file, &out
-	eventually(t, "the file's content while the program runs", func() bool {
+	testkit.Wait(t, "the file's content while the program runs", func() bool {
 		out.Reset() // the program may be faster than the file
 		if err := Run(t.Context(), c); err != nil && !errors.As(err, new(*ExitError)) {
 			t.Fatal(err)

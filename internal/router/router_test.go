@@ -21,6 +21,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -123,7 +124,7 @@ func TestCrashBetweenAppendAndDone(t *testing.T) {
 	put(t, q, named("a", body("refs/heads/main", sha, "octo/app")))
 	put(t, q, named("b", body("refs/heads/dev", sha, "octo/app")))
 	stop := start(t, q, Options{Log: log, Queue: &crashingQueue{drops: 1 << 30}})
-	wait(t, "both are in the log", func() bool { return len(events(t, log, eventlog.Filter{})) == 5 })
+	testkit.Wait(t, "both are in the log", func() bool { return len(events(t, log, eventlog.Filter{})) == 5 })
 	stop()
 	if left, err := q.List(); err != nil || len(left) != 2 {
 		t.Fatalf("left %v, %v", left, err)
@@ -218,7 +219,7 @@ func TestUnreadableEntriesAreSetAside(t *testing.T) {
 	go func() {
 		ended <- New(Options{Instance: "test", Queue: w, Log: log, Rules: func() []Rule { return rules }}).Run(ctx)
 	}()
-	wait(t, "nothing is pending", func() bool { return len(w.Pending()) == 0 })
+	testkit.Wait(t, "nothing is pending", func() bool { return len(w.Pending()) == 0 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
@@ -269,7 +270,7 @@ func TestAPoisonedDeliveryBlocksNoOther(t *testing.T) {
 				if i > 0 {
 					put(t, q, named(fmt.Sprint("good-", i), body("refs/heads/main", sha, "octo/app")))
 				}
-				wait(t, "the good one is routed", func() bool {
+				testkit.Wait(t, "the good one is routed", func() bool {
 					return len(events(t, log, eventlog.Filter{Instance: name, DeliveryID: fmt.Sprint("good-", i)})) == 3
 				})
 				if !refusal.quarantee && i == 2 {
@@ -317,7 +318,9 @@ func TestEventsThatAreNotKnownLeaveTheEntryAlone(t *testing.T) {
 
 func TestDatabaseAwayAndBack(t *testing.T) {
 	server := pgtest.NewServer(t)
-	log, _ := logOn(t, migrate(t, server.Database(t, "away")))
+	dsn := server.Database(t, "away")
+	pgtest.Migrate(t, dsn)
+	log, _ := logOn(t, pgtest.Pool(t, dsn))
 	q := openQueue(t)
 	defer start(t, q, Options{Log: log})()
 	put(t, q, named("before", body("refs/heads/main", sha, "octo/app")))
