@@ -169,6 +169,11 @@ func TestNoDamageGoesUnnoticed(t *testing.T) {
 	lines := bytes.SplitAfter(file, []byte("\n"))
 	lines = lines[:len(lines)-1]
 	conn := owner(t, to)
+	// The line is named, rather than that the database refuses it at some time.
+	var latin *DamagedError
+	if _, err := check(bytes.NewReader(bytes.Replace(file, []byte("push"), []byte("p\xb5sh"), 1))); !errors.As(err, &latin) || latin.Line != 2 {
+		t.Errorf("a line that is no text: %v", err)
+	}
 	imports := 0
 	rapid.Check(t, func(t *rapid.T) {
 		var damaged []byte
