@@ -33,10 +33,7 @@ func TestMain(m *testing.M) {
 	os.Exit(pgtest.MainNoLeaks(m))
 }
 
-const (
-	patience = 60 * time.Second
-	sha      = "0123456789abcdef0123456789abcdef01234567"
-)
+const sha = "0123456789abcdef0123456789abcdef01234567"
 
 var quiet = slog.New(slog.DiscardHandler)
 

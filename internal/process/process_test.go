@@ -29,9 +29,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience bounds every wait of these tests; nothing asserts that it is short.
-const patience = 30 * time.Second
-
 func sh(script string) Command {
 	return Command{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Grace: 50 * time.Millisecond}
 }

@@ -30,8 +30,6 @@ func TestMain(m *testing.M) {
 	os.Exit(pgtest.MainNoLeaks(m))
 }
 
-const patience = 60 * time.Second
-
 var quiet = slog.New(slog.DiscardHandler)
 
 // openLog opens the log of a fresh database.
