@@ -74,12 +74,7 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 		}
 	}
 	if asJSON {
-		for _, e := range events {
-			if err := writeJSON(c.out, e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeJSONLines(c.out, events)
 	}
 	state, err := router.Fold(events)
 	if err != nil {
