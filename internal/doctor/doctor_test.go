@@ -14,10 +14,12 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/redistest"
+	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -106,6 +108,30 @@ func (s *site) project(t *testing.T) {
 	}
 }
 
+// sign makes a key, appends an event and signs the log. It returns the key's file.
+func (s *site) sign(t *testing.T) string {
+	t.Helper()
+	private, key, err := checkpoint.Generate("durhack-deployer/test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.state, "signer.key")
+	if err := os.WriteFile(path, []byte(private), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := eventlog.Open(pgtest.Pool(t, s.dsn), quiet)
+	defer log.Close()
+	if _, err := log.Append(t.Context(), eventlog.Group{Transitions: []eventlog.Transition{
+		{Instance: "test", DeliveryID: "d1", Attempt: 1, Actor: "ann", Data: eventlog.Received{Event: "push"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := signer.New(signer.Options{Key: key, Log: log, Dir: s.state, Logger: quiet}).Sign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func (s *site) sql(t *testing.T, sql string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), s.dsn)
@@ -131,6 +157,7 @@ func has(lines []string, begin, text string) bool {
 
 func TestAllIsWell(t *testing.T) {
 	s := newSite(t)
+	s.sign(t)
 	s.project(t)
 	_, release, err := lock.NewFlock(s.state).Acquire(t.Context(), "work")
 	if err != nil {
@@ -143,7 +170,7 @@ func TestAllIsWell(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "lock", "git", "steps", "daemon"} {
+	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "signer", "lock", "git", "steps", "daemon"} {
 		if !has(lines, "ok "+check, "") {
 			t.Errorf("not one line for %s in\n%s", check, strings.Join(lines, "\n"))
 		}
@@ -180,6 +207,11 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 			s.sql(t, event("thawed"))
 			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"thawed\"')")
 		}, "fail projections", "thawed", "ok projections"},
+		{"a signing key that others may read", func(t *testing.T, s *site) { chmod(t, s.sign(t), 0o644) }, "fail signer", "mode 0644", "ok signer"},
+		{"a log that is not what was signed", func(t *testing.T, s *site) {
+			s.sign(t)
+			s.sql(t, "alter table event_hashes disable trigger all; delete from event_hashes")
+		}, "fail signer", "not consistent with the checkpoint", "ok signer"},
 		{"a lock server that is away", func(_ *testing.T, s *site) { s.extra = "[lock]\nurl = \"redis://:hidden@127.0.0.1:1\"" }, "fail lock", "127.0.0.1:1", "ok lock"},
 		{"a branch that is not there", func(_ *testing.T, s *site) { s.branch = "release" }, "warn git", `no branch "release"`, "ok git"},
 		{"a remote that is not there", func(t *testing.T, s *site) { remove(t, filepath.Join(s.dir, "remote.git")) }, "fail git", "web:", "ok git"},
