@@ -616,7 +616,13 @@ func TestCanceled(t *testing.T) {
 
 func TestMessage(t *testing.T) {
 	t.Parallel()
+	const noAnswer = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n"
 	for said, want := range map[string]string{
+		// Without a deploy key, without a known host, as another user: the cause is said first.
+		"git@github.com: Permission denied (publickey).\r\n" + noAnswer:   "git@github.com: Permission denied (publickey).",
+		"Warning: x\nHost key verification failed.\r\n" + noAnswer:        "Warning: x; Host key verification failed.",
+		"fatal: detected dubious ownership\nTo add\n\n\tgit\n" + noAnswer: "fatal: detected dubious ownership; To add; git",
+		noAnswer:                             "fatal: Could not read from remote repository.; Please make sure you have the correct access rights; and the repository exists.",
 		"":                                   "",
 		"From x\nfatal: bad\x1b[31m\r\nhint": "fatal: bad [31m; hint",
 		"1\n2\n3\n4\n5\n":                    "2; 3; 4; 5",
