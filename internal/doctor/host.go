@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -166,6 +168,16 @@ func (d *doctor) queues(context.Context) {
 				"%s has %d in quarantine, the newest %s", name, n, quarantined[n-1].Name)
 		}
 		queues, waiting = queues+1, waiting+len(entries)
+	}
+	orphans, err := daemon.Orphans(d.Config)
+	if err != nil {
+		bad = true
+		d.say(Fail, "run this as the user that the daemon runs as; see who owns the directory", "%s", oneLine(err))
+	}
+	for _, name := range slices.Sorted(maps.Keys(orphans)) {
+		bad = true
+		d.say(Warn, "put it back; with enabled = false what waits is voided",
+			"%d waiting for %s, which is not in the configuration", orphans[name], name)
 	}
 	if !bad {
 		d.say(OK, "", "%d waiting in %s", waiting, counted(queues, "queue"))
