@@ -20,6 +20,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -214,6 +215,42 @@ func (d *doctor) lock(ctx context.Context) {
 		return
 	}
 	d.say(OK, "", "the lock server answers")
+}
+
+// paths looks whether each enabled deployment can be checked out where it shall be.
+func (d *doctor) paths(context.Context) {
+	usable, bad := 0, false
+	for _, slug := range d.Config.Slugs() {
+		dep := d.Config.Deployments[slug]
+		if !dep.Enabled {
+			continue
+		}
+		if err := git.CheckDir(dep.Path); err != nil {
+			bad = true
+			d.say(Fail, "a deployment's path is missing, empty or a git repository", "%s: %s", slug, oneLine(err))
+			continue
+		}
+		// What is missing is made: then the nearest directory above counts.
+		dir := dep.Path
+		info, err := os.Stat(dir)
+		for errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+			dir = filepath.Dir(dir)
+			info, err = os.Stat(dir)
+		}
+		switch {
+		case err == nil && !info.IsDir():
+			bad = true
+			d.say(Fail, "move it away, or mend path in the configuration", "%s: %s cannot be made: %s is not a directory", slug, dep.Path, dir)
+		case err != nil || unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
+			bad = true
+			d.say(Fail, "make the path, empty, and give it to the user that the daemon runs as (chown), or run this as that user", "%s: %s cannot be written by this user", slug, dir)
+		default:
+			usable++
+		}
+	}
+	if !bad {
+		d.say(OK, "", "%s can be checked out where they shall be, as far as this user sees", counted(usable, "deployment"))
+	}
 }
 
 // steps looks for the programs of enabled deployments.

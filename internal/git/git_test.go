@@ -317,6 +317,19 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) {
 		t.Errorf("a .git file: %v", err)
 	}
+	w = newWorld(t)
+	w.repo = Open(filepath.Join(w.pusher, "nowhere"), w.bare, Options{})
+	if err := os.Symlink("gone", w.repo.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "link") {
+		t.Errorf("a link to nothing: %v", err)
+	}
+	w.commit("a file", map[string]string{"file": "data"})
+	w.repo = Open(filepath.Join(w.pusher, "file"), w.bare, Options{})
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "is not a directory") {
+		t.Errorf("a file: %v", err)
+	}
 	// An empty directory, inside of somebody else's repository, becomes one of its own.
 	w = newWorld(t)
 	commit := w.commit("x", nil)
