@@ -249,7 +249,7 @@ func (d *doctor) paths(context.Context) {
 		}
 	}
 	if !bad {
-		d.say(OK, "", "%s can be checked out where they shall be, as far as this user sees", counted(usable, "deployment"))
+		d.say(OK, "", "%s can be used, as far as this user sees", counted(usable, "path"))
 	}
 }
 
