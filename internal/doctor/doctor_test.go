@@ -169,6 +169,10 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 	}{
 		{"a short secret", func(_ *testing.T, s *site) { s.secret = "abcdefghij" }, "warn secret", "shorter than 16", "ok secret"},
 		{"a dull secret", func(_ *testing.T, s *site) { s.secret = strings.Repeat("ab", 20) }, "warn secret", "repeats", "ok secret"},
+		{"a secret that everybody reads", func(t *testing.T, s *site) {
+			write(t, filepath.Join(s.dir, "config.toml"))
+			chmod(t, filepath.Join(s.dir, "config.toml"), 0o644)
+		}, "warn secret", "everybody on this host can read it", "ok secret"},
 		{"the placeholder", func(_ *testing.T, s *site) { s.secret = "not-a-real-secret-token" }, "warn secret", "no webhook secret", "ok secret"},
 		{"an open state_dir", func(t *testing.T, s *site) { chmod(t, s.state, 0o777) }, "fail state_dir", "everybody", "ok state_dir"},
 		{"no state_dir", func(t *testing.T, s *site) { remove(t, s.state) }, "warn state_dir", "not there yet", "ok state_dir"},

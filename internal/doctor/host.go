@@ -80,6 +80,15 @@ func (d *doctor) secret(context.Context) {
 		}
 		weak = true
 	}
+	for _, v := range d.Config.Origins() {
+		if v.Key != "webhook_secret_token" || v.File == "" {
+			continue
+		}
+		if info, err := os.Stat(v.File); err == nil && info.Mode().Perm()&0o004 != 0 {
+			weak = true
+			d.say(Warn, "chmod o-r "+v.File, "%s holds the webhook secret, and everybody on this host can read it", v.File)
+		}
+	}
 	if !weak {
 		d.say(OK, "", "%s, long enough", counted(len(d.Config.Secrets), "webhook secret"))
 	}
