@@ -31,13 +31,13 @@ var quiet = slog.New(slog.DiscardHandler)
 // site is a configuration that is well, but for what a test changes.
 type site struct {
 	dir, state, dsn, secret, extra string
-	branch, program                string
+	branch, program, path          string
 	port                           int
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{dir: t.TempDir(), dsn: pgtest.MigratedDSN(t), secret: "0123456789abcdefghijklmnopqrstuv", branch: "main", program: "true"}
+	s := &site{dir: t.TempDir(), dsn: pgtest.MigratedDSN(t), secret: "0123456789abcdefghijklmnopqrstuv", branch: "main", program: "true", path: "live"}
 	s.state = filepath.Join(s.dir, "state")
 	if err := os.MkdirAll(filepath.Join(s.state, "queues", "main"), 0o755); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ path = %q
 [[deployments.web.steps]]
 name = "build"
 run = [%q]
-`, s.state, s.dsn, s.secret, s.port, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, "live"), s.program)
+`, s.state, s.dsn, s.secret, s.port, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, s.path), s.program)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestAllIsWell(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "signer", "lock", "git", "steps", "daemon"} {
+	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "signer", "lock", "git", "paths", "steps", "daemon"} {
 		if !has(lines, "ok "+check, "") {
 			t.Errorf("not one line for %s in\n%s", check, strings.Join(lines, "\n"))
 		}
@@ -187,6 +187,10 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 	}{
 		{"a short secret", func(_ *testing.T, s *site) { s.secret = "abcdefghij" }, "warn secret", "shorter than 16", "ok secret"},
 		{"a dull secret", func(_ *testing.T, s *site) { s.secret = strings.Repeat("ab", 20) }, "warn secret", "repeats", "ok secret"},
+		{"a secret that everybody reads", func(t *testing.T, s *site) {
+			write(t, filepath.Join(s.dir, "config.toml"))
+			chmod(t, filepath.Join(s.dir, "config.toml"), 0o644)
+		}, "warn secret", "everybody on this host can read it", "ok secret"},
 		{"the placeholder", func(_ *testing.T, s *site) { s.secret = "not-a-real-secret-token" }, "warn secret", "no webhook secret", "ok secret"},
 		{"an open state_dir", func(t *testing.T, s *site) { chmod(t, s.state, 0o777) }, "fail state_dir", "everybody", "ok state_dir"},
 		{"no state_dir", func(t *testing.T, s *site) { remove(t, s.state) }, "warn state_dir", "not there yet", "ok state_dir"},
@@ -215,6 +219,14 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		{"a lock server that is away", func(_ *testing.T, s *site) { s.extra = "[lock]\nurl = \"redis://:hidden@127.0.0.1:1\"" }, "fail lock", "127.0.0.1:1", "ok lock"},
 		{"a branch that is not there", func(_ *testing.T, s *site) { s.branch = "release" }, "warn git", `no branch "release"`, "ok git"},
 		{"a remote that is not there", func(t *testing.T, s *site) { remove(t, filepath.Join(s.dir, "remote.git")) }, "fail git", "web:", "ok git"},
+		{"files in the path", func(t *testing.T, s *site) {
+			if err := os.Mkdir(filepath.Join(s.dir, "live"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(s.dir, "live", "index.html"))
+		}, "fail paths", "is not empty and is not a git repository", "ok paths"},
+		{"a file for the path", func(t *testing.T, s *site) { write(t, filepath.Join(s.dir, "live")) }, "fail paths", "live is not a directory", "fail git"},
+		{"a file above the path", func(t *testing.T, s *site) { write(t, filepath.Join(s.dir, "above")); s.path = "above/live" }, "fail paths", "not a directory", "ok paths"},
 		{"a program that is missing", func(_ *testing.T, s *site) { s.program = "no-such-program" }, "fail steps", `step "build" of web`, "ok steps"},
 		{"no worker", func(*testing.T, *site) {}, "warn daemon", "no worker runs", "ok daemon"},
 	} {

@@ -2,9 +2,7 @@ package git
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -175,7 +173,7 @@ func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
 func (r *Repo) lsRemote(ctx context.Context, names ...string) (map[string]string, error) {
 	dir := r.dir
 	// Inside the repository its configuration (an ssh key, say) counts.
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		dir = "/"
 	}
 	text, err := r.output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, names...)...)

@@ -204,6 +204,19 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) {
 		t.Errorf("a .git file: %v", err)
 	}
+	w = newWorld(t)
+	w.repo = Open(filepath.Join(w.pusher, "nowhere"), w.bare, Options{})
+	if err := os.Symlink("gone", w.repo.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "link") {
+		t.Errorf("a link to nothing: %v", err)
+	}
+	w.commit("a file", map[string]string{"file": "data"})
+	w.repo = Open(filepath.Join(w.pusher, "file"), w.bare, Options{})
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "is not a directory") {
+		t.Errorf("a file: %v", err)
+	}
 	// An empty directory, inside of somebody else's repository, becomes one of its own.
 	w = newWorld(t)
 	commit := w.commit("x", nil)
@@ -364,7 +377,13 @@ func TestManyAtOnce(t *testing.T) {
 
 func TestMessage(t *testing.T) {
 	t.Parallel()
+	const noAnswer = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n"
 	for said, want := range map[string]string{
+		// Without a deploy key, without a known host, as another user: the cause is said first.
+		"git@github.com: Permission denied (publickey).\r\n" + noAnswer:   "git@github.com: Permission denied (publickey).",
+		"Warning: x\nHost key verification failed.\r\n" + noAnswer:        "Warning: x; Host key verification failed.",
+		"fatal: detected dubious ownership\nTo add\n\n\tgit\n" + noAnswer: "fatal: detected dubious ownership; To add; git",
+		noAnswer:                             "fatal: Could not read from remote repository.; Please make sure you have the correct access rights; and the repository exists.",
 		"":                                   "",
 		"From x\nfatal: bad\x1b[31m\r\nhint": "fatal: bad [31m; hint",
 		"1\n2\n3\n4\n5\n":                    "2; 3; 4; 5",
