@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -24,13 +26,32 @@ func QueueDir(cfg *config.Config, name string) string {
 // Others may pass through state_dir but not list it: the private Postgres runs
 // as a user of its own when we are root, and each folder below guards itself.
 func MakeStateDir(cfg *config.Config) error {
-	if err := os.MkdirAll(cfg.StateDir, 0o751); err != nil { //nolint:gosec // see above
+	if err := makeDir(cfg.StateDir); err != nil {
 		return fmt.Errorf("make state_dir: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(cfg.StateDir, "queues"), 0o751); err != nil { //nolint:gosec // queues/main may be shared with a group
+	// queues/main may be shared with a group.
+	if err := makeDir(filepath.Join(cfg.StateDir, "queues")); err != nil {
 		return fmt.Errorf("make the folder of queues: %w", err)
 	}
 	return nil
+}
+
+// makeDir makes a directory that others may pass, whatever the umask: under a
+// strict one the user of the private Postgres could not get to it. One that is
+// there keeps its mode.
+func makeDir(path string) error {
+	const mode = 0o751
+	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil { //nolint:gosec // see above
+		return err
+	}
+	err := os.Mkdir(path, mode) //nolint:gosec // see above
+	if errors.Is(err, fs.ErrExist) {
+		return os.MkdirAll(path, mode) //nolint:gosec // it makes nothing, and wants a directory
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode) //nolint:gosec // see above
 }
 
 // queueSet opens each deployment's queue once, so that what the materializer
