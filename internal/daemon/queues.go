@@ -41,17 +41,17 @@ func MakeStateDir(cfg *config.Config) error {
 // there keeps its mode.
 func makeDir(path string) error {
 	const mode = 0o751
-	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil { //nolint:gosec // see above
+	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
 		return err
 	}
-	err := os.Mkdir(path, mode) //nolint:gosec // see above
+	err := os.Mkdir(path, mode)
 	if errors.Is(err, fs.ErrExist) {
-		return os.MkdirAll(path, mode) //nolint:gosec // it makes nothing, and wants a directory
+		return os.MkdirAll(path, mode)
 	}
 	if err != nil {
 		return err
 	}
-	return os.Chmod(path, mode) //nolint:gosec // see above
+	return os.Chmod(path, mode)
 }
 
 // queueSet opens each deployment's queue once, so that what the materializer
