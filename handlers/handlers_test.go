@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -65,6 +66,7 @@ func TestExecuteOutcomes(t *testing.T) {
 	t.Parallel()
 	errLost := errors.New("the lock was lost")
 	sleep := []string{"sleep", "1000"}
+	const ready = 2 * time.Second // by then a program has started, and a shell has set its trap
 	for name, c := range map[string]struct {
 		run      func(ctx context.Context, env Env) error
 		timeout  time.Duration
@@ -78,10 +80,10 @@ func TestExecuteOutcomes(t *testing.T) {
 		"ok":        {run: nothing, outcome: OK, exitCode: -1},
 		"killed":    {run: program("", "sh", "-c", "kill -KILL $$").Run, outcome: Failed, exitCode: -1, signal: "SIGKILL", as: new(*process.ExitError)},
 		"not found": {run: program("", "nonesuch").Run, outcome: Failed, exitCode: -1, as: new(*process.NotFoundError)},
-		"timeout":   {run: program("", sleep...).Run, timeout: time.Millisecond, outcome: TimedOut, exitCode: -1, signal: "SIGTERM", as: new(*TimeoutError)},
+		"timeout":   {run: program("", sleep...).Run, timeout: ready, outcome: TimedOut, exitCode: -1, signal: "SIGTERM", as: new(*TimeoutError)},
 		"deaf timeout": {
 			run:     program("", "sh", "-c", "trap '' TERM; while :; do sleep 1000; done").Run,
-			timeout: 300 * time.Millisecond, outcome: TimedOut, exitCode: -1, signal: "SIGKILL", as: new(*TimeoutError),
+			timeout: ready, outcome: TimedOut, exitCode: -1, signal: "SIGKILL", as: new(*TimeoutError),
 		},
 		"canceled":            {run: program("", sleep...).Run, cancel: true, outcome: Canceled, exitCode: -1, signal: "SIGTERM", is: errLost},
 		"canceled wins":       {run: program("", sleep...).Run, cancel: true, timeout: time.Hour, outcome: Canceled, exitCode: -1, signal: "SIGTERM", is: errLost},
@@ -94,13 +96,29 @@ func TestExecuteOutcomes(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
+			env := testEnv
+			env.ProcessFile = filepath.Join(t.TempDir(), "process")
 			s := Step{Name: "s", Timeout: c.timeout, Run: func(ctx context.Context, env Env) error {
+				returned := make(chan struct{})
+				var canceling sync.WaitGroup
+				defer canceling.Wait()
+				defer close(returned)
 				if c.cancel {
-					time.AfterFunc(20*time.Millisecond, func() { cancel(errLost) })
+					canceling.Go(func() {
+						// The program has to run to be ended by a signal.
+						for c.signal != "" && !exists(env.ProcessFile) {
+							select {
+							case <-returned:
+								return
+							case <-time.After(time.Millisecond):
+							}
+						}
+						cancel(errLost)
+					})
 				}
 				return c.run(ctx, env)
 			}}
-			r := Execute(ctx, Plan{Steps: []Step{s}}, testEnv, nil)
+			r := Execute(ctx, Plan{Steps: []Step{s}}, env, nil)
 			if len(r.Steps) != 1 || r.Steps[0].Outcome != c.outcome || r.Signal != c.signal ||
 				(r.Err == nil) != (c.outcome == OK) || r.Canceled != (c.outcome == Canceled) {
 				t.Fatalf("result %+v", r)
@@ -116,6 +134,11 @@ func TestExecuteOutcomes(t *testing.T) {
 			}
 		})
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func TestCanceledBetweenSteps(t *testing.T) {

@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -41,8 +42,8 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build the program:", err)
 		return 1
 	}
-	// Tests run it as other users, too.
-	if err := os.Chmod(dir, 0o711); err != nil {
+	// Tests run it as other users, too, whatever the umask.
+	if err := errors.Join(os.Chmod(dir, 0o711), os.Chmod(program, 0o755)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

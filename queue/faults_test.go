@@ -112,6 +112,20 @@ func TestPutOrder(t *testing.T) {
 	}
 }
 
+// An entry that is set aside is not there again after a crash.
+func TestQuarantineOrder(t *testing.T) {
+	f := &faults{}
+	q := open(t, t.TempDir(), withFaults(f))
+	bad := put(t, q, "bad")
+	f.trace = nil
+	if err := q.Quarantine(bad, errors.New("bad")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(f.trace, " "); got != "publish dirsync" {
+		t.Error(got)
+	}
+}
+
 // Each durable operation of a Put fails both ways. The entry is absent or
 // whole, a watcher agrees with the directory, nothing else is left, and the
 // queue goes on.

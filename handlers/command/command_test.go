@@ -104,7 +104,7 @@ func TestStepTimeout(t *testing.T) {
 	t.Parallel()
 	remote, commit := sample(t, "main")
 	h, err := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, Steps: []StepConfig{
-		{Name: "endless", Run: []string{"sleep", "1000"}, Timeout: 10 * time.Millisecond},
+		{Name: "endless", Run: []string{"sleep", "1000"}, Timeout: 2 * time.Second}, // long enough for it to start
 	}})
 	if err != nil {
 		t.Fatal(err)

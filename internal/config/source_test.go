@@ -119,14 +119,11 @@ func unprivileged(t *testing.T, f func()) {
 
 func TestPermissionDenied(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	secret := write(t, filepath.Join(dir, "secret"), "hunter2")
 	closed := write(t, filepath.Join(dir, "closed.toml"), "instance = \"a\"")
 	open := write(t, filepath.Join(dir, "open.toml"), "webhook_secret_file = \""+secret+"\"")
-	for _, path := range []string{secret, closed} {
-		if err := os.Chmod(path, 0); err != nil {
+	for path, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o755, open: 0o644, secret: 0, closed: 0} {
+		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
 	}

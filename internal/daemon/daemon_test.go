@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
@@ -157,6 +158,29 @@ func TestStateDirThatCannotBeMade(t *testing.T) {
 	err := Run(t.Context(), Options{Config: s.cfg, Listen: true, Work: true, Logger: quiet})
 	if err == nil || !strings.Contains(err.Error(), "state_dir") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestStateDirCanBePassedWhateverTheUmask(t *testing.T) {
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	s := newSite(t, "", "")
+	check := func(path string, want os.FileMode) {
+		t.Helper()
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want %v", path, st.Mode(), err, want)
+		}
+	}
+	for _, want := range []os.FileMode{0o751, 0o700} {
+		if err := MakeStateDir(s.cfg); err != nil {
+			t.Fatal(err)
+		}
+		check(s.cfg.StateDir, want)
+		check(filepath.Join(s.cfg.StateDir, "queues"), 0o751)
+		// What the operator decided is kept.
+		if err := os.Chmod(s.cfg.StateDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

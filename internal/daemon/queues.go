@@ -26,13 +26,32 @@ func QueueDir(cfg *config.Config, name string) string {
 // Others may pass through state_dir but not list it: the private Postgres runs
 // as a user of its own when we are root, and each folder below guards itself.
 func MakeStateDir(cfg *config.Config) error {
-	if err := os.MkdirAll(cfg.StateDir, 0o751); err != nil { //nolint:gosec // see above
+	if err := makeDir(cfg.StateDir); err != nil {
 		return fmt.Errorf("make state_dir: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(cfg.StateDir, "queues"), 0o751); err != nil { //nolint:gosec // queues/main may be shared with a group
+	// queues/main may be shared with a group.
+	if err := makeDir(filepath.Join(cfg.StateDir, "queues")); err != nil {
 		return fmt.Errorf("make the folder of queues: %w", err)
 	}
 	return nil
+}
+
+// makeDir makes a directory that others may pass, whatever the umask: under a
+// strict one the user of the private Postgres could not get to it. One that is
+// there keeps its mode.
+func makeDir(path string) error {
+	const mode = 0o751
+	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	err := os.Mkdir(path, mode)
+	if errors.Is(err, fs.ErrExist) {
+		return os.MkdirAll(path, mode)
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
 }
 
 // Orphans are the queues in which something waits, by name with how much, whose

@@ -50,7 +50,15 @@ func (c *Cluster) refuseForeign() error {
 	if err != nil {
 		return err
 	}
-	if len(entries) > 0 {
+	if len(entries) == 0 {
+		return nil
+	}
+	// Another that starts just now gives it away before it puts anything there.
+	uid, err := ownerOf(c.dir)
+	if err != nil {
+		return err
+	}
+	if uid != c.owner.uid {
 		return fmt.Errorf("the directory belongs to root and holds %s: Postgres cannot run as root; use an empty directory, or give it to an ordinary user (chown -R)", entries[0].Name())
 	}
 	return nil
@@ -109,23 +117,36 @@ func (c *Cluster) socketDir() (string, error) {
 		sum := sha256.Sum256([]byte(c.dir))
 		dir = fmt.Sprintf("/tmp/durhack-pg-%d-%s", c.owner.uid, hex.EncodeToString(sum[:8]))
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		err := c.ownSocketDir(dir)
+		if err == nil {
+			return dir, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		// The last user of the cluster has just removed it again.
 	}
+}
+
+func (c *Cluster) ownSocketDir(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
-		return "", &fs.PathError{Op: "lstat", Path: dir, Err: err}
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Uid == 0 && c.owner.other {
 		if err := os.Lchown(dir, c.owner.uid, c.owner.gid); err != nil {
-			return "", err
+			return err
 		}
 		st.Uid = uint32(c.owner.uid)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != c.owner.uid || st.Mode&0o077 != 0 {
-		return "", fmt.Errorf("%s is not a private directory of %s: somebody else made it; remove it", dir, c.owner.name)
+		return fmt.Errorf("%s is not a private directory of %s: somebody else made it; remove it", dir, c.owner.name)
 	}
-	return dir, nil
+	return nil
 }
 
 // removeSocketDir removes a socket's directory that stands elsewhere, so that

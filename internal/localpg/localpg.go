@@ -117,14 +117,8 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 }
 
 func (c *Cluster) open(ctx context.Context) error {
-	var err error
-	if c.owner, err = chooseOwner(c.dir); err != nil {
-		return err
-	}
-	if err := c.makeDir(); err != nil {
-		return err
-	}
-	if c.sock, err = c.socketDir(); err != nil {
+	err := c.prepare()
+	if err != nil {
 		return err
 	}
 	if c.startLock, err = c.openOwned("start.lock", os.O_RDWR); err != nil {
@@ -144,6 +138,19 @@ func (c *Cluster) open(ctx context.Context) error {
 		return errors.Join(err, c.Close(stopCtx))
 	}
 	return nil
+}
+
+// prepare makes the directories. No lock is held: it has its file in one of them.
+func (c *Cluster) prepare() error {
+	var err error
+	if c.owner, err = chooseOwner(c.dir); err != nil {
+		return err
+	}
+	if err := c.makeDir(); err != nil {
+		return err
+	}
+	c.sock, err = c.socketDir()
+	return err
 }
 
 // join counts this Cluster among the users before it starts anything, so that

@@ -52,13 +52,8 @@ func (c *Cluster) isPostmaster(pid int) bool {
 		return false
 	}
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
-	if err != nil {
-		return false
-	}
-	// "pid (name) state ...", where the name may hold anything.
-	i := bytes.LastIndexByte(stat, ')')
-	if i < 0 || i+2 >= len(stat) || stat[i+2] == 'Z' || stat[i+2] == 'X' {
+	name, start := look(pid)
+	if start == "" {
 		return false
 	}
 	// A postmaster's working directory is its data directory.
@@ -72,7 +67,26 @@ func (c *Cluster) isPostmaster(pid int) bool {
 	}
 	// Root without CAP_SYS_PTRACE (in a container) cannot look there.
 	uid, err := ownerOf(proc)
-	return err == nil && uid == c.owner.uid && bytes.HasPrefix(stat[bytes.IndexByte(stat, '(')+1:], []byte("postgres"))
+	return err == nil && uid == c.owner.uid && strings.HasPrefix(name, "postgres")
+}
+
+// look returns the name of a living process and when it started, which with its
+// ID tells it from every other. start is "" when there is none, or a zombie.
+func look(pid int) (name, start string) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return "", ""
+	}
+	// "pid (name) state ... start ...", where the name may hold anything.
+	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if from < 0 || to < from {
+		return "", ""
+	}
+	rest := strings.Fields(string(b[to+1:]))
+	if len(rest) < 20 || rest[0] == "Z" || rest[0] == "X" {
+		return "", ""
+	}
+	return string(b[from+1 : to]), rest[19]
 }
 
 // ended reaps a server that this Cluster started if it has ended, and tells so.

@@ -265,11 +265,13 @@ func (c *Cluster) stop(ctx context.Context) error {
 			return nil
 		}
 	}
+	_, start := look(pid)
 	if err := signalProcess(pid, unix.SIGINT); err != nil {
 		return err
 	}
-	// The file goes a moment before the process does.
-	for c.isPostmaster(pid) || c.children[pid] && !c.ended(pid) {
+	// Its file, and then its working directory, by which isPostmaster knows it,
+	// go a moment before the process does.
+	for running := start; start != "" && running == start || c.children[pid] && !c.ended(pid); _, running = look(pid) {
 		if err := pause(ctx, pollInterval); err != nil {
 			return fmt.Errorf("wait for Postgres (process %d) to stop: %w", pid, err)
 		}

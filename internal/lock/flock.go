@@ -154,7 +154,10 @@ func (l *Flock) hold(ctx context.Context, name string, f *os.File) (context.Cont
 		close(stop)
 		watching.Wait()
 		cancel(context.Canceled)
-		err := f.Close() // and with it the lock: no other descriptor shares it
+		// Closing alone would leave it locked for as long as a child that is being
+		// started shares the file. Unlocking what is locked cannot fail.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		err := f.Close()
 		if lost {
 			return fmt.Errorf("release the lock of %s: %w", name, ErrLost)
 		}

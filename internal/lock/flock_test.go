@@ -302,3 +302,24 @@ func TestHeld(t *testing.T) {
 		t.Error("a name that is a path was looked at")
 	}
 }
+
+// A child shares every open file of its parent from fork to exec.
+func TestFlockIsFreeAfterReleaseWhileAChildIsStarted(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	f, err := l.try("web")
+	if err != nil || f == nil {
+		t.Fatalf("lock: %v, %v", f, err)
+	}
+	_, release := l.hold(within(t), "web", f)
+	child, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(child)
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := l.Held("web"); err != nil || held {
+		t.Errorf("after its release: held %v, %v", held, err)
+	}
+}

@@ -128,7 +128,7 @@ func (s *server) dropLocked(ctx context.Context, name string) error {
 
 // start makes the server ready, once. s.mu is held.
 func (s *server) start(ctx context.Context) error {
-	if s.dsn != nil && !s.admin.IsClosed() {
+	if s.admin != nil && !s.admin.IsClosed() {
 		return nil
 	}
 	if s.dsn == nil {

@@ -2,6 +2,7 @@ package pgtest_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	osexec "os/exec"
 	"testing"
@@ -83,7 +84,7 @@ func TestAnotherServerCanBeUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := "postgres://" + cfg.User + "@/postgres?sslmode=disable&host=" + cfg.Host
+	url := fmt.Sprintf("postgres://%s@/postgres?sslmode=disable&host=%s&port=%d", cfg.User, cfg.Host, cfg.Port)
 	for _, dsn := range []string{s.DSN(), url} {
 		cmd := osexec.Command(os.Args[0], "-test.run=^(TestEachDSN|TestMigrated)", "-test.count=1")
 		cmd.Env = append(os.Environ(), "DURHACK_TEST_DATABASE_URL="+dsn)

@@ -130,12 +130,12 @@ func isZombie(pid int) bool {
 
 // A step that never ends, with a timeout of its own, and with the deployment's.
 func TestTimeoutsEndTheRun(t *testing.T) {
-	const timeout = 5 * time.Second
+	const timeout = 10 * time.Second
 	for name, c := range map[string]struct {
 		script, signal, error string
 		step, deployment      time.Duration
 	}{
-		"of the step":       {"trap '' TERM; echo waiting; while :; do sleep 0.05; done", "SIGKILL", "timed out after 5s", timeout, 0},
+		"of the step":       {"trap '' TERM; echo waiting; while :; do sleep 0.05; done", "SIGKILL", "timed out after 10s", timeout, 0},
 		"of the deployment": {"echo waiting; while :; do sleep 0.05; done", "SIGTERM", "longer than its timeout", 0, timeout},
 	} {
 		t.Run(name, func(t *testing.T) {
