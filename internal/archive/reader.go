@@ -93,6 +93,9 @@ func (r *reader) start() error {
 	if err := unmarshal(line, &r.header); err != nil {
 		return r.damaged(err)
 	}
+	if r.header.BodiesAfter < 0 || r.header.BodiesAfter > 0 && !r.header.Bodies {
+		return r.damaged(fmt.Errorf("bodies_after is %d, with bodies %t", r.header.BodiesAfter, r.header.Bodies))
+	}
 	r.take()
 	return nil
 }
@@ -202,6 +205,8 @@ func (r *reader) finish() (Summary, error) {
 		err = errors.New("the events are not those that were exported: their tree has another root")
 	case t.SHA256 != sum:
 		err = errors.New("the bytes are not those that were exported: their SHA-256 differs")
+	case r.header.BodiesAfter > r.tree.size:
+		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.tree.size)
 	case t.Checkpoint != "":
 		err = r.checkpoint(t.Checkpoint, root)
 	}
@@ -212,6 +217,10 @@ func (r *reader) finish() (Summary, error) {
 		return Summary{}, r.damaged(errors.New("there is something behind the last line"))
 	}
 	s := r.summary
+	s.LeftOut = r.header.BodiesAfter
+	if !r.header.Bodies {
+		s.LeftOut = r.tree.size
+	}
 	s.Events, s.Root, s.Instances, s.Checkpoint = r.tree.size, root, r.seen, t.Checkpoint
 	return s, nil
 }

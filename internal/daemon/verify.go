@@ -31,7 +31,7 @@ type VerifyOptions struct {
 // Verified is what was found, and what could not be looked at.
 type Verified struct {
 	verify.Result
-	// Notes say what was left out, for people.
+	// Notes say what was left out, for people, those of Result included.
 	Notes []string
 }
 
@@ -83,6 +83,7 @@ func Verify(ctx context.Context, cfg *config.Config, store *Store, log *slog.Log
 		Progress: o.Progress, TreeProgress: o.TreeProgress,
 	})
 	v.Breaches = append(breaches, v.Breaches...)
+	v.Notes = append(v.Notes, v.Result.Notes...)
 	return v, err
 }
 
