@@ -74,7 +74,16 @@ func (r *reader) take() {
 	r.line = nil
 }
 
+// compressed are how files begin that were put through a program on the way.
+var compressed = map[string]string{"\x1f\x8b": "gzip", "\x28\xb5\x2f\xfd": "zstd", "\xfd7zXZ": "xz", "BZh": "bzip2"}
+
 func (r *reader) start() error {
+	for magic, program := range compressed {
+		if begin, err := r.r.Peek(len(magic)); err == nil && string(begin) == magic {
+			r.number = 1
+			return r.damaged(fmt.Errorf("the file is compressed: unpack it on the way, as in `%s -dc FILE | durhack-deployer log import -`", program))
+		}
+	}
 	line, err := r.peek()
 	if err != nil {
 		return err
