@@ -278,7 +278,7 @@ func TestManyLogsOneOrder(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	pools := []*Log{openLog(t, migrate(t, dsn))}
 	for range 3 {
-		pools = append(pools, openLog(t, appPool(t, dsn)))
+		pools = append(pools, openLog(t, pgtest.Pool(t, dsn)))
 	}
 	const workers, shared, own = 4, 40, 20
 	total := int64(shared + len(pools)*workers*own)
@@ -286,7 +286,7 @@ func TestManyLogsOneOrder(t *testing.T) {
 	var followed []Event
 	done := errors.New("all seen")
 	follower := make(chan error, 1)
-	reader := openLog(t, appPool(t, dsn))
+	reader := openLog(t, pgtest.Pool(t, dsn))
 	ctx := testContext(t)
 	go func() {
 		follower <- reader.Follow(ctx, 0, func(_ context.Context, events []Event) error {

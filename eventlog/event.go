@@ -129,6 +129,10 @@ type Assignment struct {
 	Rule string `json:"rule"`
 	// ConfigDigest identifies the deployment's configuration at the decision.
 	ConfigDigest string `json:"config_digest"`
+	// Before is the commit from which the push moved the branch forward, so that
+	// it is an ancestor of Commit. It is empty where the push says no such thing:
+	// a new branch, one that was moved elsewhere (a forced push), a deploy by hand.
+	Before string `json:"before,omitempty"`
 	// Forced says that a person named this commit (deploy --ref): it is exempt
 	// from the stale check, which guards against going backwards by accident.
 	Forced bool `json:"forced,omitempty"`
@@ -164,6 +168,7 @@ type Forwarded struct {
 	Commit       string `json:"commit"`
 	Rule         string `json:"rule"`
 	ConfigDigest string `json:"config_digest"`
+	Before       string `json:"before,omitempty"`
 	Forced       bool   `json:"forced,omitempty"`
 }
 
@@ -345,7 +350,7 @@ func (e Event) Assignments() ([]Assignment, error) {
 	case Forwarded:
 		return []Assignment{{
 			Deployment: e.DeploymentSlug(), Attempt: e.Attempt, Branch: d.Branch,
-			Commit: d.Commit, Rule: d.Rule, ConfigDigest: d.ConfigDigest, Forced: d.Forced,
+			Commit: d.Commit, Rule: d.Rule, ConfigDigest: d.ConfigDigest, Before: d.Before, Forced: d.Forced,
 		}}, nil
 	case Redelivered:
 		return d.Deployments, nil

@@ -91,7 +91,7 @@ func TestFollowIsWokenByAnotherProcess(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	pool := migrate(t, dsn)
 	writer := openLog(t, pool)
-	reader := openLog(t, appPool(t, dsn), WithPoll(time.Hour))
+	reader := openLog(t, pgtest.Pool(t, dsn), WithPoll(time.Hour))
 	f := startFollower(t, reader)
 	waitListening(t, superuser(t, pool))
 	mustAppend(t, writer, group(received("d1")))

@@ -54,6 +54,9 @@ var examples = map[string]Data{
 	"interrupted.v1": Interrupted{V: 1, Detail: "the worker was gone", Then: "retry", Step: "build"},
 	"replayed.v1":    Replayed{V: 1, Reason: "the registry was down", Deployments: []Assignment{assignment}},
 	"redacted.v1":    Redacted{V: 1, Reason: "a token was pushed", PayloadDigests: []string{someDigest}},
+	"forwarded-before.v1": Forwarded{
+		V: 1, Branch: "main", Commit: commitA, Rule: "branch main", ConfigDigest: someDigest, Before: commitB,
+	},
 	"redelivered-body.v1": Redelivered{
 		V: 1, Action: ActionIgnored, Detail: "it is live", ReceivedAt: someTime, Entry: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
 		PayloadDigest: someDigest, PayloadSize: 8192, ContentType: "application/json",

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
@@ -40,33 +39,8 @@ func testContext(t tester) context.Context {
 // migrate brings the database up to date and returns a pool of the application role.
 func migrate(t testing.TB, dsn string) *pgxpool.Pool {
 	t.Helper()
-	ctx := testContext(t)
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := migrations.Migrate(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
-	return appPool(t, dsn)
-}
-
-func appPool(t testing.TB, dsn string) *pgxpool.Pool {
-	t.Helper()
-	config, err := pgxpool.ParseConfig(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.AfterConnect = migrations.SetRole
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
+	pgtest.Migrate(t, dsn)
+	return pgtest.Pool(t, dsn)
 }
 
 // superuser is a connection that may do what the application may not.

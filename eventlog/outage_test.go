@@ -220,7 +220,7 @@ func (f *followed) until(t *testing.T, position int64) {
 func TestAppendsSurviveTheServer(t *testing.T) {
 	s := pgtest.NewServer(t)
 	l1 := openLog(t, migrate(t, s.DSN()))
-	l2 := openLog(t, appPool(t, s.DSN()), WithPoll(20*time.Millisecond))
+	l2 := openLog(t, pgtest.Pool(t, s.DSN()), WithPoll(20*time.Millisecond))
 	follower := startFollower(t, l2)
 	ld := startLoad(t, l1, l2)
 	for _, down := range []func(testing.TB){s.Kill, s.Stop, s.Kill} {
@@ -260,7 +260,7 @@ func TestAppendWaitsForTheServer(t *testing.T) {
 func TestAppendsSurviveCutSessions(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	pool := migrate(t, dsn)
-	l1, l2 := openLog(t, pool), openLog(t, appPool(t, dsn))
+	l1, l2 := openLog(t, pool), openLog(t, pgtest.Pool(t, dsn))
 	follower := startFollower(t, l2)
 	admin := superuser(t, pool)
 	ld := startLoad(t, l1, l2)

@@ -20,23 +20,10 @@ const (
 	Canceled Outcome = "canceled"
 )
 
-// Errors of steps, to be matched with errors.As.
-type (
-	// ExitError says that a program ended by itself without success.
-	ExitError = process.ExitError
-	// NotFoundError says that there is no such program.
-	NotFoundError = process.NotFoundError
-	// StoppedError says that a program was ended because its context ended.
-	StoppedError = process.StoppedError
-)
-
 // TimeoutError says that a step took longer than it may.
 type TimeoutError struct{ After time.Duration }
 
 func (e *TimeoutError) Error() string { return fmt.Sprintf("timed out after %v", e.After) }
-
-// Timeout makes it a timeout to those who ask for the interface.
-func (e *TimeoutError) Timeout() bool { return true }
 
 // StepResult is one finished step.
 type StepResult struct {
@@ -71,42 +58,22 @@ type Reporter interface {
 	StepEnded(r StepResult)
 }
 
-// Reporters is a Reporter that tells several, in order; nil ones are skipped.
-func Reporters(rs ...Reporter) Reporter { return reporters(rs) }
-
-type reporters []Reporter
-
-func (rs reporters) StepStarted(name string) {
-	for _, r := range rs {
-		if r != nil {
-			r.StepStarted(name)
-		}
-	}
-}
-
-func (rs reporters) StepEnded(result StepResult) {
-	for _, r := range rs {
-		if r != nil {
-			r.StepEnded(result)
-		}
-	}
-}
-
 // Execute runs the steps of a plan in order and stops at the first that does
 // not succeed. It returns once everything that it started has ended; rep may be nil.
 func Execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
-	if rep == nil {
-		rep = reporters(nil)
-	}
 	var result Result
 	for _, step := range plan.Steps {
 		if ctx.Err() != nil {
 			result.fail(step.Name, Canceled, context.Cause(ctx))
 			return result
 		}
-		rep.StepStarted(step.Name)
+		if rep != nil {
+			rep.StepStarted(step.Name)
+		}
 		done := runStep(ctx, step, env)
-		rep.StepEnded(done)
+		if rep != nil {
+			rep.StepEnded(done)
+		}
 		result.Steps = append(result.Steps, done)
 		if done.Err != nil {
 			result.fail(step.Name, done.Outcome, done.Err)

@@ -17,6 +17,8 @@ import (
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,7 +47,7 @@ func TestExecuteStopsAtTheFirstFailure(t *testing.T) {
 	t.Parallel()
 	var d diary
 	plan := Plan{Steps: []Step{step("a", nothing), program("b", "sh", "-c", "exit 3"), step("c", nothing)}}
-	r := Execute(t.Context(), plan, testEnv, Reporters(nil, &d))
+	r := Execute(t.Context(), plan, testEnv, &d)
 	want := []string{"a", "a ok <nil>", "b", "b failed sh exited with code 3"}
 	if !slices.Equal(d.lines, want) {
 		t.Errorf("reported %q, want %q", d.lines, want)
@@ -74,8 +76,8 @@ func TestExecuteOutcomes(t *testing.T) {
 		is       error
 	}{
 		"ok":        {run: nothing, outcome: OK, exitCode: -1},
-		"killed":    {run: program("", "sh", "-c", "kill -KILL $$").Run, outcome: Failed, exitCode: -1, signal: "SIGKILL", as: new(*ExitError)},
-		"not found": {run: program("", "nonesuch").Run, outcome: Failed, exitCode: -1, as: new(*NotFoundError)},
+		"killed":    {run: program("", "sh", "-c", "kill -KILL $$").Run, outcome: Failed, exitCode: -1, signal: "SIGKILL", as: new(*process.ExitError)},
+		"not found": {run: program("", "nonesuch").Run, outcome: Failed, exitCode: -1, as: new(*process.NotFoundError)},
 		"timeout":   {run: program("", sleep...).Run, timeout: time.Millisecond, outcome: TimedOut, exitCode: -1, signal: "SIGTERM", as: new(*TimeoutError)},
 		"deaf timeout": {
 			run:     program("", "sh", "-c", "trap '' TERM; while :; do sleep 1000; done").Run,
@@ -86,7 +88,7 @@ func TestExecuteOutcomes(t *testing.T) {
 		"built in, canceled":  {run: func(ctx context.Context, _ Env) error { <-ctx.Done(); return ctx.Err() }, cancel: true, outcome: Canceled, exitCode: -1, is: errLost},
 		"built in, timed out": {run: func(ctx context.Context, _ Env) error { <-ctx.Done(); return ctx.Err() }, timeout: time.Millisecond, outcome: TimedOut, exitCode: -1, as: new(*TimeoutError)},
 		"done though late":    {run: func(ctx context.Context, _ Env) error { <-ctx.Done(); return nil }, timeout: time.Millisecond, outcome: OK, exitCode: -1},
-		"failed though late":  {run: func(ctx context.Context, e Env) error { <-ctx.Done(); return &ExitError{Program: "p", Code: 5} }, timeout: time.Millisecond, outcome: Failed, exitCode: 5},
+		"failed though late":  {run: func(ctx context.Context, e Env) error { <-ctx.Done(); return &process.ExitError{Program: "p", Code: 5} }, timeout: time.Millisecond, outcome: Failed, exitCode: 5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

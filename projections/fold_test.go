@@ -163,7 +163,7 @@ func TestFoldRefusesWhatItDoesNotKnowAndKeepsItsState(t *testing.T) {
 		if err := s.Apply(&e); !errors.As(err, &unknown) || unknown.Position != 2 {
 			t.Errorf("%s: error is %v", name, err)
 		}
-		if !reflect.DeepEqual(s.Deliveries(""), foldAll(t, r.events).Deliveries("")) || s.Position() != 1 {
+		if !reflect.DeepEqual(s.Deliveries(""), foldAll(t, r.events).Deliveries("")) || s.position != 1 {
 			t.Errorf("%s: the state changed", name)
 		}
 	}

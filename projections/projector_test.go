@@ -2,16 +2,12 @@ package projections
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,132 +15,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/migrations"
 )
-
-var quiet = slog.New(slog.DiscardHandler)
-
-// open returns a projector on the pool; its log is closed with the test.
-func open(t testing.TB, pool *pgxpool.Pool) *Projector {
-	t.Helper()
-	log := eventlog.Open(pool, quiet, eventlog.WithPoll(20*time.Millisecond))
-	t.Cleanup(log.Close)
-	return New(pool, log, quiet)
-}
-
-// asOwner runs SQL with the rights that the application does not have.
-func asOwner(t testing.TB, pool *pgxpool.Pool, do func(tx pgx.Tx) error) {
-	t.Helper()
-	err := pgx.BeginFunc(context.Background(), pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(context.Background(), "set local role none"); err != nil {
-			return err
-		}
-		return do(tx)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// build makes the tables of the projector's version from what the log holds.
-func build(t testing.TB, p *Projector) {
-	t.Helper()
-	if err := p.first(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// put writes events into the log as they are, whatever they are.
-func put(t testing.TB, pool *pgxpool.Pool, events []eventlog.Event) {
-	t.Helper()
-	if len(events) == 0 {
-		return
-	}
-	asOwner(t, pool, func(tx pgx.Tx) error {
-		ctx := context.Background()
-		columns := []string{"position", "id", "instance", "delivery_id", "type", "deployment", "attempt", "actor", "recorded_at", "data"}
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"public", "events"}, columns, pgx.CopyFromSlice(len(events), func(i int) ([]any, error) {
-			e := events[i]
-			return []any{e.Position, e.ID, e.Instance, e.DeliveryID, string(e.Type), e.Deployment, e.Attempt, e.Actor, e.RecordedAt, string(e.Data)}, nil
-		}))
-		if err != nil {
-			return err
-		}
-		last := events[len(events)-1]
-		_, err = tx.Exec(ctx, "update public.log_head set position = $1, last_id = $2", last.Position, last.ID)
-		return err
-	})
-}
-
-// dump is every row of the read models, in order.
-func dump(t testing.TB, pool *pgxpool.Pool) []string {
-	t.Helper()
-	var lines []string
-	for _, table := range tables() {
-		rows, err := pool.Query(context.Background(), fmt.Sprintf("select '%s ' || row_to_json(t)::text from %s t order by %s",
-			table.name, table.in(place{version: Version}), strings.Join(table.key, ", ")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		some, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, some...)
-	}
-	return lines
-}
-
-// sameAsFold compares what the tables give back with a fold in memory.
-func sameAsFold(t testing.TB, p *Projector, s *State) {
-	t.Helper()
-	deployments, err := p.Deployments(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	same(t, "deployments", deployments, s.Deployments(""))
-	attempts, err := p.Attempts(t.Context(), AttemptFilter{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.SortFunc(attempts, func(a, b Attempt) int {
-		return strings.Compare(fmt.Sprintf("%s\x00%s\x00%s\x00%06d", a.Instance, a.DeliveryID, a.Deployment, a.Attempt),
-			fmt.Sprintf("%s\x00%s\x00%s\x00%06d", b.Instance, b.DeliveryID, b.Deployment, b.Attempt))
-	})
-	same(t, "attempts", attempts, s.Attempts(""))
-	for _, want := range s.Deliveries("") {
-		got, err := p.Delivery(t.Context(), want.Instance, want.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		same(t, "delivery", got, want)
-	}
-}
-
-func same(t testing.TB, what string, got, want any) {
-	t.Helper()
-	if reflect.DeepEqual(got, want) {
-		return
-	}
-	a, _ := json.MarshalIndent(got, "", " ")
-	b, _ := json.MarshalIndent(want, "", " ")
-	if string(a) != string(b) {
-		t.Fatalf("%s from the tables:\n%s\nfrom memory:\n%s", what, a, b)
-	}
-}
-
-// catchUp applies what is new, in batches of the sizes that next gives.
-func catchUp(t testing.TB, p *Projector, events []eventlog.Event, next func(left int) int) {
-	t.Helper()
-	for len(events) > 0 {
-		n := next(len(events))
-		reached, err := p.apply(t.Context(), events[0].Position-1, events[:n])
-		if err != nil || reached != events[n-1].Position {
-			t.Fatalf("apply %d events after %d: reached %d, %v", n, events[0].Position-1, reached, err)
-		}
-		events = events[n:]
-	}
-}
 
 func TestLiveRebuiltAndFoldedAreTheSame(t *testing.T) {
 	pool := pgtest.Migrated(t)
@@ -300,38 +171,6 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 }
 
 // eventually polls until ok or a generous deadline.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
-// running runs projectors until stop, which waits for them.
-func running(t testing.TB, projectors ...*Projector) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	var all sync.WaitGroup
-	for _, p := range projectors {
-		all.Go(func() {
-			if err := p.Run(ctx); err != nil {
-				t.Errorf("Run: %v", err)
-			}
-		})
-	}
-	return func() { cancel(); all.Wait() }
-}
-
-func behind(t testing.TB, p *Projector) int64 {
-	lag, err := p.Lag(t.Context())
-	if err != nil {
-		return -1 // a test may have cut the connection
-	}
-	return lag[0].Events
-}
-
 func TestTwoProjectorsAndRebuildsWhileConnectionsDie(t *testing.T) {
 	dsn := pgtest.MigratedDSN(t)
 	pool := pgtest.Pool(t, dsn)
@@ -382,7 +221,7 @@ func TestTwoProjectorsAndRebuildsWhileConnectionsDie(t *testing.T) {
 func TestRunSitsOutTheDeathOfPostgres(t *testing.T) {
 	server := pgtest.NewServer(t)
 	dsn := server.Database(t, "projections")
-	migrate(t, dsn)
+	pgtest.Migrate(t, dsn)
 	pool := pgtest.Pool(t, dsn)
 	p := open(t, pool)
 	stop := running(t, p)
@@ -542,17 +381,5 @@ func TestColumnsAreThoseOfTheDatabase(t *testing.T) {
 		if !slices.Equal(names, c.columns) {
 			t.Errorf("%s: the row's JSON has\n%v, the columns are\n%v", c.name, names, c.columns)
 		}
-	}
-}
-
-func migrate(t testing.TB, dsn string) {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.Background()) }()
-	if err := migrations.Migrate(t.Context(), conn); err != nil {
-		t.Fatal(err)
 	}
 }

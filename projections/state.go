@@ -82,9 +82,6 @@ func FoldAt(events iter.Seq2[eventlog.Event, error]) (*State, error) {
 	return s, nil
 }
 
-// Position is that of the newest event applied, 0 for none.
-func (s *State) Position() int64 { return s.position }
-
 // Deployments lists the deployments of an instance ("" for all), by slug.
 func (s *State) Deployments(instance string) []Deployment {
 	var list []Deployment

@@ -221,7 +221,7 @@ func (c *clock) lock(ctx context.Context) error {
 				return err
 			}
 		}
-		err := control(c.file, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+		err := durable.Control(c.file, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
 			select {
 			case <-ctx.Done():
@@ -234,7 +234,7 @@ func (c *clock) lock(ctx context.Context) error {
 			return err
 		}
 		var st unix.Stat_t
-		if err := control(c.file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
+		if err := durable.Control(c.file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
 			c.unlock()
 			return err
 		}
@@ -269,7 +269,7 @@ func (c *clock) open() error {
 }
 
 func (c *clock) unlock() {
-	_ = control(c.file, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) }) // closing frees it otherwise
+	_ = durable.Control(c.file, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) }) // closing frees it otherwise
 }
 
 // close is called with the turn, or when nobody can have it.
@@ -278,16 +278,4 @@ func (c *clock) close() {
 		_ = c.file.Close() // nothing in it needs to last
 		c.file = nil
 	}
-}
-
-func control(f *os.File, fn func(fd int) error) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
 }

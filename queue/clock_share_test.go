@@ -5,9 +5,10 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // TestClockServesAllWhoWait lets callers gather while the turn is taken, some of
@@ -35,10 +36,10 @@ func TestClockServesAllWhoWait(t *testing.T) {
 			}
 			ids[i] = id
 		})
-		waitFor(t, func() bool { return gathered(c) == i+1 })
+		testkit.Wait(t, "one more waits", func() bool { return gathered(c) == i+1 })
 	}
 	leave()
-	waitFor(t, func() bool { return gathered(c) == callers*3/4 })
+	testkit.Wait(t, "those who left are gone", func() bool { return gathered(c) == callers*3/4 })
 	<-c.turn
 	wg.Wait()
 	var last ulid.ULID
@@ -63,14 +64,4 @@ func gathered(c *clock) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.waiting)
-}
-
-func waitFor(t *testing.T, reached func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !reached(); {
-		if time.Now().After(deadline) {
-			t.Fatal("what was waited for does not come")
-		}
-		time.Sleep(time.Millisecond)
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 var errInjected = errors.New("injected failure")
@@ -157,7 +158,7 @@ func TestPutFailures(t *testing.T) {
 							t.Error("half an entry is visible")
 						}
 					}
-					eventually(t, "the watcher sees what is there", func() bool { return len(w.Pending()) == want })
+					testkit.Wait(t, "the watcher sees what is there", func() bool { return len(w.Pending()) == want })
 					raw, err := os.ReadDir(q.Dir())
 					if err != nil || len(raw) != want+1 {
 						t.Errorf("the directory holds %v, %v", raw, err)

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -102,16 +101,6 @@ func watch(t testing.TB, q *Queue) *Watcher {
 }
 
 // eventually polls until the condition holds.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never came true: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 // unsynced leaves out the syncs, for tests that make many entries and crash
 // nothing.
 func unsynced(o *options) {

@@ -14,6 +14,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/oklog/ulid/v2"
 	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // silent gives hints that never come by themselves, and the channels to send some.
@@ -108,7 +110,7 @@ func TestOtherProcessIsSeenByHint(t *testing.T) {
 	if err := other.Remove(e); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a removal by another is seen", func() bool { return len(w.Pending()) == 0 })
+	testkit.Wait(t, "a removal by another is seen", func() bool { return len(w.Pending()) == 0 })
 }
 
 // The kernel drops hints when there are too many; the scan makes up for it.
@@ -127,7 +129,7 @@ func TestOverflowScans(t *testing.T) {
 		t.Fatalf("the hints are not silent: %v", got)
 	}
 	failures <- fsnotify.ErrEventOverflow
-	eventually(t, "the scan agrees with the directory", func() bool {
+	testkit.Wait(t, "the scan agrees with the directory", func() bool {
 		got := w.Pending()
 		return len(got) == 1 && got[0] == e
 	})
@@ -168,7 +170,7 @@ func TestScanQuarantinesForeignNames(t *testing.T) {
 		}
 	}
 	failures <- fsnotify.ErrEventOverflow
-	eventually(t, "foreign files are in quarantine", func() bool {
+	testkit.Wait(t, "foreign files are in quarantine", func() bool {
 		names, err := q.Quarantined()
 		return err == nil && slices.Equal(names, []string{"notes.txt", "x.reason_"})
 	})

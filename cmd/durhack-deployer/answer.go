@@ -20,6 +20,8 @@ type answer struct {
 	state router.DeliveryState
 	// known are the deployments as they are now, by slug.
 	known map[string]projections.Deployment
+	// configured says whether a deployment is; nil where all are.
+	configured func(slug string) bool
 	// command makes a call of this program that can be copied.
 	command func(args ...string) string
 }

@@ -32,6 +32,27 @@ func takesUpTo(needed int, names ...string) cobra.PositionalArgs {
 	}
 }
 
+// emptyFlag refuses a flag that was given without content, as by a script whose
+// variable is not set: to take it for a flag that was left out would deploy the
+// tip instead of a commit, and replay everywhere instead of at one deployment.
+func emptyFlag(cmd *cobra.Command) error {
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name == "reason" {
+			return // its commands need one, and say so better
+		}
+		values := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values = list.GetSlice()
+		}
+		blank := func(s string) bool { return strings.TrimSpace(s) == "" }
+		if err == nil && (len(values) == 0 || slices.ContainsFunc(values, blank)) {
+			err = usagef("%s: --%s is empty; give it a value, or leave it out", cmd.Name(), f.Name)
+		}
+	})
+	return err
+}
+
 func unknownCommand(cmd *cobra.Command, name string) error {
 	msg := fmt.Sprintf("unknown command %q", name)
 	if cmd.HasParent() {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
@@ -13,13 +15,18 @@ func (c *cli) configCommand() *cobra.Command {
 }
 
 func (c *cli) configCheckCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "check", Short: "Say whether the configuration is sound",
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "check [--json]", Short: "Say whether the configuration is sound",
 		Long: `Reads the configuration and reports everything that is wrong with it: file,
-line, the key, and the nearest known key. Exit 0 means that serve would start.`,
+line, the key, and the nearest known key. Exit 0 means that serve would start.
+With --json each error and each warning is an object on standard output.`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := c.config()
+			if asJSON {
+				return c.checkJSON(cfg, err)
+			}
 			if err != nil {
 				return err
 			}
@@ -39,6 +46,52 @@ line, the key, and the nearest known key. Exit 0 means that serve would start.`,
 			return err
 		},
 	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// configFinding is a line of `config check --json`. File, line, column and key
+// are left out where they are not known.
+type configFinding struct {
+	Level      string `json:"level"` // error or warning
+	File       string `json:"file,omitempty"`
+	Line       int    `json:"line,omitempty"`
+	Column     int    `json:"column,omitempty"`
+	Key        string `json:"key,omitempty"`
+	Message    string `json:"message"`
+	Suggestion string `json:"suggestion,omitempty"`
+}
+
+// checkJSON prints what is wrong with a configuration, or with the attempt to
+// load one, and returns what config check ends with.
+func (c *cli) checkJSON(cfg *config.Config, err error) error {
+	if err == nil {
+		for _, w := range cfg.Warnings {
+			if err := writeJSON(c.out, configFinding{Level: "warning", File: w.File, Line: w.Line, Key: w.Key, Message: w.Message}); err != nil {
+				return err
+			}
+		}
+		err = daemon.Refuse(cfg, true, true)
+	}
+	var one *config.Error
+	var many *config.Errors
+	var list []*config.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &many):
+		list = many.List
+	case errors.As(err, &one):
+		list = []*config.Error{one}
+	default:
+		list = []*config.Error{{Message: err.Error()}}
+	}
+	for _, e := range list {
+		if err := writeJSON(c.out, configFinding{"error", e.File, e.Line, e.Column, e.Key, e.Message, e.Suggestion}); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 func (c *cli) configShowCommand() *cobra.Command {

@@ -119,12 +119,7 @@ func newHistoryRow(at projections.Attempt, retry bool) historyRow {
 
 func (c *cli) tellHistory(rows []historyRow, slug string, limit int, asJSON bool) error {
 	if asJSON {
-		for _, row := range rows {
-			if err := writeJSON(c.out, row); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeJSONLines(c.out, rows)
 	}
 	if len(rows) == 0 {
 		_, err := fmt.Fprintf(c.out, "%s has never been asked to deploy\n", printable(slug))

@@ -61,13 +61,18 @@ from one database to another.`,
 					return c.followLog(cmd.Context(), store.Log, filter, emit)
 				}
 				filter.Newest = filter.Limit > 0 && filter.After == 0 && filter.Since.IsZero()
+				found := false
 				for e, err := range store.Log.Find(cmd.Context(), filter) {
 					if err != nil {
 						return err
 					}
+					found = true
 					if err := emit(e); err != nil {
 						return err
 					}
+				}
+				if !found && !asJSON { // or a slip in a name is taken for a quiet night
+					fmt.Fprintln(c.err, "no event matches")
 				}
 				return nil
 			})

@@ -37,6 +37,16 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
+// writeJSONLines writes a list: one object a line.
+func writeJSONLines[T any](w io.Writer, rows []T) error {
+	for _, row := range rows {
+		if err := writeJSON(w, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // isTerminal says whether w is a terminal that may get colour and redrawing.
 func isTerminal(w io.Writer) bool {
 	if o, ok := w.(output); ok {

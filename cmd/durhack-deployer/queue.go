@@ -74,12 +74,7 @@ move the file back into the queue's directory, or delete it.`,
 
 func (c *cli) printQueues(rows []queueRow, asJSON bool) error {
 	if asJSON {
-		for _, r := range rows {
-			if err := writeJSON(c.out, r); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeJSONLines(c.out, rows)
 	}
 	if len(rows) == 0 {
 		fmt.Fprintln(c.out, "nothing waits")

@@ -52,7 +52,8 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong,
   durhack-deployer why DELIVERY         why did, or didn't, that push deploy?`,
 		Version:       version().String(),
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return emptyFlag(cmd) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				cmd.SetOut(c.err)

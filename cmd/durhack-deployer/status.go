@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,10 +102,14 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		if o.at.set {
 			return nil
 		}
+		c.orphanNotes(cfg, known, c.err)
 		return c.statusNotes(ctx, cfg, store, c.err)
 	}
 	if len(cfg.Deployments) == 0 {
 		fmt.Fprintln(c.out, "no deployments are configured")
+		if !o.at.set {
+			c.orphanNotes(cfg, known, c.out)
+		}
 		return nil
 	}
 	if o.at.set {
@@ -120,7 +127,28 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	if err := t.flush(); err != nil || o.at.set {
 		return err
 	}
+	c.orphanNotes(cfg, known, c.out)
 	return c.statusNotes(ctx, cfg, store, c.out)
+}
+
+// orphanNotes tells of deployments that the table does not have, because they are
+// not configured any more, though something of theirs has not ended.
+func (c *cli) orphanNotes(cfg *config.Config, known map[string]projections.Deployment, w io.Writer) {
+	for _, slug := range slices.Sorted(maps.Keys(known)) {
+		d := known[slug]
+		if cfg.Deployments[slug] != nil || d.Pending == 0 && d.Running == nil {
+			continue
+		}
+		var open []string
+		if d.Running != nil {
+			open = append(open, fmt.Sprintf("the run of delivery %s has not ended", d.Running.DeliveryID))
+		}
+		if d.Pending > 0 {
+			open = append(open, counted(int64(d.Pending), "delivery waits", "deliveries wait"))
+		}
+		fmt.Fprintf(w, "%s is not in the configuration, but %s: put it back; with enabled = false what waits is voided\n",
+			printable(slug), strings.Join(open, ", and "))
+	}
 }
 
 // statusNotes says what the table cannot show: deliveries that are not routed

@@ -77,12 +77,7 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 		}
 	}
 	if asJSON {
-		for _, e := range events {
-			if err := writeJSON(c.out, e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeJSONLines(c.out, events)
 	}
 	state, err := router.Fold(events)
 	if err != nil {
@@ -92,7 +87,8 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 	if err != nil {
 		return err
 	}
-	a := answer{w: c.out, p: painterFor(c.out), id: what, state: state, known: known, command: c.command}
+	a := answer{w: c.out, p: painterFor(c.out), id: what, state: state, known: known, command: c.command,
+		configured: func(slug string) bool { return cfg.Deployments[slug] != nil }}
 	return a.tell(events)
 }
 
@@ -144,6 +140,8 @@ func (a answer) live(slug string, part router.Part) string {
 func (a answer) ahead(slug string) string {
 	d := a.known[slug]
 	switch {
+	case a.configured != nil && !a.configured(slug):
+		return ", which is not in the configuration, so that nobody deploys it"
 	case d.Running != nil && d.Running.DeliveryID != a.id:
 		return fmt.Sprintf(", which is busy with %s of delivery %s", shortCommit(d.Running.Commit), d.Running.DeliveryID)
 	case d.Status == projections.StatusNever:

@@ -80,12 +80,7 @@ func (c *cli) whyCommit(ctx context.Context, cfg *config.Config, store *daemon.S
 		rows = append(rows, newCommitRow(e, state, known))
 	}
 	if asJSON {
-		for _, row := range rows {
-			if err := writeJSON(c.out, row); err != nil {
-				return false, err
-			}
-		}
-		return true, nil
+		return true, writeJSONLines(c.out, rows)
 	}
 	return true, c.tellCommit(rows, known)
 }

@@ -3,7 +3,6 @@ package command
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,44 +12,31 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var _ handlers.Handler = (*Handler)(nil)
 
-func runGit(t *testing.T, dir string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com",
-		"GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %q: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // sample makes a bare repository with one commit on a branch.
 func sample(t *testing.T, branch string) (remote, commit string) {
 	t.Helper()
 	dir := t.TempDir()
 	remote, work := filepath.Join(dir, "remote.git"), filepath.Join(dir, "work")
-	runGit(t, dir, "init", "--quiet", "--bare", remote)
-	runGit(t, dir, "init", "--quiet", work)
+	testkit.Git(t, dir, "init", "--quiet", "--bare", remote)
+	testkit.Git(t, dir, "init", "--quiet", work)
 	if err := os.MkdirAll(filepath.Join(work, "app"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(work, "app", "build.sh"), []byte("#!/bin/sh\necho \"built $DURHACK_COMMIT of $DURHACK_BRANCH for $STAGE\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	runGit(t, work, "add", "--all")
-	runGit(t, work, "commit", "--quiet", "-m", "first $(id)\n\n\x1b[2J")
-	runGit(t, work, "push", "--quiet", remote, "HEAD:refs/heads/"+branch)
-	return remote, runGit(t, work, "rev-parse", "HEAD")
+	testkit.Git(t, work, "add", "--all")
+	testkit.Git(t, work, "commit", "--quiet", "-m", "first $(id)\n\n\x1b[2J")
+	testkit.Git(t, work, "push", "--quiet", remote, "HEAD:refs/heads/"+branch)
+	return remote, testkit.Git(t, work, "rev-parse", "HEAD")
 }
 
 func TestDeploy(t *testing.T) {
@@ -159,7 +145,7 @@ func TestSearchPaths(t *testing.T) {
 				t.Errorf("%s: %+v", name, r)
 			}
 		case "missing":
-			if !errors.As(r.Err, new(*handlers.NotFoundError)) || r.ExitCode != nil || !strings.Contains(r.Err.Error(), tools) {
+			if !errors.As(r.Err, new(*process.NotFoundError)) || r.ExitCode != nil || !strings.Contains(r.Err.Error(), tools) {
 				t.Errorf("%s: %+v", name, r)
 			}
 		}

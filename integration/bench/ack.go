@@ -21,6 +21,9 @@ const (
 
 var commit = fmt.Sprintf("%040x", 0xc0ffee)
 
+// noCommit is what GitHub sends as the commit before the first push of a branch.
+const noCommit = "0000000000000000000000000000000000000000"
+
 // listener starts `listen` on a new state_dir.
 func (b *bench) listener(ctx context.Context) (*process, string, error) {
 	dir, err := b.scratch("listen")
@@ -76,7 +79,7 @@ func ack(ctx context.Context, b *bench) (_ []result, err error) {
 		return nil, err
 	}
 	defer raw.close()
-	body := push(commit, bodySize)
+	body := push(noCommit, commit, bodySize)
 	var rate, rawRate [2][]float64
 	var tail, rawTail []float64
 	for round := range b.rounds {

@@ -38,7 +38,7 @@ func whileBuilding(ctx context.Context, b *bench) (_ []result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	body := push(commit, bodySize)
+	body := push(noCommit, commit, bodySize)
 	var idle, building []float64
 	for round := range b.rounds {
 		b.round(round)

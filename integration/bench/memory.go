@@ -59,7 +59,7 @@ func (b *bench) idleMemory(ctx context.Context) (listening, working float64, err
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, listener.stop()) }()
-	if _, err := listener.push(0, s.commits[0]); err != nil {
+	if _, err := listener.push(0, noCommit, s.commits[0]); err != nil {
 		return 0, 0, err
 	}
 	if _, err := reached(ctx, milestones, "deployed", 0); err != nil {
@@ -79,7 +79,7 @@ func (b *bench) loadedMemory(ctx context.Context) (peak float64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
-	if _, err := acks(ctx, p.addr, webhookPath, largeClients, 2*slice, push(commit, largeBody)); err != nil {
+	if _, err := acks(ctx, p.addr, webhookPath, largeClients, 2*slice, push(noCommit, commit, largeBody)); err != nil {
 		return 0, err
 	}
 	return resident(p.cmd.Process.Pid, "VmHWM")

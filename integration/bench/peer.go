@@ -27,7 +27,7 @@ func peer(ctx context.Context, b *bench) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
-	body := push(commit, bodySize)
+	body := push(noCommit, commit, bodySize)
 	levels := []int{8, 64}
 	var rate, otherRate, tail, otherTail [2][]float64
 	for round := range b.rounds {

@@ -49,7 +49,7 @@ func (b *bench) firstAck(ctx context.Context, config string) (ms float64, err er
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
-	if _, err := p.push(0, commit); err != nil {
+	if _, err := p.push(0, noCommit, commit); err != nil {
 		return 0, err
 	}
 	return milliseconds(time.Since(begin)), nil

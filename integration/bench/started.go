@@ -131,7 +131,11 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 		if err := s.advance(i); err != nil {
 			return nil, err
 		}
-		begin, err := p.push(i, commit)
+		before := noCommit
+		if i > 0 {
+			before = s.commits[i-1]
+		}
+		begin, err := p.push(i, before, commit)
 		if err != nil {
 			return nil, err
 		}
@@ -169,9 +173,10 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 // delivery names the i-th push; see client.
 func delivery(i int) string { return fmt.Sprintf("%08d-0000-0000-0000-000000000001", i) }
 
-// push sends a push of the commit and returns when it began to.
-func (p *process) push(i int, commit string) (time.Time, error) {
-	c, err := newClient(p.addr, webhookPath, i, push(commit, bodySize))
+// push sends a push that moves main from before to commit, and returns when it
+// began to.
+func (p *process) push(i int, before, commit string) (time.Time, error) {
+	c, err := newClient(p.addr, webhookPath, i, push(before, commit, bodySize))
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -231,7 +236,7 @@ func (b *bench) newParts(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
-	return &parts{raw: raw, conn: conn, body: push(commit, bodySize)}, nil
+	return &parts{raw: raw, conn: conn, body: push(noCommit, commit, bodySize)}, nil
 }
 
 func (p *parts) measure(ctx context.Context) (time.Duration, error) {

@@ -5,7 +5,6 @@ package redis_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/redistest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // With this in the environment the test binary is a process that takes the lock
@@ -289,7 +289,7 @@ func TestAKilledHolderIsOutOfTheWayAfterItsTime(t *testing.T) {
 func TestAWrongPasswordIsToldWithoutIt(t *testing.T) {
 	s := startServer(t)
 	wrong := strings.Replace(s.URL(), redistest.Password, "hunter2", 1)
-	var out syncBuffer
+	var out testkit.Buffer
 	l, err := lock.NewRedis(wrong, "test", ttl, slog.New(slog.NewTextHandler(&out, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -310,21 +310,4 @@ func TestAWrongPasswordIsToldWithoutIt(t *testing.T) {
 	if err := <-failed; !errors.Is(err, context.Canceled) || strings.Contains(out.String()+err.Error(), "hunter2") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

@@ -38,27 +38,6 @@ func Import(ctx context.Context, conn *pgx.Conn, from io.Reader, o ImportOptions
 	return s, nil
 }
 
-// Check reads an archive to its end and says what it holds, without a database.
-func Check(from io.Reader) (Summary, error) {
-	r := newReader(from)
-	if err := r.start(); err != nil {
-		return Summary{}, err
-	}
-	for more := true; more; {
-		var err error
-		if _, more, err = r.event(); err != nil {
-			return Summary{}, err
-		}
-	}
-	for more := true; more; {
-		var err error
-		if _, more, err = r.body(); err != nil {
-			return Summary{}, err
-		}
-	}
-	return r.finish()
-}
-
 func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, error) {
 	// The lock that every append takes, for as long as the import lasts.
 	var empty NotEmptyError
@@ -113,7 +92,10 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 			return Summary{}, fmt.Errorf("move the head of the log: %w", err)
 		}
 	}
-	return s, hashTree(ctx, tx)
+	if _, err := tx.Exec(ctx, `select public.event_log_fill_hashes()`); err != nil {
+		return Summary{}, fmt.Errorf("hash the events: %w", err)
+	}
+	return s, nil
 }
 
 // leaveOut records up to where the archive brings no bodies, so that a body that
@@ -128,18 +110,6 @@ func leaveOut(ctx context.Context, tx pgx.Tx, r *reader) error {
 	}
 	if _, err := tx.Exec(ctx, `insert into public.bodies_left_out (position) values ($1)`, position); err != nil {
 		return fmt.Errorf("record that bodies were left out: %w", err)
-	}
-	return nil
-}
-
-// hashTree makes the stored hashes of the events, where the schema has them.
-func hashTree(ctx context.Context, tx pgx.Tx) error {
-	var exists bool
-	if err := tx.QueryRow(ctx, `select to_regprocedure('public.event_log_fill_hashes()') is not null`).Scan(&exists); err != nil || !exists {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `select public.event_log_fill_hashes()`); err != nil {
-		return fmt.Errorf("hash the events: %w", err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 
@@ -53,6 +54,8 @@ func (r *reader) peek() ([]byte, error) {
 		switch {
 		case len(line) > maxLine:
 			return nil, r.damaged(fmt.Errorf("it is longer than %d bytes", maxLine))
+		case err == nil && !utf8.Valid(line): // or the database would be the first to say so
+			return nil, r.damaged(errors.New("it is no UTF-8"))
 		case err == nil:
 			r.line = line[:len(line)-1]
 			return r.line, nil

@@ -61,9 +61,15 @@ func Open(signed []byte, known ...note.Verifier) (Checkpoint, error) {
 		return Checkpoint{}, err
 	}
 	for _, s := range n.Sigs {
-		if s.Name == c.Origin {
-			return c, nil
+		if s.Name != c.Origin {
+			continue
 		}
+		// note.Open ignores the spare bits of the last digit: the same signature
+		// could be written in several ways.
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return Checkpoint{}, fmt.Errorf("read a checkpoint: the signature of %s is not canonical base64", s.Name)
+		}
+		return c, nil
 	}
 	return Checkpoint{}, fmt.Errorf("the checkpoint is of %q, but that is not who signed it", c.Origin)
 }

@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -46,6 +48,16 @@ func (t table) deployments() map[string]*Deployment {
 		}
 		paths[d.Path] = slug
 		all[slug] = d
+	}
+	for _, slug := range slices.Sorted(maps.Keys(all)) {
+		d := all[slug]
+		for above := filepath.Dir(d.Path); d.Path != "" && above != "/"; above = filepath.Dir(above) {
+			if outer, taken := paths[above]; taken {
+				t.warn(t.sub(slug).position("path"), join(t.name, slug)+".path", fmt.Sprintf(
+					"the path of %q is inside that of %q, which must be deployed first: it is not cloned into a directory that is not empty", slug, outer))
+				break
+			}
+		}
 	}
 	return all
 }

@@ -244,6 +244,10 @@ func TestWarnings(t *testing.T) {
 			web(`steps = [{ name = "a", run = ["make all"] }]`),
 			`a.toml:5: deployments.web.steps[0].run is one word with spaces in it, "make all": there is no shell that would split it; write each argument as an element of its own`,
 		},
+		"a path inside of another": {
+			web(build1) + "[deployments.api]\nrepository = \"o/api\"\nbranch = \"main\"\npath = \"/var/www/web/sub/api\"\nhandler = \"command\"\n",
+			`a.toml:9: the path of "api" is inside that of "web", which must be deployed first: it is not cloned into a directory that is not empty`,
+		},
 		"an idle key": {web(`handler = "command"`, `sites = []`), `a.toml:6: deployments.web.sites has no effect: the handler is "command"`},
 		"SQLAlchemy":  {`database_url = "postgresql+psycopg://u:hunter2@localhost/db"`, `a.toml:1: database_url names a driver of SQLAlchemy, which has no effect`},
 		"health":      {web(build1, `health = "http://localhost/"`), `a.toml:6: deployments.web.health has no effect yet: health checks come in a later release`},

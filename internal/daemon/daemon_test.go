@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
@@ -240,7 +241,7 @@ func TestSecondWorkerStandsBy(t *testing.T) {
 }
 
 func TestKeepStartsAFailedPartAgain(t *testing.T) {
-	out := &lines{}
+	out := &testkit.Buffer{}
 	ctx, cancel := context.WithCancel(context.Background())
 	starts := 0
 	keep(ctx, slog.New(slog.NewTextHandler(out, nil)), "the part", func(ctx context.Context) error {

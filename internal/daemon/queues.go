@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -31,6 +33,41 @@ func MakeStateDir(cfg *config.Config) error {
 		return fmt.Errorf("make the folder of queues: %w", err)
 	}
 	return nil
+}
+
+// Orphans are the queues in which something waits, by name with how much, whose
+// deployment is not in the configuration: nobody works on them.
+func Orphans(cfg *config.Config) (map[string]int, error) {
+	dirs, err := os.ReadDir(filepath.Join(cfg.StateDir, "queues"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the queues: %w", err)
+	}
+	orphans := map[string]int{}
+	for _, dir := range dirs {
+		if name := dir.Name(); dir.IsDir() && name != config.MainQueue && cfg.Deployments[name] == nil {
+			entries, err := queue.List(QueueDir(cfg, name))
+			if err != nil {
+				return nil, fmt.Errorf("queue %s: %w", name, err)
+			}
+			if len(entries) > 0 {
+				orphans[name] = len(entries)
+			}
+		}
+	}
+	return orphans, nil
+}
+
+// warnOfOrphans tells of deployments that were removed or renamed while
+// something waited for them. They are left alone: a slip of the pen in the
+// configuration must not void pushes.
+func warnOfOrphans(cfg *config.Config, log *slog.Logger) {
+	orphans, err := Orphans(cfg)
+	if err != nil {
+		log.Warn("cannot look for queues without a deployment", "error", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(orphans)) {
+		log.Warn("deliveries wait for a deployment that is not in the configuration", "deployment", name, "waiting", orphans[name])
+	}
 }
 
 // queueSet opens each deployment's queue once, so that what the materializer

@@ -87,6 +87,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	}
 	state.enter(phaseWorking, "")
 	o.Logger.Info("working", "instance", o.Config.Instance, "deployments", len(o.Config.Deployments))
+	warnOfOrphans(o.Config, o.Logger)
 	parts.Wait()
 	projected(projecting, p, o.Logger)
 	return nil

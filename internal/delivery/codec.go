@@ -132,16 +132,6 @@ func (e *encoder) finishBase64() {
 	e.ncarry = 0
 }
 
-// Encode returns the entry's file content.
-func (d Delivery) Encode() ([]byte, error) {
-	var b bytes.Buffer
-	b.Grow(base64.StdEncoding.EncodedLen(len(d.Body)) + 1024)
-	if err := d.EncodeTo(&b); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
-}
-
 // Decode reads an entry's file content. An error means that the entry can never
 // be read and belongs in quarantine. The result shares no memory with b.
 func Decode(b []byte) (Delivery, error) {

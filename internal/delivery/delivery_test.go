@@ -34,7 +34,7 @@ func anyDelivery(t *rapid.T) Delivery {
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyDelivery(t)
-		b, err := d.Encode()
+		b, err := encode(d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func TestChunksMakeNoDifference(t *testing.T) {
 			chunks = append(chunks, rest[:n])
 			rest = rest[n:]
 		}
-		whole, err := d.Encode()
+		whole, err := encode(d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +134,7 @@ func TestEncodeStopsAtTheFirstFailedWrite(t *testing.T) {
 
 func TestTheLargestBody(t *testing.T) {
 	d := Delivery{ID: "a", Source: "github", Body: bytes.Repeat([]byte{0xff, 0, '"', '\n'}, MaxBody/4)}
-	b, err := d.Encode()
+	b, err := encode(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestDecodeRefuses(t *testing.T) {
 // FuzzDecode checks that nothing panics, that the fast path reads what encoding/json
 // reads, and that what was read can be written and read again.
 func FuzzDecode(f *testing.F) {
-	own, err := Delivery{ID: "a-1", Event: "push", Source: "github", Salt: make([]byte, 16), Body: []byte(`{"ref":"x"}`)}.Encode()
+	own, err := encode(Delivery{ID: "a-1", Event: "push", Source: "github", Salt: make([]byte, 16), Body: []byte(`{"ref":"x"}`)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func FuzzDecode(f *testing.F) {
 		if !reflect.DeepEqual(d, plain) {
 			t.Fatalf("%+v\nencoding/json reads %+v", d, plain)
 		}
-		out, err := d.Encode()
+		out, err := encode(d)
 		if err != nil {
 			return // a year that JSON's time format does not know
 		}
@@ -221,7 +221,7 @@ func FuzzDecode(f *testing.F) {
 }
 
 func BenchmarkDecode25MiB(b *testing.B) {
-	in, err := Delivery{ID: "a", Body: make([]byte, MaxBody)}.Encode()
+	in, err := encode(Delivery{ID: "a", Body: make([]byte, MaxBody)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -231,4 +231,10 @@ func BenchmarkDecode25MiB(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func encode(d Delivery) ([]byte, error) {
+	var b bytes.Buffer
+	err := d.EncodeTo(&b)
+	return b.Bytes(), err
 }

@@ -65,6 +65,7 @@ func Run(ctx context.Context, o Options, tell func(Finding)) error {
 		{"database", d.database},
 		{"lock", d.lock},
 		{"git", d.git},
+		{"paths", d.paths},
 		{"steps", d.steps},
 		{"daemon", d.daemon},
 	} {

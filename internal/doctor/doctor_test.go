@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,10 +14,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/redistest"
+	"github.com/ducompsoc/durhack-deployer/internal/signer"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -29,32 +31,23 @@ var quiet = slog.New(slog.DiscardHandler)
 // site is a configuration that is well, but for what a test changes.
 type site struct {
 	dir, state, dsn, secret, extra string
-	branch, program                string
+	branch, program, path          string
 	port                           int
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{dir: t.TempDir(), dsn: pgtest.MigratedDSN(t), secret: "0123456789abcdefghijklmnopqrstuv", branch: "main", program: "true"}
+	s := &site{dir: t.TempDir(), dsn: pgtest.MigratedDSN(t), secret: "0123456789abcdefghijklmnopqrstuv", branch: "main", program: "true", path: "live"}
 	s.state = filepath.Join(s.dir, "state")
 	if err := os.MkdirAll(filepath.Join(s.state, "queues", "main"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	pusher := filepath.Join(s.dir, "pusher")
-	gitRun(t, s.dir, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
-	gitRun(t, s.dir, "init", "--quiet", "--initial-branch=main", "pusher")
-	gitRun(t, pusher, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "--allow-empty", "-m", "first")
-	gitRun(t, pusher, "push", "--quiet", filepath.Join(s.dir, "remote.git"), "HEAD:refs/heads/main")
+	testkit.Git(t, s.dir, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
+	testkit.Git(t, s.dir, "init", "--quiet", "--initial-branch=main", "pusher")
+	testkit.Git(t, pusher, "commit", "--quiet", "--allow-empty", "-m", "first")
+	testkit.Git(t, pusher, "push", "--quiet", filepath.Join(s.dir, "remote.git"), "HEAD:refs/heads/main")
 	return s
-}
-
-func gitRun(t *testing.T, dir string, args ...string) {
-	t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("git %q: %v\n%s", args, err, out)
-	}
 }
 
 // findings runs all checks, and gives a line for each finding.
@@ -80,7 +73,7 @@ path = %q
 [[deployments.web.steps]]
 name = "build"
 run = [%q]
-`, s.state, s.dsn, s.secret, s.port, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, "live"), s.program)
+`, s.state, s.dsn, s.secret, s.port, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, s.path), s.program)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +108,30 @@ func (s *site) project(t *testing.T) {
 	}
 }
 
+// sign makes a key, appends an event and signs the log. It returns the key's file.
+func (s *site) sign(t *testing.T) string {
+	t.Helper()
+	private, key, err := checkpoint.Generate("durhack-deployer/test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.state, "signer.key")
+	if err := os.WriteFile(path, []byte(private), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := eventlog.Open(pgtest.Pool(t, s.dsn), quiet)
+	defer log.Close()
+	if _, err := log.Append(t.Context(), eventlog.Group{Transitions: []eventlog.Transition{
+		{Instance: "test", DeliveryID: "d1", Attempt: 1, Actor: "ann", Data: eventlog.Received{Event: "push"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := signer.New(signer.Options{Key: key, Log: log, Dir: s.state, Logger: quiet}).Sign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func (s *site) sql(t *testing.T, sql string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), s.dsn)
@@ -140,6 +157,7 @@ func has(lines []string, begin, text string) bool {
 
 func TestAllIsWell(t *testing.T) {
 	s := newSite(t)
+	s.sign(t)
 	s.project(t)
 	_, release, err := lock.NewFlock(s.state).Acquire(t.Context(), "work")
 	if err != nil {
@@ -152,7 +170,7 @@ func TestAllIsWell(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "lock", "git", "steps", "daemon"} {
+	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "signer", "lock", "git", "paths", "steps", "daemon"} {
 		if !has(lines, "ok "+check, "") {
 			t.Errorf("not one line for %s in\n%s", check, strings.Join(lines, "\n"))
 		}
@@ -169,6 +187,10 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 	}{
 		{"a short secret", func(_ *testing.T, s *site) { s.secret = "abcdefghij" }, "warn secret", "shorter than 16", "ok secret"},
 		{"a dull secret", func(_ *testing.T, s *site) { s.secret = strings.Repeat("ab", 20) }, "warn secret", "repeats", "ok secret"},
+		{"a secret that everybody reads", func(t *testing.T, s *site) {
+			write(t, filepath.Join(s.dir, "config.toml"))
+			chmod(t, filepath.Join(s.dir, "config.toml"), 0o644)
+		}, "warn secret", "everybody on this host can read it", "ok secret"},
 		{"the placeholder", func(_ *testing.T, s *site) { s.secret = "not-a-real-secret-token" }, "warn secret", "no webhook secret", "ok secret"},
 		{"an open state_dir", func(t *testing.T, s *site) { chmod(t, s.state, 0o777) }, "fail state_dir", "everybody", "ok state_dir"},
 		{"no state_dir", func(t *testing.T, s *site) { remove(t, s.state) }, "warn state_dir", "not there yet", "ok state_dir"},
@@ -193,9 +215,22 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 			s.sql(t, event("thawed"))
 			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"thawed\"')")
 		}, "fail projections", "thawed", "ok projections"},
+		{"a signing key that others may read", func(t *testing.T, s *site) { chmod(t, s.sign(t), 0o644) }, "fail signer", "mode 0644", "ok signer"},
+		{"a log that is not what was signed", func(t *testing.T, s *site) {
+			s.sign(t)
+			s.sql(t, "alter table event_hashes disable trigger all; delete from event_hashes")
+		}, "fail signer", "not consistent with the checkpoint", "ok signer"},
 		{"a lock server that is away", func(_ *testing.T, s *site) { s.extra = "[lock]\nurl = \"redis://:hidden@127.0.0.1:1\"" }, "fail lock", "127.0.0.1:1", "ok lock"},
 		{"a branch that is not there", func(_ *testing.T, s *site) { s.branch = "release" }, "warn git", `no branch "release"`, "ok git"},
 		{"a remote that is not there", func(t *testing.T, s *site) { remove(t, filepath.Join(s.dir, "remote.git")) }, "fail git", "web:", "ok git"},
+		{"files in the path", func(t *testing.T, s *site) {
+			if err := os.Mkdir(filepath.Join(s.dir, "live"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(s.dir, "live", "index.html"))
+		}, "fail paths", "is not empty and is not a git repository", "ok paths"},
+		{"a file for the path", func(t *testing.T, s *site) { write(t, filepath.Join(s.dir, "live")) }, "fail paths", "live is not a directory", "fail git"},
+		{"a file above the path", func(t *testing.T, s *site) { write(t, filepath.Join(s.dir, "above")); s.path = "above/live" }, "fail paths", "not a directory", "ok paths"},
 		{"a program that is missing", func(_ *testing.T, s *site) { s.program = "no-such-program" }, "fail steps", `step "build" of web`, "ok steps"},
 		{"no worker", func(*testing.T, *site) {}, "warn daemon", "no worker runs", "ok daemon"},
 	} {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -76,6 +79,15 @@ func (d *doctor) secret(context.Context) {
 			continue
 		}
 		weak = true
+	}
+	for _, v := range d.Config.Origins() {
+		if v.Key != "webhook_secret_token" || v.File == "" {
+			continue
+		}
+		if info, err := os.Stat(v.File); err == nil && info.Mode().Perm()&0o004 != 0 {
+			weak = true
+			d.say(Warn, "chmod o-r "+v.File, "%s holds the webhook secret, and everybody on this host can read it", v.File)
+		}
 	}
 	if !weak {
 		d.say(OK, "", "%s, long enough", counted(len(d.Config.Secrets), "webhook secret"))
@@ -167,6 +179,16 @@ func (d *doctor) queues(context.Context) {
 		}
 		queues, waiting = queues+1, waiting+len(entries)
 	}
+	orphans, err := daemon.Orphans(d.Config)
+	if err != nil {
+		bad = true
+		d.say(Fail, "run this as the user that the daemon runs as; see who owns the directory", "%s", oneLine(err))
+	}
+	for _, name := range slices.Sorted(maps.Keys(orphans)) {
+		bad = true
+		d.say(Warn, "put it back; with enabled = false what waits is voided",
+			"%d waiting for %s, which is not in the configuration", orphans[name], name)
+	}
 	if !bad {
 		d.say(OK, "", "%d waiting in %s", waiting, counted(queues, "queue"))
 	}
@@ -202,6 +224,42 @@ func (d *doctor) lock(ctx context.Context) {
 		return
 	}
 	d.say(OK, "", "the lock server answers")
+}
+
+// paths looks whether each enabled deployment can be checked out where it shall be.
+func (d *doctor) paths(context.Context) {
+	usable, bad := 0, false
+	for _, slug := range d.Config.Slugs() {
+		dep := d.Config.Deployments[slug]
+		if !dep.Enabled {
+			continue
+		}
+		if err := git.CheckDir(dep.Path); err != nil {
+			bad = true
+			d.say(Fail, "a deployment's path is missing, empty or a git repository", "%s: %s", slug, oneLine(err))
+			continue
+		}
+		// What is missing is made: then the nearest directory above counts.
+		dir := dep.Path
+		info, err := os.Stat(dir)
+		for errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+			dir = filepath.Dir(dir)
+			info, err = os.Stat(dir)
+		}
+		switch {
+		case err == nil && !info.IsDir():
+			bad = true
+			d.say(Fail, "move it away, or mend path in the configuration", "%s: %s cannot be made: %s is not a directory", slug, dep.Path, dir)
+		case err != nil || unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
+			bad = true
+			d.say(Fail, "make the path, empty, and give it to the user that the daemon runs as (chown), or run this as that user", "%s: %s cannot be written by this user", slug, dir)
+		default:
+			usable++
+		}
+	}
+	if !bad {
+		d.say(OK, "", "%s can be used, as far as this user sees", counted(usable, "path"))
+	}
 }
 
 // steps looks for the programs of enabled deployments.

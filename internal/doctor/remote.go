@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -78,6 +79,32 @@ func (d *doctor) database(ctx context.Context) {
 		default:
 			d.say(OK, "", "%s: version %d, %s behind the log", lag.Name, lag.Version, counted(int(lag.Events), "event"))
 		}
+	}
+	d.signer(ctx, store)
+}
+
+// signer looks at what vouches for the log, and whether the log still is what it
+// vouched for.
+func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
+	d.check = "signer"
+	key, err := daemon.SigningKey(d.Config)
+	if err != nil {
+		d.say(Fail, "nothing is signed until the key can be used", "%s", oneLine(err))
+		return
+	}
+	if key == nil {
+		d.say(OK, "", "the log is not signed, because there is no key; durhack-deployer keygen makes one")
+		return
+	}
+	unsigned, err := daemon.NewSigner(daemon.Options{Config: d.Config, Logger: d.Logger}, store, key).Check(ctx)
+	var refused *signer.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		d.say(Fail, "`durhack-deployer verify` says where; see docs/operations.md", "%s", oneLine(err))
+	case err != nil:
+		d.say(Fail, "nothing is signed until this is mended", "%s", oneLine(err))
+	default:
+		d.say(OK, "", "%s signs, and the log has grown by %s since the last checkpoint", key.Name(), counted(int(unsigned), "event"))
 	}
 }
 

@@ -87,7 +87,7 @@ func (d *Dir) Sweep(temp string) (removed bool, err error) {
 		return false, err
 	}
 	defer f.Close() // opened to read
-	err = control(f, func(fd int) error { return flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+	err = Control(f, func(fd int) error { return flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return false, nil
@@ -107,7 +107,8 @@ func (d *Dir) Sweep(temp string) (removed bool, err error) {
 	return true, nil
 }
 
-func control(f *os.File, fn func(fd int) error) error {
+// Control calls fn with the file's descriptor, which stays open for as long.
+func Control(f *os.File, fn func(fd int) error) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err

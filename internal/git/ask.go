@@ -2,9 +2,7 @@ package git
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -130,15 +128,6 @@ type Ref struct {
 	Commit string
 }
 
-// Branch is the branch's short name, or empty.
-func (f Ref) Branch() string {
-	branch, ok := strings.CutPrefix(f.Name, "refs/heads/")
-	if !ok {
-		return ""
-	}
-	return branch
-}
-
 var shortHash = regexp.MustCompile(`\A[0-9a-f]{7,64}\z`)
 
 // Resolve finds what a person means: a full hash, which is taken as it is; a full
@@ -184,7 +173,7 @@ func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
 func (r *Repo) lsRemote(ctx context.Context, names ...string) (map[string]string, error) {
 	dir := r.dir
 	// Inside the repository its configuration (an ssh key, say) counts.
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		dir = "/"
 	}
 	text, err := r.output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, names...)...)

@@ -1,9 +1,6 @@
 package git
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,119 +9,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
-
-	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// world is a bare remote, a clone to push from, and the Repo under test.
-type world struct {
-	t            *testing.T
-	bare, pusher string
-	repo         *Repo
-	out          bytes.Buffer
-}
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	dir := t.TempDir()
-	w := &world{t: t, bare: filepath.Join(dir, "remote.git"), pusher: filepath.Join(dir, "pusher")}
-	w.git(dir, "init", "--quiet", "--bare", "--initial-branch=main", w.bare)
-	w.git(dir, "init", "--quiet", "--initial-branch=main", w.pusher)
-	w.repo = Open(filepath.Join(dir, "live"), w.bare, Options{Grace: 100 * time.Millisecond})
-	return w
-}
-
-// git runs git by hand, outside the code under test.
-func (w *world) git(dir string, args ...string) string {
-	w.t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(w.bare), "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		w.t.Fatalf("git %q: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// commit makes a commit of files in the pusher; a nil content removes.
-func (w *world) commit(message string, files map[string]string) string {
-	w.t.Helper()
-	for name, content := range files {
-		path := filepath.Join(w.pusher, name)
-		if content == "" {
-			_ = os.Remove(path)
-			continue
-		}
-		w.write(path, content)
-	}
-	w.git(w.pusher, "add", "--all")
-	w.git(w.pusher, "commit", "--quiet", "--allow-empty", "-m", message)
-	return w.git(w.pusher, "rev-parse", "HEAD")
-}
-
-func (w *world) push(branch string) {
-	w.t.Helper()
-	w.git(w.pusher, "push", "--quiet", "--force", w.bare, "HEAD:refs/heads/"+branch)
-}
-
-func (w *world) write(path, content string) {
-	w.t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func (w *world) live(name string) string {
-	b, err := os.ReadFile(filepath.Join(w.repo.Dir(), name))
-	if err != nil {
-		return ""
-	}
-	return string(b)
-}
-
-// deploy is what the command handler does.
-func (w *world) deploy(branch, commit string) error {
-	ctx := w.t.Context()
-	if err := w.repo.EnsureClone(ctx, &w.out); err != nil {
-		return err
-	}
-	if err := w.repo.FetchCommit(ctx, branch, commit, &w.out); err != nil {
-		return err
-	}
-	return w.repo.Checkout(ctx, commit, &w.out)
-}
-
-// assertLive: the working tree is exactly commit, but for untracked files.
-func (w *world) assertLive(commit string) {
-	w.t.Helper()
-	if head, err := w.repo.Head(w.t.Context()); err != nil || head != commit {
-		w.t.Errorf("HEAD is %q, %v; want %s", head, err, commit)
-	}
-	if diff := w.git(w.repo.Dir(), "status", "--porcelain", "--untracked-files=no"); diff != "" {
-		w.t.Errorf("the working tree differs from %s:\n%s", commit, diff)
-	}
-}
-
-func (w *world) must(err error) {
-	w.t.Helper()
-	if err != nil {
-		w.t.Fatalf("%v\noutput:\n%s", err, w.out.String())
-	}
-}
 
 func TestExactlyTheCommit(t *testing.T) {
 	t.Parallel()
@@ -205,7 +92,7 @@ func TestNamesThatLookLikeOptions(t *testing.T) {
 		if tip, err := w.repo.RemoteTip(t.Context(), branch); err != nil || tip != commit {
 			t.Errorf("tip of %q is %q, %v", branch, tip, err)
 		}
-		if ref, err := w.repo.Resolve(t.Context(), branch); !ValidHash(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Branch() != branch) {
+		if ref, err := w.repo.Resolve(t.Context(), branch); !ValidHash(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Name != "refs/heads/"+branch) {
 			t.Errorf("resolve %q is %+v, %v", branch, ref, err)
 		}
 	}
@@ -316,6 +203,19 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 	w.write(filepath.Join(w.repo.Dir(), ".git"), "gitdir: /elsewhere")
 	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) {
 		t.Errorf("a .git file: %v", err)
+	}
+	w = newWorld(t)
+	w.repo = Open(filepath.Join(w.pusher, "nowhere"), w.bare, Options{})
+	if err := os.Symlink("gone", w.repo.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "link") {
+		t.Errorf("a link to nothing: %v", err)
+	}
+	w.commit("a file", map[string]string{"file": "data"})
+	w.repo = Open(filepath.Join(w.pusher, "file"), w.bare, Options{})
+	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "is not a directory") {
+		t.Errorf("a file: %v", err)
 	}
 	// An empty directory, inside of somebody else's repository, becomes one of its own.
 	w = newWorld(t)
@@ -475,148 +375,15 @@ func TestManyAtOnce(t *testing.T) {
 	w.assertLive(head)
 }
 
-func TestStaleLocks(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	first := w.commit("first", map[string]string{"a": "1"})
-	w.push("main")
-	w.must(w.deploy("main", first))
-	second := w.commit("second", map[string]string{"a": "2"})
-	w.push("main")
-	for _, lock := range []string{"index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/remotes/origin/main.lock"} {
-		w.write(filepath.Join(w.repo.Dir(), ".git", lock), "")
-	}
-	w.repo.remote = "file://" + w.bare // so that the configuration is written, too
-	w.must(w.deploy("main", second))
-	w.assertLive(second)
-
-	held, err := os.Create(filepath.Join(w.repo.Dir(), ".git", "index.lock"))
-	w.must(err)
-	defer func() { _ = held.Close() }()
-	if err := w.repo.Checkout(t.Context(), first, nil); err == nil || !strings.Contains(err.Error(), "is held by process "+fmt.Sprint(os.Getpid())) {
-		t.Errorf("a lock that somebody holds: %v", err)
-	}
-	w.assertLive(second)
-}
-
-// TestInterruptedCheckoutLeavesNoStrays: B is killed when its files are there
-// and its index is not; then C is deployed.
-func TestInterruptedCheckoutLeavesNoStrays(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	a := w.commit("a", map[string]string{"f": "a"})
-	b := w.commit("b", map[string]string{"f": "b", "only-in-b": "b"})
-	c := w.commit("c", map[string]string{"f": "c", "only-in-b": ""})
-	w.push("main")
-	w.must(w.deploy("main", a))
-	w.write(filepath.Join(w.repo.Dir(), "only-in-b"), "b")
-	w.write(filepath.Join(w.repo.Dir(), ".git", "index.lock"), "half")
-	w.write(filepath.Join(w.repo.Dir(), ".git", targetName), b+"\n")
-	w.must(w.deploy("main", c))
-	w.assertLive(c)
-	if stray := w.live("only-in-b"); stray != "" {
-		t.Error("a file of the interrupted checkout is still there")
-	}
-}
-
-// TestKilledAtAnyMoment kills the git of a first deploy with KILL, again and
-// again, a little later each time; a deploy after that must succeed.
-func TestKilledAtAnyMoment(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	files := map[string]string{}
-	for i := range 200 {
-		files[fmt.Sprintf("d%d/f%d", i%7, i)] = strings.Repeat(fmt.Sprint(i, " "), 500)
-	}
-	first := w.commit("first", files)
-	w.push("main")
-	kills := 0
-	for round, delay := 0, time.Duration(0); round < 15; round++ {
-		delay += time.Millisecond + delay/3
-		dir := filepath.Join(t.TempDir(), "live")
-		stopKilling := make(chan struct{})
-		var killer sync.WaitGroup
-		file := filepath.Join(t.TempDir(), "process")
-		killed := false
-		killer.Go(func() {
-			select {
-			case <-stopKilling:
-				return
-			case <-time.After(delay):
-			}
-			for !killed {
-				select {
-				case <-stopKilling:
-					return
-				case <-time.After(100 * time.Microsecond):
-					killed = killProcessIn(file)
-				}
-			}
-		})
-		w.repo = Open(dir, w.bare, Options{ProcessFile: file})
-		err := w.repo.EnsureClone(t.Context(), nil)
-		if err == nil {
-			err = w.repo.FetchCommit(t.Context(), "main", first, nil)
-		}
-		if err == nil {
-			err = w.repo.Checkout(t.Context(), first, nil)
-		}
-		close(stopKilling)
-		killer.Wait()
-		if killed {
-			kills++
-		}
-		w.must(w.deploy("main", first))
-		w.assertLive(first)
-		if err == nil && !killed {
-			break // it was faster than the kill: every earlier moment was tried
-		}
-	}
-	if kills < 3 {
-		t.Errorf("only %d kills: the test tests nothing", kills)
-	}
-}
-
-// killProcessIn kills the group of the program that a process file names.
-func killProcessIn(file string) bool {
-	b, err := os.ReadFile(file)
-	var program struct{ PID int }
-	if err != nil || json.Unmarshal(b, &program) != nil || program.PID < 2 {
-		return false
-	}
-	return unix.Kill(-program.PID, unix.SIGKILL) == nil
-}
-
-func TestCanceled(t *testing.T) {
-	t.Parallel()
-	errWanted := errors.New("enough")
-	w := newWorld(t)
-	// A remote that never answers.
-	stuck := filepath.Join(t.TempDir(), "ssh")
-	w.write(stuck, "#!/bin/sh\nexec sleep 1000\n")
-	w.must(os.Chmod(stuck, 0o755))
-	w.repo = Open(w.repo.Dir(), "ssh://example.invalid/x.git", Options{
-		Grace: 50 * time.Millisecond, Vars: []string{"PATH=" + os.Getenv("PATH"), "GIT_SSH_COMMAND=" + stuck},
-	})
-	w.must(w.repo.EnsureClone(t.Context(), nil))
-	ctx, cancel := context.WithCancelCause(t.Context())
-	time.AfterFunc(50*time.Millisecond, func() { cancel(errWanted) })
-	err := w.repo.FetchCommit(ctx, "main", strings.Repeat("ab", 20), nil)
-	if !errors.Is(err, errWanted) || !errors.As(err, new(*process.StoppedError)) {
-		t.Errorf("got %v", err)
-	}
-	// Waiting for the lock ends, too.
-	unlock, err := w.repo.lock(t.Context())
-	w.must(err)
-	defer unlock()
-	if err := w.repo.Checkout(ctx, strings.Repeat("ab", 20), nil); !errors.Is(err, errWanted) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestMessage(t *testing.T) {
 	t.Parallel()
+	const noAnswer = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n"
 	for said, want := range map[string]string{
+		// Without a deploy key, without a known host, as another user: the cause is said first.
+		"git@github.com: Permission denied (publickey).\r\n" + noAnswer:   "git@github.com: Permission denied (publickey).",
+		"Warning: x\nHost key verification failed.\r\n" + noAnswer:        "Warning: x; Host key verification failed.",
+		"fatal: detected dubious ownership\nTo add\n\n\tgit\n" + noAnswer: "fatal: detected dubious ownership; To add; git",
+		noAnswer:                             "fatal: Could not read from remote repository.; Please make sure you have the correct access rights; and the repository exists.",
 		"":                                   "",
 		"From x\nfatal: bad\x1b[31m\r\nhint": "fatal: bad [31m; hint",
 		"1\n2\n3\n4\n5\n":                    "2; 3; 4; 5",

@@ -1,6 +1,9 @@
 package git
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // maxOutput bounds what is kept of an answer; ls-remote of one ref is a line.
 const maxOutput = 1 << 20
@@ -33,8 +36,16 @@ func (l *lastBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// message is the last lines, joined: from the last "fatal:" or "error:" on, if
-// there is one. A remote's words may hold anything, so control characters go.
+// noAnswer are the lines that git ends with whenever the other side did not
+// answer. They say nothing about why; ssh, or the other side, did before them.
+var noAnswer = []string{
+	"fatal: Could not read from remote repository.",
+	"Please make sure you have the correct access rights",
+	"and the repository exists.",
+}
+
+// message is the last lines, joined: from the first "fatal:" or "error:" of them
+// on, if there is one. A remote's words may hold anything, so control characters go.
 func (l *lastBytes) message() string {
 	var lines []string
 	for line := range strings.FieldsFuncSeq(string(l.b), func(r rune) bool { return r == '\n' || r == '\r' }) {
@@ -47,6 +58,9 @@ func (l *lastBytes) message() string {
 		if line != "" {
 			lines = append(lines, line)
 		}
+	}
+	if cause := len(lines) - len(noAnswer); cause > 0 && slices.Equal(lines[cause:], noAnswer) {
+		lines = lines[:cause]
 	}
 	lines = lines[max(0, len(lines)-messageLines):]
 	for i, line := range lines {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -59,30 +60,47 @@ func (r *Repo) EnsureClone(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-func (r *Repo) prepareDir(gitDir string) error {
-	if err := os.MkdirAll(r.dir, 0o755); err != nil {
-		return fmt.Errorf("make the working tree: %w", err)
-	}
-	info, err := os.Lstat(gitDir)
+// CheckDir says what would keep EnsureClone from using a directory, as far as
+// that can be told by looking: it may be missing, empty or a repository. Whose it
+// is does not matter here.
+func CheckDir(dir string) error {
+	info, err := os.Stat(dir)
+	_, linkErr := os.Lstat(dir)
 	switch {
+	case err == nil && !info.IsDir():
+		return &NotRepositoryError{Dir: dir, Detail: "is not a directory"}
+	case errors.Is(err, fs.ErrNotExist) && linkErr == nil:
+		return &NotRepositoryError{Dir: dir, Detail: "is a link to what is not there"}
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look at the working tree: %w", err)
+	}
+	switch info, err := os.Lstat(filepath.Join(dir, ".git")); {
 	case err == nil && info.IsDir():
 		return nil
 	case err == nil:
-		return &NotRepositoryError{Dir: r.dir, Detail: "has a .git that is not a directory"}
+		return &NotRepositoryError{Dir: dir, Detail: "has a .git that is not a directory"}
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("look at the working tree: %w", err)
 	}
-	entries, err := os.ReadDir(r.dir)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("look at the working tree: %w", err)
 	}
-	for _, entry := range entries {
-		if entry.Name() == ".git" { // somebody else has just made it
-			return r.prepareDir(gitDir)
-		}
+	// A .git that was not there before: somebody else has just made it.
+	if len(entries) > 0 && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ".git" }) {
+		return &NotRepositoryError{Dir: dir, Detail: "is not empty and is not a git repository"}
 	}
-	if len(entries) > 0 {
-		return &NotRepositoryError{Dir: r.dir, Detail: "is not empty and is not a git repository"}
+	return nil
+}
+
+func (r *Repo) prepareDir(gitDir string) error {
+	if err := CheckDir(r.dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return fmt.Errorf("make the working tree: %w", err)
 	}
 	if err := os.Mkdir(gitDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make the working tree: %w", err)

@@ -233,9 +233,6 @@ func (c *Cluster) DSN(database string) string {
 		quoteDSN(c.sock), port, User, quoteDSN(database))
 }
 
-// Dir returns the absolute path of the cluster's directory.
-func (c *Cluster) Dir() string { return c.dir }
-
 // LogPath returns the file that the server prints to.
 func (c *Cluster) LogPath() string { return filepath.Join(c.dir, "postgres.log") }
 

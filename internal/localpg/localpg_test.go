@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestFirstMakesItLastStopsItAndTheDataStays(t *testing.T) {
@@ -143,7 +144,7 @@ func TestDieWithParent(t *testing.T) {
 	u := play(t, identity{}, "mortal user", dir)
 	pid := u.pid()
 	u.kill()
-	eventually(t, "the server of a killed test ends", func() bool { return !lives(pid) })
+	testkit.Wait(t, "the server of a killed test ends", func() bool { return !lives(pid) })
 }
 
 func TestUserKilledWhileMakingTheCluster(t *testing.T) {
@@ -156,7 +157,7 @@ func TestUserKilledWhileMakingTheCluster(t *testing.T) {
 		}
 		return found
 	}
-	eventually(t, "a cluster is being made", func() bool { return len(halves()) > 0 })
+	testkit.Wait(t, "a cluster is being made", func() bool { return len(halves()) > 0 })
 	u.kill()
 	c := open(t, localpg.Config{Dir: dir})
 	query[int](t, connect(t, c.DSN("postgres")), "SELECT 1")
@@ -207,7 +208,7 @@ func TestStalePIDFile(t *testing.T) {
 	if err := zombie.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a child becomes a zombie", func() bool { return !lives(zombie.Process.Pid) })
+	testkit.Wait(t, "a child becomes a zombie", func() bool { return !lives(zombie.Process.Pid) })
 
 	for name, content := range map[string]string{
 		"living":  strconv.Itoa(other.Process.Pid) + "\n" + dir + "/data\n1\n5432\n" + dir + "/run\n\n1 1\nready\n",
@@ -256,14 +257,14 @@ func TestSuperviseRestartsAKilledServer(t *testing.T) {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a start is refused", func() bool {
+		testkit.Wait(t, "a start is refused", func() bool {
 			b, err := os.ReadFile(c.LogPath())
 			return err == nil && strings.Contains(string(b), "pre-existing shared memory block")
 		})
 		if err := unix.Kill(backend, unix.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "another server runs", func() bool { now := c.PID(); return now != 0 && now != pid })
+		testkit.Wait(t, "another server runs", func() bool { now := c.PID(); return now != 0 && now != pid })
 		if err := c.Start(testContext(t)); err != nil { // waits until it answers
 			t.Fatal(err)
 		}
@@ -281,14 +282,15 @@ func TestSuperviseRestartsAKilledServer(t *testing.T) {
 // A SIGTERM to every process of a service makes the server wait for its
 // sessions; the next start must not wait with it.
 func TestStoppingServerIsHurried(t *testing.T) {
-	c := open(t, localpg.Config{Dir: madeDir(t)})
+	dir := madeDir(t)
+	c := open(t, localpg.Config{Dir: dir})
 	conn := connect(t, c.DSN("postgres"))
 	pid := c.PID()
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server stops", func() bool {
-		b, err := os.ReadFile(filepath.Join(c.Dir(), "data", "postmaster.pid"))
+	testkit.Wait(t, "the server stops", func() bool {
+		b, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
 		return err == nil && strings.Contains(string(b), "stopping")
 	})
 	if err := c.Start(testContext(t)); err != nil {
@@ -343,7 +345,7 @@ func TestServersLogIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Supervise(ctx) }()
-	eventually(t, "the log of a running server is emptied", func() bool { return size() < 1<<16 })
+	testkit.Wait(t, "the log of a running server is emptied", func() bool { return size() < 1<<16 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

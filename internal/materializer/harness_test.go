@@ -3,7 +3,6 @@ package materializer
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"iter"
@@ -16,32 +15,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/migrations"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "rapid.checks") }) {
-		// Each check of the model starts materializers.
-		if err := flag.Set("rapid.checks", "30"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	// Each check of the model starts materializers.
+	if err := testkit.Checks("30"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(pgtest.MainNoLeaks(m))
 }
 
-const (
-	patience = 60 * time.Second
-	sha      = "0123456789abcdef0123456789abcdef01234567"
-)
+const sha = "0123456789abcdef0123456789abcdef01234567"
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -160,16 +152,6 @@ func deployed(delivery, slug string, attempt int) eventlog.Transition {
 		Data: eventlog.Deployed{V: 1, Commit: sha, Steps: []eventlog.Step{}}}
 }
 
-func wait(t rapid.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 // caughtUp waits until m has applied everything in the log.
 func (s *site) caughtUp(t rapid.TB, m *Materializer) {
 	t.Helper()
@@ -177,7 +159,7 @@ func (s *site) caughtUp(t rapid.TB, m *Materializer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "the materializer has caught up", func() bool { return m.Position() >= head })
+	testkit.Wait(t, "the materializer has caught up", func() bool { return m.Position() >= head })
 }
 
 // files lists what the queues hold: slug, delivery and attempt of each entry,
@@ -316,16 +298,4 @@ func (l *scriptedLog) Follow(ctx context.Context, after int64, apply func(contex
 	}
 	<-ctx.Done()
 	return ctx.Err()
-}
-
-func migrate(t testing.TB, dsn string) {
-	t.Helper()
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(migrations.Migrate(ctx, conn), conn.Close(ctx)); err != nil {
-		t.Fatal(err)
-	}
 }

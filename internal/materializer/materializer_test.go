@@ -17,6 +17,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestEachAssignmentBecomesAFile(t *testing.T) {
@@ -138,7 +139,7 @@ func TestStartNoticesWhatWasLost(t *testing.T) {
 			}
 			m, stop := s.run(t)
 			defer stop()
-			wait(t, "it has begun", func() bool { return m.Position() > 0 })
+			testkit.Wait(t, "it has begun", func() bool { return m.Position() > 0 })
 			s.caughtUp(t, m)
 			s.expectFiles(t, want...)
 			head, err := s.log.Head(context.Background())
@@ -269,7 +270,7 @@ func TestEventsThatAreNotKnown(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- m.Run(ctx) }()
 		if !tt.stops {
-			wait(t, "it went past the event", func() bool { return m.Position() == 2 })
+			testkit.Wait(t, "it went past the event", func() bool { return m.Position() == 2 })
 			cancel()
 		}
 		err := <-ended
@@ -288,7 +289,7 @@ func TestDatabaseAwayAndBack(t *testing.T) {
 	server := pgtest.NewServer(t)
 	s := newSite(t)
 	dsn := server.Database(t, "away")
-	migrate(t, dsn)
+	pgtest.Migrate(t, dsn)
 	s.pool = pgtest.Pool(t, dsn)
 	s.log = eventlog.Open(s.pool, quiet)
 	t.Cleanup(s.log.Close)
@@ -297,7 +298,7 @@ func TestDatabaseAwayAndBack(t *testing.T) {
 	m, stop := s.run(t) // starts without its database
 	defer stop()
 	server.Start(t)
-	wait(t, "it has begun", func() bool { return m.Position() == 1 })
+	testkit.Wait(t, "it has begun", func() bool { return m.Position() == 1 })
 	server.Kill(t)
 	server.Start(t)
 	s.append(t, forwarded("b", "web", 1))
@@ -343,7 +344,7 @@ func TestMaterializerAgainstAModel(t *testing.T) {
 				}
 			}
 		}
-		wait(t, "it has begun", func() bool { return m.Position() > 0 || s.head(t) == 0 })
+		testkit.Wait(t, "it has begun", func() bool { return m.Position() > 0 || s.head(t) == 0 })
 		s.caughtUp(t, m)
 		stop()
 		model.check(t)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // Two hosts work for one instance: what one of them has in its queues says
@@ -23,7 +25,7 @@ func TestEachHostHasItsOwnCheckpoint(t *testing.T) {
 	stopSecond()
 	s.append(t, forwarded("b", "web", 1))
 	s.caughtUp(t, m)
-	wait(t, "the one that is up has moved its checkpoint", func() bool { return s.checkpoint(t) == 2 })
+	testkit.Wait(t, "the one that is up has moved its checkpoint", func() bool { return s.checkpoint(t) == 2 })
 	if got := other.checkpoint(t); got > 1 {
 		t.Errorf("the one that is down is at %d", got)
 	}

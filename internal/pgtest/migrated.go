@@ -78,6 +78,14 @@ func (s *server) createMigrated(ctx context.Context) (string, error) {
 	return name, nil
 }
 
+// Migrate brings the schema into a database.
+func Migrate(t testing.TB, dsn string) {
+	t.Helper()
+	if err := migrate(context.Background(), dsn); err != nil {
+		t.Fatalf("pgtest: migrate a database: %v", err)
+	}
+}
+
 // migrate ends its session: a database that is in use cannot be copied.
 func migrate(ctx context.Context, dsn string) (err error) {
 	conn, err := pgx.Connect(ctx, dsn)

@@ -158,7 +158,7 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules [
 	for _, a := range decision.Forwards {
 		transitions = append(transitions, transition(a.Deployment, a.Attempt, eventlog.Forwarded{
 			V: eventlog.CurrentVersion(eventlog.TypeForwarded), Branch: a.Branch, Commit: a.Commit, Rule: a.Rule,
-			ConfigDigest: a.ConfigDigest, Forced: a.Forced,
+			ConfigDigest: a.ConfigDigest, Before: a.Before, Forced: a.Forced,
 		}))
 	}
 	return eventlog.Group{Transitions: transitions, Payload: payload}, nil

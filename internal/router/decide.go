@@ -150,7 +150,7 @@ func (out *Decision) branch(p payload, rules []Rule) {
 			continue
 		}
 		out.Forwards = append(out.Forwards, eventlog.Assignment{
-			Deployment: r.Slug, Attempt: 1, Branch: branch, Commit: p.commit(), ConfigDigest: r.ConfigDigest,
+			Deployment: r.Slug, Attempt: 1, Branch: branch, Commit: p.commit(), Before: p.movedFrom(), ConfigDigest: r.ConfigDigest,
 			Rule: fmt.Sprintf("%s %s -> %s", show(p.repository), show(p.ref), show(r.Slug)),
 		})
 	}

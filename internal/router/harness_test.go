@@ -3,41 +3,32 @@ package router
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"iter"
 	"log/slog"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/migrations"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "rapid.checks") }) {
-		// Each check of the model starts routers; 30 of them are enough for a day.
-		if err := flag.Set("rapid.checks", "30"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	// Each check of the model starts routers; 30 of them are enough for a day.
+	if err := testkit.Checks("30"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(pgtest.MainNoLeaks(m))
 }
-
-const patience = 60 * time.Second
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -52,20 +43,6 @@ func logOn(t testing.TB, pool *pgxpool.Pool) (*eventlog.Log, *pgxpool.Pool) {
 	log := eventlog.Open(pool, quiet)
 	t.Cleanup(log.Close)
 	return log, pool
-}
-
-// migrate brings the schema into a database and opens a pool on it.
-func migrate(t testing.TB, dsn string) *pgxpool.Pool {
-	t.Helper()
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(migrations.Migrate(ctx, conn), conn.Close(ctx)); err != nil {
-		t.Fatal(err)
-	}
-	return pgtest.Pool(t, dsn)
 }
 
 func openQueue(t testing.TB) *queue.Queue {
@@ -129,19 +106,9 @@ func start(t rapid.TB, q *queue.Queue, o Options) (stop func()) {
 	}
 }
 
-func wait(t rapid.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 func waitEmpty(t rapid.TB, q *queue.Queue) {
 	t.Helper()
-	wait(t, "the queue is empty", func() bool {
+	testkit.Wait(t, "the queue is empty", func() bool {
 		entries, err := q.List()
 		if err != nil {
 			t.Fatal(err)

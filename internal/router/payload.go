@@ -20,6 +20,8 @@ const formType = "application/x-www-form-urlencoded"
 type payload struct {
 	ref        string
 	after      string
+	before     string
+	forward    bool // forced is there, and false
 	deleted    bool
 	repository string
 	sender     string
@@ -47,7 +49,9 @@ func parsePayload(d delivery.Delivery) (payload, error) {
 	// not take the others with it.
 	var top struct {
 		Ref        json.RawMessage `json:"ref"`
+		Before     json.RawMessage `json:"before"`
 		After      json.RawMessage `json:"after"`
+		Forced     json.RawMessage `json:"forced"`
 		Deleted    json.RawMessage `json:"deleted"`
 		Repository json.RawMessage `json:"repository"`
 		Sender     json.RawMessage `json:"sender"`
@@ -66,6 +70,8 @@ func parsePayload(d delivery.Delivery) (payload, error) {
 	var p payload
 	p.ref = text(top.Ref)
 	p.after = text(top.After)
+	p.before = text(top.Before)
+	p.forward = string(top.Forced) == "false"
 	p.deleted = string(top.Deleted) == "true"
 	p.repository = member(top.Repository, "full_name")
 	p.sender = member(top.Sender, "login")
@@ -112,6 +118,15 @@ func (p payload) deletes() bool { return p.deleted || strings.Trim(p.after, "0")
 
 // commit is the pushed hash, as git prints it.
 func (p payload) commit() string { return lowerASCII(p.after) }
+
+// movedFrom is the commit from which the push moved its branch forward; "" where
+// it did something else, or does not say.
+func (p payload) movedFrom() string {
+	if !p.forward || !isHash(p.before) || strings.Trim(p.before, "0") == "" {
+		return ""
+	}
+	return lowerASCII(p.before)
+}
 
 func (p payload) actor() string {
 	if p.sender != "" {

@@ -91,18 +91,11 @@ func (s *Signer) Sign(ctx context.Context) ([]byte, checkpoint.Checkpoint, error
 		return fail(fmt.Errorf("sign a checkpoint: %w", err))
 	}
 	defer func() { _ = release() }()
-	signed, last, err := s.kept()
+	signed, last, tree, err := s.grown(ctx)
 	if err != nil {
 		return fail(err)
 	}
-	tree, err := s.o.Log.Grow(ctx, last.Tree)
-	var broken *eventlog.TreeError
-	switch {
-	case errors.As(err, &broken):
-		return fail(&RefusedError{last, broken})
-	case err != nil:
-		return fail(fmt.Errorf("sign a checkpoint: %w", err))
-	case tree.N == last.N && signed != nil:
+	if tree.N == last.N && signed != nil {
 		return signed, last, nil
 	}
 	now := checkpoint.Checkpoint{Origin: s.o.Key.Name(), Tree: tree}
@@ -113,6 +106,31 @@ func (s *Signer) Sign(ctx context.Context) ([]byte, checkpoint.Checkpoint, error
 		return fail(fmt.Errorf("keep the signed checkpoint: %w", err))
 	}
 	return signed, now, nil
+}
+
+// Check says whether the log is one that may be signed, and how many events it has
+// that are not signed yet. It signs nothing. Errors are those of Sign.
+func (s *Signer) Check(ctx context.Context) (unsigned int64, err error) {
+	_, last, tree, err := s.grown(ctx)
+	return tree.N - last.N, err
+}
+
+// grown returns the checkpoint that was signed last (nil and the empty tree where
+// there is none), and the tree that the log has become since.
+func (s *Signer) grown(ctx context.Context) ([]byte, checkpoint.Checkpoint, tlog.Tree, error) {
+	signed, last, err := s.kept()
+	if err != nil {
+		return nil, last, tlog.Tree{}, err
+	}
+	tree, err := s.o.Log.Grow(ctx, last.Tree)
+	var broken *eventlog.TreeError
+	switch {
+	case errors.As(err, &broken):
+		err = &RefusedError{last, broken}
+	case err != nil:
+		err = fmt.Errorf("compare the log with the checkpoint that was signed last: %w", err)
+	}
+	return signed, last, tree, err
 }
 
 // kept reads the last checkpoint; nil and the empty tree where there is none.

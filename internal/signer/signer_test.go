@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
@@ -31,20 +31,7 @@ type fixture struct {
 	log  *eventlog.Log
 	key  *checkpoint.Key
 	n    int
-	mu   sync.Mutex
-	said bytes.Buffer
-}
-
-func (f *fixture) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.said.Write(p)
-}
-
-func (f *fixture) saidSo(text string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return strings.Contains(f.said.String(), text)
+	said testkit.Buffer
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -60,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 }
 
 func (f *fixture) signer(interval time.Duration) *Signer {
-	return New(Options{Key: f.key, Log: f.log, Dir: f.dir, Interval: interval, Logger: slog.New(slog.NewTextHandler(f, nil))})
+	return New(Options{Key: f.key, Log: f.log, Dir: f.dir, Interval: interval, Logger: slog.New(slog.NewTextHandler(&f.said, nil))})
 }
 
 func testContext(t *testing.T) context.Context {
@@ -224,39 +211,30 @@ func (f *fixture) run(t *testing.T, interval time.Duration) (stop func()) {
 	}
 }
 
-func until(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 func TestRunSignsAfterEachDeployAndWhenItsTimeHasCome(t *testing.T) {
 	f := newFixture(t)
 	f.append(t, eventlog.Received{Event: "push"})
 	stop := f.run(t, time.Hour)
-	until(t, "the start", func() bool { return f.kept(t) == 1 })
+	testkit.Wait(t, "the start", func() bool { return f.kept(t) == 1 })
 	f.append(t, eventlog.Started{})
 	f.append(t, eventlog.Deployed{})
-	until(t, "a deploy", func() bool { return f.kept(t) == 3 })
+	testkit.Wait(t, "a deploy", func() bool { return f.kept(t) == 3 })
 	f.append(t, eventlog.Failed{})
-	until(t, "a failure", func() bool { return f.kept(t) == 4 })
+	testkit.Wait(t, "a failure", func() bool { return f.kept(t) == 4 })
 	stop()
 	f.append(t, eventlog.Received{Event: "push"})
 	stop = f.run(t, 10*time.Millisecond)
 	defer stop()
-	until(t, "the start", func() bool { return f.kept(t) == 5 })
+	testkit.Wait(t, "the start", func() bool { return f.kept(t) == 5 })
 	f.append(t, eventlog.Started{})
-	until(t, "the interval", func() bool { return f.kept(t) == 6 })
+	testkit.Wait(t, "the interval", func() bool { return f.kept(t) == 6 })
 	// It says loudly that it refuses, and goes on when all is as it was.
 	f.superuser(t, "update events set actor = 'eve' where position = 6; delete from event_hashes; select event_log_fill_hashes()")
 	f.append(t, eventlog.Deployed{})
-	until(t, "the refusal", func() bool { return f.saidSo("level=ERROR") })
+	testkit.Wait(t, "the refusal", func() bool { return strings.Contains(f.said.String(), "level=ERROR") })
 	if f.kept(t) != 6 {
 		t.Errorf("kept is of %d", f.kept(t))
 	}
 	f.superuser(t, "update events set actor = 'ann' where position = 6; delete from event_hashes; select event_log_fill_hashes()")
-	until(t, "the log to be as it was", func() bool { return f.kept(t) == 7 })
+	testkit.Wait(t, "the log to be as it was", func() bool { return f.kept(t) == 7 })
 }

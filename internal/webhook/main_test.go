@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -47,7 +48,7 @@ type fixture struct {
 	queue *queue.Queue
 	url   string
 	addr  string
-	log   *syncBuffer
+	log   *testkit.Buffer
 	http  *http.Client
 	h     *handler
 	stop  func() error // ends the server and returns what Serve did
@@ -60,7 +61,7 @@ func start(t *testing.T, l Limits, change func(*Options)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &syncBuffer{}
+	out := &testkit.Buffer{}
 	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o := Options{Secrets: [][]byte{secret}, Queue: q, Log: log, Instance: "test"}
 	if change != nil {
@@ -174,21 +175,4 @@ func (f *fixture) entries() []delivery.Delivery {
 		}
 	}
 	return all
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

@@ -135,6 +135,9 @@ func (w *Worker) stale(ctx context.Context, job materializer.Entry) (*eventlog.V
 	if job.Forced || live == "" || live == job.Commit {
 		return nil, nil
 	}
+	if live == job.Before {
+		return nil, nil // it was pushed on top of what is live: the common case needs no git
+	}
 	behind, compareErr := w.behind(ctx, job)
 	if compareErr == nil && !behind {
 		return nil, nil

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"context"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -72,6 +74,35 @@ func TestStale(t *testing.T) {
 	}
 	if s.read("ran") != "2\n" || s.read("live/build") != "#!/bin/sh\necho 2 > $DIR/ran\n" {
 		t.Errorf("what is live has changed: %q", s.read("live/build"))
+	}
+}
+
+// mute is a clone that cannot say how commits lie to one another.
+type mute struct{ Repository }
+
+func (mute) IsAncestor(context.Context, string, string) (bool, error) {
+	return false, errors.New("no answer")
+}
+
+// A push on top of what is live needs no comparing; one on top of something else does.
+func TestStaleIsNotAskedOfAPushOntoWhatIsLive(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, _, c3 := s.threeCommits()
+	c4, c5 := s.push("echo 4"), s.push("echo 5")
+	for _, o := range []struct{ delivery, before, commit string }{{"onto", c3, c4}, {"elsewhere", c3, c5}, {"unsaid", "", c5}} {
+		s.enqueue(s.append(eventlog.Transition{DeliveryID: o.delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
+			Branch: "main", Commit: o.commit, Before: o.before, Rule: "r", ConfigDigest: "c",
+		}})[0])
+	}
+	s.moveMain(c3) // so that none is the tip
+	s.run(func(o *Options) { o.Repository = mute{o.Repository} })
+	s.expect("onto", "forwarded 1", "started 1", "deployed 1")
+	for _, id := range []string{"elsewhere", "unsaid"} {
+		s.expect(id, "forwarded 1", "started 1", "failed 1")
+		if f := last[eventlog.Failed](s, id); f.Step != stepPlan || !strings.Contains(f.Error, "no answer") {
+			t.Errorf("%s failed: %+v", id, f)
+		}
 	}
 }
 

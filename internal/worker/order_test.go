@@ -13,6 +13,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -165,7 +166,7 @@ func TestFailureDuringShutdownIsAFailure(t *testing.T) {
 		o.Handler = fixed{handlers.Plan{Steps: []handlers.Step{{Name: "last words", Run: func(ctx context.Context, _ handlers.Env) error {
 			close(running)
 			<-ctx.Done()
-			return &handlers.ExitError{Program: "prog", Code: 3}
+			return &process.ExitError{Program: "prog", Code: 3}
 		}}}}}
 	})
 	<-running

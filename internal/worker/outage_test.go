@@ -3,27 +3,15 @@ package worker
 import (
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 // newServerSite is a site with a Postgres of its own, which the test may kill.
 func newServerSite(t *testing.T) (*site, *pgtest.Server) {
 	t.Helper()
 	server := pgtest.NewServer(t)
-	conn, err := pgx.Connect(t.Context(), server.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := migrations.Migrate(t.Context(), conn); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	pgtest.Migrate(t, server.DSN())
 	return newSiteOn(t, server.DSN()), server
 }
 

@@ -1,0 +1,216 @@
+package process
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
+)
+
+// TestBackgroundChild: what stays behind in the session is ended with the step,
+// also when it ignores TERM, and the step's own result stands.
+func TestBackgroundChild(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"in the group":     "sleep 1000 & echo $! >$F; exit 3",
+		"deaf":             "(trap '' TERM; while :; do sleep 1000; done) & echo $! >$F; exit 3",
+		"in another group": "set -m; sleep 1000 & echo $! >$F; exit 3",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "pid")
+			c := sh(script)
+			c.Env = append(c.Env, "F="+file)
+			exit, ok := errors.AsType[*ExitError](Run(t.Context(), c))
+			if !ok || exit.Code != 3 {
+				t.Errorf("the result is %v", exit)
+			}
+			if alive(pidIn(t, file)) {
+				t.Error("the child is still alive")
+			}
+		})
+	}
+}
+
+// TestDaemonSurvives: a process in a session of its own is nobody's business,
+// and although it holds the output open it does not hold up the step.
+func TestDaemonSurvives(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pid")
+	var out bytes.Buffer
+	c := sh("setsid sh -c 'echo $$ >$F; exec sleep 1000' & while ! [ -s $F ]; do sleep 0.01; done; echo said")
+	c.Env, c.Stdout = append(c.Env, "F="+file), &out
+	if err := Run(t.Context(), c); err != nil || out.String() != "said\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	pid := pidIn(t, file)
+	if !alive(pid) {
+		t.Error("the daemon was ended")
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+}
+
+// TestKillOrphan kills the process that ran a program, as kill -9 does a daemon.
+func TestKillOrphan(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		// The kernel tells the leader; its deaf child is found by the mark.
+		"leader dies, child is deaf": "(trap '' TERM; while :; do sleep 1000; done) & echo $! >%; wait",
+		"leader is deaf":             "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
+		"killed before the rename":   "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			pidFile, file := filepath.Join(dir, "pid"), filepath.Join(dir, "process")
+			daemon := exec.Command(os.Args[0], "run-as-daemon", file, strings.ReplaceAll(script, "%", pidFile))
+			daemon.Env = []string{"PATH=" + os.Getenv("PATH")}
+			if err := daemon.Start(); err != nil {
+				t.Fatal(err)
+			}
+			pid := pidIn(t, pidFile)
+			testkit.Wait(t, "a process file", func() bool { _, err := os.Stat(file); return err == nil })
+			_ = daemon.Process.Signal(syscall.SIGKILL)
+			_ = daemon.Wait()
+			if strings.HasPrefix(name, "leader dies") {
+				b, err := os.ReadFile(file)
+				var r record
+				if err != nil || json.Unmarshal(b, &r) != nil || r.PID == pid {
+					t.Fatalf("process file %s, %v", b, err)
+				}
+				testkit.Wait(t, "the end of the leader", func() bool { return !alive(r.PID) })
+			}
+			if !alive(pid) {
+				t.Fatal("there is no orphan to find")
+			}
+			if name == "killed before the rename" {
+				if err := os.Rename(file, file+unfinished); err != nil {
+					t.Fatal(err)
+				}
+			}
+			killed, err := KillOrphan(file, 20*time.Millisecond)
+			if err != nil || !killed {
+				t.Fatalf("KillOrphan = %v, %v", killed, err)
+			}
+			if alive(pid) {
+				t.Error("the orphan is still alive")
+			}
+			if left, err := filepath.Glob(file + "*"); err != nil || len(left) > 0 {
+				t.Errorf("process files are still there: %q, %v", left, err)
+			}
+		})
+	}
+}
+
+// TestPdeathsig: a program that does not refuse ends with the one who ran it.
+func TestPdeathsig(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pidFile := filepath.Join(dir, "pid")
+	daemon := exec.Command(os.Args[0], "run-as-daemon", filepath.Join(dir, "process"), "echo $$ >"+pidFile+"; exec sleep 1000")
+	daemon.Env = []string{"PATH=" + os.Getenv("PATH")}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := pidIn(t, pidFile)
+	_ = daemon.Process.Signal(syscall.SIGKILL)
+	_ = daemon.Wait()
+	testkit.Wait(t, "the end of the program", func() bool { return !alive(pid) })
+}
+
+// TestPdeathsigIsNotSpurious: the thread that started the program must outlive
+// it, however many other threads end meanwhile.
+func TestPdeathsigIsNotSpurious(t *testing.T) {
+	t.Parallel()
+	var programs, threads sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		threads.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					runtime.LockOSThread() // and never unlocks: the thread ends
+				}()
+				<-ended
+				time.Sleep(time.Millisecond) // two cores have other work, too
+			}
+		})
+		programs.Go(func() {
+			for range 10 {
+				if err := Run(t.Context(), sh("sleep 0.02")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	programs.Wait()
+	close(stop)
+	threads.Wait()
+}
+
+// TestKillOrphanSparesStrangers: the number was given to somebody else.
+func TestKillOrphanSparesStrangers(t *testing.T) {
+	t.Parallel()
+	stranger := exec.Command("sleep", "1000")
+	stranger.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
+	pid := stranger.Process.Pid
+	s, ok := readStat(pid)
+	if !ok {
+		t.Fatal("cannot read its stat")
+	}
+	for name, content := range map[string]string{
+		"other start": `{"pid":` + strconv.Itoa(pid) + `,"start":` + strconv.FormatUint(s.start+1, 10) + `,"boot":"` + bootID() + `","mark":"x"}`,
+		"other boot":  `{"pid":` + strconv.Itoa(pid) + `,"start":` + strconv.FormatUint(s.start, 10) + `,"boot":"x","mark":"x"}`,
+		"no mark":     `{"pid":` + strconv.Itoa(pid) + `,"boot":"` + bootID() + `"}`,
+		"pid 0":       `{"pid":0,"boot":"` + bootID() + `"}`,
+		"pid 1":       `{"pid":1,"boot":"` + bootID() + `"}`,
+		"pid -1":      `{"pid":-1,"boot":"` + bootID() + `"}`,
+		"half":        `{"pid":`,
+		"empty":       ``,
+	} {
+		file := filepath.Join(t.TempDir(), "process")
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if killed, err := KillOrphan(file, time.Millisecond); killed || err != nil {
+			t.Errorf("%s: KillOrphan = %v, %v", name, killed, err)
+		}
+		if !alive(pid) {
+			t.Fatalf("%s: the stranger was killed", name)
+		}
+	}
+	if killed, err := KillOrphan(filepath.Join(t.TempDir(), "none"), 0); killed || err != nil {
+		t.Errorf("missing file: %v, %v", killed, err)
+	}
+	// The same file with the right start time does end it: the test can fail.
+	file := filepath.Join(t.TempDir(), "process")
+	if err := writeFile(file, pid, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if killed, err := KillOrphan(file, time.Second); !killed || err != nil || alive(pid) {
+		t.Errorf("the right file: %v, %v", killed, err)
+	}
+}

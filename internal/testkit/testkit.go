@@ -1,0 +1,78 @@
+// Package testkit owns what the tests of many packages need beside a database:
+// to wait for something, to run git by hand, to read what is being written.
+package testkit
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// TB is what is needed of a testing.TB or a rapid.TB.
+type TB interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// patience is for machines that do much else at the time.
+const patience = 60 * time.Second
+
+// Wait looks again and again until done says true.
+func Wait(t TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// Git runs git in a directory, without anybody's configuration, and returns what
+// it prints.
+func Git(t TB, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull,
+		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Checks sets how many checks each property has, where the command line does not.
+// It is for a TestMain whose checks each start something.
+func Checks(n string) error {
+	flag.Parse()
+	if slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "rapid.checks") }) {
+		return nil
+	}
+	return flag.Set("rapid.checks", n)
+}
+
+// Buffer is a bytes.Buffer that may be read while others write.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
