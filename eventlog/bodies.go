@@ -19,6 +19,7 @@ const (
 		left join (select substring(e.data::text from '"payload_digest":"([0-9a-f]{64})"') as digest
 		           from public.events e where e.type in ('received', 'redelivered')) named on named.digest = p.digest
 		where named.digest is null order by p.digest`
+	sqlLeftOut = `select count(*), coalesce(max(position), 0) from public.bodies_left_out`
 	// bodyBatch is how many bodies are asked for at once.
 	bodyBatch = 200
 )
@@ -40,7 +41,9 @@ type bodyCheck struct {
 	// redacted are the redactions by the digest that they name.
 	redacted       map[string]Event
 	compared, gone int64
-	sum            hash.Hash
+	// leftOut were never there, because the import brought none up to leftOutTo.
+	leftOut, leftOutTo int64
+	sum                hash.Hash
 }
 
 func newBodyCheck(q pgx.Tx, found *faults) *bodyCheck {
@@ -113,6 +116,9 @@ func member(data []byte, key string) (string, bool) {
 }
 
 func (c *bodyCheck) run(ctx context.Context) error {
+	if err := c.readLeftOut(ctx); err != nil {
+		return err
+	}
 	if err := c.readRedacted(ctx); err != nil {
 		return err
 	}
@@ -138,6 +144,18 @@ func (c *bodyCheck) run(ctx context.Context) error {
 		return nil
 	}); err != nil {
 		return fmt.Errorf("look for bodies that no event names: %w", err)
+	}
+	return nil
+}
+
+// readLeftOut reads what an import recorded.
+func (c *bodyCheck) readLeftOut(ctx context.Context) error {
+	var rows int64
+	if err := c.q.QueryRow(ctx, sqlLeftOut).Scan(&rows, &c.leftOutTo); err != nil {
+		return fmt.Errorf("read which bodies were left out by an import: %w", err)
+	}
+	if rows > 1 {
+		c.found.addf(0, "%d imports are said to have left out bodies, but there can be only one", rows)
 	}
 	return nil
 }
@@ -212,8 +230,12 @@ func (c *bodyCheck) judge(ref bodyRef, there map[string]storedBody) {
 	switch {
 	case !ok && redacted:
 		c.gone++
+	case !ok && ref.position <= c.leftOutTo:
+		c.leftOut++
 	case !ok:
 		c.found.addf(ref.position, "its body is missing, and was not redacted")
+	case ref.position <= c.leftOutTo:
+		c.found.addf(ref.position, "its body is stored, though the import is said to have left out those up to position %d", c.leftOutTo)
 	case redacted:
 		c.found.addf(ref.position, "its body is stored, though it was redacted at position %d", redaction.Position)
 	case body.digest != ref.digest:

@@ -16,7 +16,9 @@ const eventColumns = `position, id, instance, delivery_id, type, deployment, att
 
 const (
 	sqlHead = `select position from public.log_head`
-	sqlRead = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
+	// The expression of the index events_commit, character for character.
+	sqlCommitHash = `(substring(data::text from '"commit"\s*:\s*"([0-9a-f]+)"')) collate "C"`
+	sqlRead       = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
 )
 
 // Head is the position of the newest event, 0 where there is none.
@@ -94,7 +96,7 @@ type Filter struct {
 	// DeliveryIDs, where not nil, are the deliveries to return; an empty list is none.
 	DeliveryIDs []string
 	// Commit is the beginning of a hash, in lower case: only events whose data
-	// has such a commit.
+	// name such a commit. Together with TypeReceived alone there is an index for it.
 	Commit string
 }
 
@@ -123,7 +125,9 @@ func (f Filter) query() (string, []any) {
 		add("deployment = $%d", clean(f.Deployment))
 	}
 	if f.Commit != "" {
-		add("starts_with(data->>'commit', $%d)", clean(f.Commit))
+		// What begins so, and goes on with hexadecimal digits, is what lies between.
+		add(sqlCommitHash+" >= $%d", clean(f.Commit))
+		add(sqlCommitHash+" < $%d", clean(f.Commit)+"g")
 	}
 	if len(f.Types) > 0 {
 		types := make([]string, len(f.Types))

@@ -17,8 +17,10 @@ const (
 // stream reads rows, whose first column is the position, in order.
 type stream struct {
 	rows pgx.Rows
-	// position is that of the row at hand, MaxInt64 after the last.
+	// position is that of the row at hand, MaxInt64 after the last, which ended says:
+	// a row may claim that position, too.
 	position int64
+	ended    bool
 	values   [][]byte
 	columns  int
 	what     string
@@ -39,7 +41,7 @@ func openStream(ctx context.Context, q querier, what, sql string, columns int, f
 
 func (s *stream) next() error {
 	if !s.rows.Next() {
-		s.position = math.MaxInt64
+		s.position, s.ended = math.MaxInt64, true
 		if err := s.rows.Err(); err != nil {
 			return fmt.Errorf("read %s: %w", s.what, err)
 		}
@@ -74,7 +76,7 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 	}
 	defer func() { cancel(); stored.rows.Close() }()
 	var d rowDecoder
-	for rows.position != math.MaxInt64 || stored.position != math.MaxInt64 {
+	for !rows.ended || !stored.ended {
 		position := w.size + 1
 		next := min(rows.position, stored.position)
 		if next < position {

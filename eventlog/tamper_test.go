@@ -248,6 +248,8 @@ func TestFaultsSayWhatWasDone(t *testing.T) {
 		"hashes":   {[]string{"delete from event_hashes where position between 5 and 9"}, []string{"positions 5 to 9: " + textNoHashes}},
 		"both":     {[]string{"delete from events where position between 12 and 20", "delete from event_hashes where position between 12 and 20"}, []string{"positions 12 to 20: " + textNeither}},
 		"one more": {[]string{"insert into events select 0, id || 'x', instance, 'd99', type, deployment, attempt, actor, recorded_at, data from events where position = 2"}, []string{"position 0: " + textInserted}},
+		"the last there can be": {[]string{"insert into events select 9223372036854775807, id || 'x', instance, 'd99', type, deployment, attempt, actor, recorded_at, data from events where position = 2"},
+			[]string{"positions 38 to 9223372036854775806: " + textNeither, "position 9223372036854775807: it stands so far behind the rest that nothing from here on was looked at"}},
 		"swapped": {[]string{"update events e set id = s.id from saved_events s where e.position in (20, 21) and s.position = 41 - e.position"},
 			[]string{"position 20: " + textRowChanged, "position 21: " + textOutOfOrder, "position 21: " + textRowChanged}},
 		"head": {[]string{"update log_head set position = 30"}, []string{"positions 31 to 37: past the head of the log, which is at 30: rows were inserted at the end, or the head was changed"}},

@@ -31,6 +31,9 @@ type Verified struct {
 	Roots map[int64]tlog.Hash
 	// Bodies were read and compared, Redacted ones were not there, as they should be.
 	Bodies, Redacted int64
+	// LeftOut bodies are not there because the log was imported without them, up to
+	// the position LeftOutTo (0 where it was not): that is what the import recorded.
+	LeftOut, LeftOutTo int64
 	// Faults are in the order of positions, at most 1000 of them, and More is
 	// how many there are beyond these. There is none in a log that only this
 	// package wrote.
@@ -123,7 +126,10 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	}
 	v.Tree, v.Roots = tlog.Tree{N: w.size, Hash: w.root()}, w.roots
 	if b != nil {
-		v.Bodies, v.Redacted = b.compared, b.gone
+		v.Bodies, v.Redacted, v.LeftOut, v.LeftOutTo = b.compared, b.gone, b.leftOut, b.leftOutTo
+		if b.leftOutTo > w.size {
+			found.addf(0, "an import is said to have left out the bodies up to position %d, but the log ends at %d", b.leftOutTo, w.size)
+		}
 	}
 	v.Faults, v.More = found.sorted()
 	return v, nil

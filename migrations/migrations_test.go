@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,12 +169,13 @@ func TestApplicationMayOnlyAppend(t *testing.T) {
 		"update events set actor = 'x'", "delete from events", "delete from events where false", "truncate events",
 		"update payloads set body = 'y'", "truncate payloads", "delete from log_head", "truncate log_head",
 		"update log_head set position = 0", "update event_hashes set hashes = '\\x00'", "delete from event_hashes", "truncate event_hashes",
-		"delete from payloads",
+		"delete from payloads", "update bodies_left_out set position = 1", "delete from bodies_left_out", "truncate bodies_left_out",
 		`insert into events select * from events on conflict do nothing`,
 		"alter table events disable trigger all", "drop table events", "drop function event_log_refuse() cascade",
 		"delete from schema_version", "insert into event_hashes values (2, '\\x00')",
 		`insert into payloads (digest, salt, content_type, body) values (repeat('0', 64), '', '', 'x')`, "select event_log_fill_hashes()",
 		"create function public.f() returns int language sql return 1",
+		"insert into bodies_left_out (position) values (1)", "drop trigger bodies_left_out_imported on bodies_left_out",
 	}
 	for _, sql := range attacks {
 		wantRefused(t, app, "application role", sql)
@@ -181,16 +183,49 @@ func TestApplicationMayOnlyAppend(t *testing.T) {
 	// What the triggers refuse to everyone who does not take them away first.
 	for _, role := range []string{migrations.OwnerRole, "none"} {
 		exec(t, admin, "set role "+role)
-		for _, sql := range attacks[:13] {
+		for _, sql := range attacks[:16] {
 			wantRefused(t, admin, role, sql)
 		}
 	}
+	// An import is the first that is written, or none.
+	for _, role := range []string{migrations.OwnerRole, "none"} {
+		exec(t, admin, "set role "+role)
+		wantRefused(t, admin, role, "insert into bodies_left_out (position) values (1)")
+	}
 	exec(t, admin, "set session_replication_role = replica")
-	for _, sql := range attacks[:13] {
+	for _, sql := range attacks[:16] {
 		wantRefused(t, admin, "replica", sql)
 	}
 	if got := text(t, admin, "select string_agg(position || actor, ' ') from events"); got != "1me" {
 		t.Errorf("log has %s", got)
+	}
+}
+
+// Every trigger of the log is missed by name, wherever it is taken away.
+func TestUnguarded(t *testing.T) {
+	conn := connect(t, pgtest.DSN(t))
+	migrate(t, conn)
+	triggers := strings.Fields(text(t, conn, `select string_agg(relname || '.' || tgname, ' ' order by relname, tgname)
+		from pg_trigger join pg_class c on c.oid = tgrelid where not tgisinternal`))
+	if len(triggers) < 8 {
+		t.Fatalf("triggers %s", triggers)
+	}
+	for _, trigger := range triggers {
+		for _, sql := range []string{"disable trigger %s", "enable replica trigger %s", "enable trigger %s"} {
+			table, name, _ := strings.Cut(trigger, ".")
+			exec(t, conn, "alter table "+table+" "+fmt.Sprintf(sql, name))
+			if missed, err := migrations.Unguarded(testContext(t), conn); err != nil || !slices.Equal(missed, []string{trigger}) {
+				t.Errorf("%s, %s: missed %s, %v", trigger, sql, missed, err)
+			}
+			exec(t, conn, "alter table "+table+" enable always trigger "+name)
+		}
+	}
+	if missed, err := migrations.Unguarded(testContext(t), conn); err != nil || len(missed) != 0 {
+		t.Errorf("missed %s, %v", missed, err)
+	}
+	exec(t, conn, "drop table payloads; drop trigger log_head_stays on log_head")
+	if missed, err := migrations.Unguarded(testContext(t), conn); err != nil || len(missed) != 3 {
+		t.Errorf("missed %s, %v", missed, err)
 	}
 }
 

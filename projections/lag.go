@@ -17,7 +17,7 @@ type Lag struct {
 	Version, Wanted int
 	Position        int64
 	Head            int64
-	// Events is Head less Position.
+	// Events is Head less Position; 0 where Position is past it, which is an error.
 	Events int64
 	// Seconds is the age of the oldest event that was not applied, 0 for none.
 	Seconds float64
@@ -39,9 +39,12 @@ func (p *Projector) Lag(ctx context.Context) ([]Lag, error) {
 	if err := p.pool.QueryRow(ctx, q, name, p.version).Scan(&lag.Version, &lag.Position, &lag.Head, &stopped, &lag.Seconds); err != nil {
 		return nil, fmt.Errorf("read the lag of the projections: %w", err)
 	}
-	lag.Events = lag.Head - lag.Position
-	if stopped != "" {
+	lag.Events = max(0, lag.Head-lag.Position)
+	switch {
+	case stopped != "":
 		lag.Err = errors.New(stopped)
+	case lag.Position > lag.Head:
+		lag.Err = &AheadError{Checkpoint: lag.Position, Head: lag.Head}
 	}
 	return []Lag{lag}, nil
 }

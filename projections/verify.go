@@ -34,6 +34,9 @@ type Audit struct {
 	// the fold, Head the position up to which the log was folded.
 	Checkpoint, Head int64
 	Differences      []Difference
+	// NotBuilt is set where there are no read models of this version to compare;
+	// the rest is told all the same.
+	NotBuilt *NotBuiltError
 	// Accounting is by instance, up to Head.
 	Accounting map[string]Accounting
 }
@@ -44,6 +47,9 @@ func (p *Projector) Verify(ctx context.Context) ([]Difference, error) {
 	audit, err := p.Audit(ctx, nil)
 	if err != nil {
 		return nil, err
+	}
+	if audit.NotBuilt != nil {
+		return nil, fmt.Errorf("verify projections: %w", audit.NotBuilt)
 	}
 	return audit.Differences, nil
 }
@@ -61,7 +67,7 @@ func (p *Projector) Audit(ctx context.Context, progress func(done, total int64))
 		return audit, err
 	}
 	if !ok {
-		return audit, fmt.Errorf("verify projections: %w", &NotBuiltError{Version: p.version})
+		audit.NotBuilt, from = &NotBuiltError{Version: p.version}, everything
 	}
 	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", rebuildLock); err != nil {
@@ -84,22 +90,8 @@ func (p *Projector) Audit(ctx context.Context, progress func(done, total int64))
 
 // audit compares at the live checkpoint, which it locks, and then folds the rest.
 func (b *builder) audit(ctx context.Context, p *Projector, audit *Audit) error {
-	at, err := p.lockCheckpoint(ctx, b.tx)
-	if err != nil {
-		return err
-	}
-	if err := b.build(ctx, p.log, at, nil); err != nil {
-		return err
-	}
-	if b.state.position != at {
-		return fmt.Errorf("the checkpoint of the read models is %d, but the log ends at %d", at, b.state.position)
-	}
-	if err := b.finish(ctx); err != nil {
-		return err
-	}
-	audit.Checkpoint = at
-	for _, t := range tables() {
-		if err := t.compare(ctx, b.tx, p.live(), b.fresh, audit); err != nil {
+	if audit.NotBuilt == nil {
+		if err := b.compare(ctx, p, audit); err != nil {
 			return err
 		}
 	}
@@ -112,6 +104,37 @@ func (b *builder) audit(ctx context.Context, p *Projector, audit *Audit) error {
 		audit.Accounting[instance] = b.state.Accounting(instance)
 	}
 	return nil
+}
+
+// compare holds the read models against the fold at their checkpoint.
+func (b *builder) compare(ctx context.Context, p *Projector, audit *Audit) error {
+	at, err := p.lockCheckpoint(ctx, b.tx)
+	if err != nil {
+		return err
+	}
+	if err := b.build(ctx, p.log, at, nil); err != nil {
+		return err
+	}
+	if b.state.position != at {
+		return &AheadError{Checkpoint: at, Head: b.state.position}
+	}
+	if err := b.finish(ctx); err != nil {
+		return err
+	}
+	audit.Checkpoint = at
+	for _, t := range tables() {
+		if err := t.compare(ctx, b.tx, p.live(), b.fresh, audit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AheadError says that the read models claim more events than the log has.
+type AheadError struct{ Checkpoint, Head int64 }
+
+func (e *AheadError) Error() string {
+	return fmt.Sprintf("the checkpoint of the read models is %d, but the log ends at %d; durhack-deployer projections rebuild makes them anew", e.Checkpoint, e.Head)
 }
 
 // compare adds the differences between the live table and the fresh one.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"time"
 
@@ -60,11 +63,32 @@ func (m moment) fold(ctx context.Context, store *daemon.Store, instance string) 
 		if m.position == 0 {
 			return projections.NewState(), nil
 		}
-		// Positions have no gap, so the first N events are those up to N. All
-		// instances are read for that; the state tells them apart.
-		return projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Limit: int(m.position)}))
 	}
-	return projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Instance: instance, Until: m.time}))
+	return projections.FoldAt(m.events(ctx, store.Log, instance))
+}
+
+// events are those of the instance that count. All positions up to the moment are
+// read: where one is missing, what was live then cannot be told, which is an error.
+func (m moment) events(ctx context.Context, log *eventlog.Log, instance string) iter.Seq2[eventlog.Event, error] {
+	return func(yield func(eventlog.Event, error) bool) {
+		stop, left := errors.New("enough"), false
+		err := log.Scan(ctx, 0, func(e *eventlog.Event) error {
+			if e.Instance == instance && (m.time.IsZero() || e.RecordedAt.Before(m.time)) {
+				own := *e
+				own.Data = bytes.Clone(e.Data)
+				if left = !yield(own, nil); left {
+					return stop
+				}
+			}
+			if e.Position == m.position {
+				return stop
+			}
+			return nil
+		})
+		if err != nil && !left && !errors.Is(err, stop) {
+			yield(eventlog.Event{}, err)
+		}
+	}
 }
 
 func (m moment) String() string {

@@ -85,7 +85,8 @@ func (c *cli) verified(v daemon.Verified, o verifyOptions) error {
 	if o.json {
 		err := writeJSON(c.out, map[string]any{
 			"events": v.Events, "received": a.Received, "voided": a.Voided, "finished": a.Finished, "pending": a.Pending,
-			"tree": map[string]any{"size": v.Tree.N, "root": v.Tree.Hash}, "bodies": v.Bodies, "redacted": v.Redacted,
+			"tree": map[string]any{"size": v.Tree.N, "root": v.Tree.Hash}, "bodies": v.Bodies, "redacted": v.Redacted, "left_out": v.LeftOut,
+			"folded":      v.Folded,
 			"checkpoints": notNil(v.Contained), "notes": notNil(v.Notes), "breaches": notNil(v.Breaches),
 		})
 		if err != nil {
@@ -95,8 +96,12 @@ func (c *cli) verified(v daemon.Verified, o verifyOptions) error {
 		for _, n := range v.Notes {
 			fmt.Fprintf(c.err, "note: %s\n", printable(n))
 		}
-		fmt.Fprintf(c.out, "%s; %s received = %d voided + %d finished + %d pending\n",
-			counted(v.Events, "event", "events"), counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
+		deliveries := "deliveries not counted, since the log does not fold"
+		if v.Folded {
+			deliveries = fmt.Sprintf("%s received = %d voided + %d finished + %d pending",
+				counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
+		}
+		fmt.Fprintf(c.out, "%s; %s\n", counted(v.Events, "event", "events"), deliveries)
 		_, err := fmt.Fprintf(c.out, "root %s of %s; %s, %d redacted; %s\n", v.Tree.Hash, counted(v.Tree.N, "event", "events"),
 			counted(v.Bodies, "body", "bodies"), v.Redacted, counted(int64(len(v.Contained)), "checkpoint contained", "checkpoints contained"))
 		if err != nil {

@@ -61,6 +61,9 @@ delivery; then what came after that, and why it is not what is live.`,
 func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, what string, asJSON bool) error {
 	events, err := deliveryEvents(ctx, cfg, store, what)
 	if err != nil {
+		if fewDigits.MatchString(what) {
+			return &hintedError{err, "if that is a commit, name at least seven digits of its hash"}
+		}
 		if !hashPattern.MatchString(what) {
 			return err
 		}

@@ -19,6 +19,9 @@ import (
 // name too many.
 var hashPattern = regexp.MustCompile(`\A[0-9a-fA-F]{7,64}\z`)
 
+// fewDigits is what may be meant for a commit, but is too short for one.
+var fewDigits = regexp.MustCompile(`\A[0-9a-fA-F]{4,6}\z`)
+
 // commitRow is a line of `why COMMIT --json`: a delivery that carried the commit.
 type commitRow struct {
 	DeliveryID string       `json:"delivery_id"`

@@ -29,7 +29,10 @@ const (
 // Summary is what an archive holds.
 type Summary struct {
 	Events, Bodies int64
-	Instances      []string
+	// LeftOut is the position up to which the archive brings no bodies; 0 where all
+	// that are stored are in it.
+	LeftOut   int64
+	Instances []string
 	// Root is the RFC 6962 tree hash over the events' leaves.
 	Root [32]byte
 	// Checkpoint is the signed checkpoint of that tree, or "".
@@ -74,6 +77,9 @@ type header struct {
 	Created   time.Time `json:"created"`
 	// Bodies says whether the stored bodies are in the archive.
 	Bodies bool `json:"bodies"`
+	// BodiesAfter is the position up to which there are none all the same, because
+	// the log was itself imported without them.
+	BodiesAfter int64 `json:"bodies_after,omitempty"`
 }
 
 // eventLine is an event with the keys of `log --json`.

@@ -64,12 +64,19 @@ func (x *exporter) put(line []byte) error {
 func (x *exporter) all(ctx context.Context, tx pgx.Tx, o ExportOptions, s *Summary) error {
 	var head int64
 	var now time.Time
-	err := tx.QueryRow(ctx, `select position, transaction_timestamp(), array(select distinct instance from public.events order by 1) from public.log_head`).
-		Scan(&head, &now, &s.Instances)
+	err := tx.QueryRow(ctx, `select position, transaction_timestamp(), array(select distinct instance from public.events order by 1),
+			coalesce((select position from public.bodies_left_out), 0) from public.log_head`).
+		Scan(&head, &now, &s.Instances, &s.LeftOut)
 	if err != nil {
 		return fmt.Errorf("read the head: %w", err)
 	}
-	line, err := marshal(header{Format: Format, Version: Version, Instances: notNil(s.Instances), Created: now.UTC(), Bodies: o.Bodies})
+	h := header{Format: Format, Version: Version, Instances: notNil(s.Instances), Created: now.UTC(), Bodies: o.Bodies}
+	if o.Bodies {
+		h.BodiesAfter = s.LeftOut
+	} else {
+		s.LeftOut = head
+	}
+	line, err := marshal(h)
 	if err != nil {
 		return err
 	}

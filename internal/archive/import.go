@@ -68,6 +68,9 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 	if err := events.copy(ctx, tx, "events", columns); err != nil {
 		return Summary{}, err
 	}
+	if err := leaveOut(ctx, tx, r); err != nil {
+		return Summary{}, err
+	}
 	bodies := &rows{next: func() ([]any, bool, error) {
 		b, ok, err := r.body()
 		return []any{b.Digest, b.ContentType, notNilBytes(b.Salt), notNilBytes(b.Body)}, ok, err
@@ -93,6 +96,22 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 		return Summary{}, fmt.Errorf("hash the events: %w", err)
 	}
 	return s, nil
+}
+
+// leaveOut records up to where the archive brings no bodies, so that a body that
+// is missing is told from one that was deleted. It comes before the first body.
+func leaveOut(ctx context.Context, tx pgx.Tx, r *reader) error {
+	position := r.header.BodiesAfter
+	if !r.header.Bodies {
+		position = r.tree.size
+	}
+	if position == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `insert into public.bodies_left_out (position) values ($1)`, position); err != nil {
+		return fmt.Errorf("record that bodies were left out: %w", err)
+	}
+	return nil
 }
 
 // rows is a source for COPY.

@@ -77,7 +77,16 @@ func (r *reader) take() {
 	r.line = nil
 }
 
+// compressed are how files begin that were put through a program on the way.
+var compressed = map[string]string{"\x1f\x8b": "gzip", "\x28\xb5\x2f\xfd": "zstd", "\xfd7zXZ": "xz", "BZh": "bzip2"}
+
 func (r *reader) start() error {
+	for magic, program := range compressed {
+		if begin, err := r.r.Peek(len(magic)); err == nil && string(begin) == magic {
+			r.number = 1
+			return r.damaged(fmt.Errorf("the file is compressed: unpack it on the way, as in `%s -dc FILE | durhack-deployer log import -`", program))
+		}
+	}
 	line, err := r.peek()
 	if err != nil {
 		return err
@@ -95,6 +104,9 @@ func (r *reader) start() error {
 	r.header = header{}
 	if err := unmarshal(line, &r.header); err != nil {
 		return r.damaged(err)
+	}
+	if r.header.BodiesAfter < 0 || r.header.BodiesAfter > 0 && !r.header.Bodies {
+		return r.damaged(fmt.Errorf("bodies_after is %d, with bodies %t", r.header.BodiesAfter, r.header.Bodies))
 	}
 	r.take()
 	return nil
@@ -205,6 +217,8 @@ func (r *reader) finish() (Summary, error) {
 		err = errors.New("the events are not those that were exported: their tree has another root")
 	case t.SHA256 != sum:
 		err = errors.New("the bytes are not those that were exported: their SHA-256 differs")
+	case r.header.BodiesAfter > r.tree.size:
+		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.tree.size)
 	case t.Checkpoint != "":
 		err = r.checkpoint(t.Checkpoint, root)
 	}
@@ -215,6 +229,10 @@ func (r *reader) finish() (Summary, error) {
 		return Summary{}, r.damaged(errors.New("there is something behind the last line"))
 	}
 	s := r.summary
+	s.LeftOut = r.header.BodiesAfter
+	if !r.header.Bodies {
+		s.LeftOut = r.tree.size
+	}
 	s.Events, s.Root, s.Instances, s.Checkpoint = r.tree.size, root, r.seen, t.Checkpoint
 	return s, nil
 }

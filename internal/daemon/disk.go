@@ -15,6 +15,9 @@ import (
 func VerifyProjections(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger, progress func(done, total int64)) (projections.Audit, verify.Disk, error) {
 	p := projections.New(store.Pool, store.Log, log)
 	audit, err := p.Audit(ctx, progress)
+	if err == nil && audit.NotBuilt != nil {
+		err = fmt.Errorf("verify projections: %w", audit.NotBuilt)
+	}
 	if err != nil {
 		return audit, verify.Disk{}, err
 	}

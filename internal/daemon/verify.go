@@ -14,6 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/internal/verify"
+	"github.com/ducompsoc/durhack-deployer/migrations"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -31,7 +32,7 @@ type VerifyOptions struct {
 // Verified is what was found, and what could not be looked at.
 type Verified struct {
 	verify.Result
-	// Notes say what was left out, for people.
+	// Notes say what was left out, for people, those of Result included.
 	Notes []string
 }
 
@@ -73,6 +74,13 @@ func Verify(ctx context.Context, cfg *config.Config, store *Store, log *slog.Log
 	if key == nil && len(held) > 0 {
 		v.Notes = append(v.Notes, "the signatures of the checkpoints were not checked: name their verifier key with --key")
 	}
+	unguarded, err := store.unguarded(ctx)
+	if err != nil {
+		return v, err
+	}
+	for _, guard := range unguarded {
+		breaches = append(breaches, fmt.Sprintf("guard: the trigger %s is gone or is not enabled always: the database lets the log be changed", guard))
+	}
 	queues := newQueueSet(cfg, log)
 	defer queues.close()
 	m := newMaterializer(cfg, store, log, queues)
@@ -83,6 +91,7 @@ func Verify(ctx context.Context, cfg *config.Config, store *Store, log *slog.Log
 		Progress: o.Progress, TreeProgress: o.TreeProgress,
 	})
 	v.Breaches = append(breaches, v.Breaches...)
+	v.Notes = append(v.Notes, v.Result.Notes...)
 	return v, err
 }
 
@@ -99,6 +108,16 @@ func (v *Verified) key(cfg *config.Config, public string) (note.Verifier, error)
 		return key.Verifier(), nil
 	}
 	return nil, nil
+}
+
+// unguarded names the triggers that should guard the log and do not.
+func (s *Store) unguarded(ctx context.Context) ([]string, error) {
+	conn, err := s.Pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look at the triggers of the log: %w", err)
+	}
+	defer conn.Release()
+	return migrations.Unguarded(ctx, conn.Conn())
 }
 
 func open(signed []byte, key note.Verifier) (checkpoint.Checkpoint, error) {

@@ -206,6 +206,10 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		{"no database", func(_ *testing.T, s *site) { s.dsn = "postgres://u:hidden@127.0.0.1:1/x" }, "fail database", "127.0.0.1", "ok database"},
 		{"a database that was not migrated", func(t *testing.T, s *site) { s.dsn = pgtest.DSN(t) }, "fail database", "schema version 0", "ok database"},
 		{"a newer database", func(t *testing.T, s *site) { s.sql(t, "update schema_version set version = 999") }, "fail database", "newer", "ok database"},
+		{"a trigger that is gone", func(t *testing.T, s *site) { s.sql(t, "alter table events disable trigger events_append_only") }, "fail database", "events.events_append_only", "fail projections"},
+		{"read models past the end", func(t *testing.T, s *site) {
+			s.sql(t, "insert into projections.checkpoints (name, version, position, built) values ('state', 1, 9, true)")
+		}, "fail projections", "the checkpoint of the read models is 9, but the log ends at 0", "ok projections"},
 		{"no read models, and an event", func(t *testing.T, s *site) { s.sql(t, event("received")) }, "warn projections", "not built yet", "ok projections"},
 		{"an unknown event", func(t *testing.T, s *site) {
 			s.sql(t, event("thawed"))

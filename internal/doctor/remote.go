@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +70,8 @@ func (d *doctor) database(ctx context.Context) {
 	for _, lag := range lags {
 		trouble := daemon.ProjectionTrouble(lag)
 		switch {
+		case errors.As(lag.Err, new(*projections.AheadError)):
+			d.say(Fail, "`projections rebuild`; `verify` says whether the log is whole", "%s", trouble)
 		case lag.Err != nil:
 			d.say(Fail, "run the durhack-deployer that wrote the event; `verify` says whether the log is whole", "%s", trouble)
 		case trouble != "":
@@ -154,6 +157,15 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 	}
 	if skew := max(before.Sub(theirs), theirs.Sub(after)); skew > skewAllowed {
 		d.say(Warn, "set both clocks by NTP; order does not depend on them, but the times that are shown do", "this host's clock and the database's are %s apart", skew.Round(time.Second))
+	}
+	unguarded, err := migrations.Unguarded(ctx, conn)
+	if err != nil {
+		d.say(Fail, "", "%s", oneLine(err))
+		return false
+	}
+	if len(unguarded) > 0 {
+		d.say(Fail, "find out who did that; `verify` says whether the log was changed; restore the database, or make a new one and import an export",
+			"triggers that guard the log are gone or not enabled always: %s", strings.Join(unguarded, ", "))
 	}
 	roles, err := migrations.Roles(ctx, conn)
 	switch {

@@ -26,7 +26,10 @@ func (o Options) tree(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := Result{Tree: v.Tree, Bodies: v.Bodies, Redacted: v.Redacted}
+	r := Result{Tree: v.Tree, Bodies: v.Bodies, Redacted: v.Redacted, LeftOut: v.LeftOut}
+	if v.LeftOut > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("bodies named up to position %d: %d were left out when this log was imported, so nothing can be said about them", v.LeftOutTo, v.LeftOut))
+	}
 	for _, f := range v.Faults {
 		r.Breaches = append(r.Breaches, "log: "+f.String())
 	}

@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -51,12 +53,15 @@ type Result struct {
 	Accounting projections.Accounting
 	// Tree is that of the events, as they are now.
 	Tree tlog.Tree
-	// Bodies were compared with their digests; Redacted ones are gone, as they should be.
-	Bodies, Redacted int64
+	// Bodies were compared with their digests; Redacted ones are gone, as they should
+	// be, and LeftOut ones were never there, as the import recorded.
+	Bodies, Redacted, LeftOut int64
+	// Folded is set where the log could be folded; Accounting is of that.
+	Folded bool
 	// Contained are the names of the checkpoints that the log contains.
 	Contained []string
-	// Breaches are for people, one line each.
-	Breaches []string
+	// Breaches are for people, one line each; Notes are what could not be compared.
+	Breaches, Notes []string
 }
 
 // Run checks everything. The daemon may run meanwhile.
@@ -65,17 +70,15 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	r.Events = r.Tree.N
 	audit, err := o.Audit(ctx, o.Progress)
 	if err != nil {
-		if len(r.Breaches) == 0 || ctx.Err() != nil {
-			return Result{}, err
-		}
-		// What is no log any more need not fold, and its breaches are what to tell.
-		r.Events = r.Tree.N
-		r.Breaches = append(r.Breaches, fmt.Sprintf("fold: nothing more can be checked: %v", err))
-		return r, nil
+		return r.stopped(ctx, "fold", err)
 	}
-	r.Events, r.Accounting = audit.Head, audit.Accounting[o.Instance]
+	r.Folded, r.Events, r.Accounting = true, audit.Head, audit.Accounting[o.Instance]
+	if audit.NotBuilt != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("%v: there is nothing to compare", audit.NotBuilt))
+	}
 	for _, instance := range slices.Sorted(maps.Keys(audit.Accounting)) {
 		for _, b := range audit.Accounting[instance].Breaches {
 			r.Breaches = append(r.Breaches, "log: "+b)
@@ -90,9 +93,31 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	queues, err := o.queues(ctx)
 	if err != nil {
-		return Result{}, err
+		return r.stopped(ctx, "queues", err)
 	}
 	r.Breaches = append(r.Breaches, queues...)
+	return r, nil
+}
+
+// stopped ends a verification that cannot go on. What is no log any more need not
+// fold: then what was found is what to tell, with the error among it. So it is
+// where the database answers, but not with what it should.
+func (r Result) stopped(ctx context.Context, what string, err error) (Result, error) {
+	if ctx.Err() != nil {
+		return Result{}, err
+	}
+	var (
+		answer  *pgconn.PgError
+		hole    *eventlog.HoleError
+		unknown *eventlog.UnknownEventError
+		ahead   *projections.AheadError
+	)
+	told := errors.As(err, &answer) && strings.HasPrefix(answer.Code, "42") || // no such table, no right to it
+		errors.As(err, &hole) || errors.As(err, &unknown) || errors.As(err, &ahead)
+	if len(r.Breaches) == 0 && !told {
+		return Result{}, err
+	}
+	r.Breaches = append(r.Breaches, fmt.Sprintf("%s: nothing more can be checked: %v", what, err))
 	return r, nil
 }
 

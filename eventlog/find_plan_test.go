@@ -1,0 +1,74 @@
+package eventlog
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+)
+
+// The questions that people ask of a long log are answered from an index.
+func TestQuestionsUseTheirIndex(t *testing.T) {
+	pool := migrate(t, pgtest.DSN(t))
+	super := superuser(t, pool)
+	do := func(sql string) {
+		t.Helper()
+		if _, err := super.Exec(testContext(t), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(`insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
+		select n, lpad(n::text, 26, '0'), 'prod', 'd' || n / 4, (array['received', 'forwarded', 'started', 'deployed'])[n % 4 + 1],
+			case when n % 4 > 0 then 'app' || n / 4 % 50 end, 1, 'me', now(),
+			json_build_object('v', 1, 'text', E'\\\\"commit":"0000000', 'commit', encode(sha256((n / 4)::text::bytea), 'hex'))
+		from generate_series(4, 40003) n`)
+	do("analyze events")
+	var commit string
+	if err := super.QueryRow(testContext(t), "select encode(sha256('77'), 'hex')").Scan(&commit); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		filter      Filter
+		index       string
+		first, rows int
+	}{
+		"a commit":                       {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit}, "events_commit", 308, 1},
+		"the beginning of a commit":      {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit[:9]}, "events_commit", 308, 1},
+		"no commit":                      {Filter{Types: []Type{TypeReceived}, Commit: "0000000"}, "events_commit", 0, 0},
+		"a deployment":                   {Filter{Deployment: "app7"}, "events_deployment", 29, 600},
+		"the newest of a deployment":     {Filter{Deployment: "app7", Limit: 5, Newest: true}, "events_deployment", 39630, 5},
+		"a deployment after a while":     {Filter{Deployment: "app7", After: 39000}, "events_deployment", 39029, 15},
+		"a deployment that has no event": {Filter{Deployment: "none", Limit: 1, Newest: true}, "events_deployment", 0, 0},
+	} {
+		sql, args := c.filter.query()
+		rows, err := pool.Query(testContext(t), "explain "+sql, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plan []string
+		for rows.Next() {
+			var line string
+			if err := rows.Scan(&line); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, line)
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.Join(plan, "\n"), c.index) {
+			t.Errorf("%s: the plan is\n%s", name, strings.Join(plan, "\n"))
+		}
+		var found []int64
+		for e, err := range openLog(t, pool).Find(testContext(t), c.filter) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, e.Position)
+		}
+		if len(found) != c.rows || len(found) > 0 && found[0] != int64(c.first) {
+			t.Errorf("%s: found %s", name, fmt.Sprint(found[:min(len(found), 3)], " of ", len(found)))
+		}
+	}
+}
