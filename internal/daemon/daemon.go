@@ -157,15 +157,27 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
+var errEndedByItself = errors.New("it ended by itself")
+
 // keep runs f again, after a pause, whenever it fails, until ctx ends: a part
 // that cannot go on (a hole in the log, an event that it does not know) must
-// not take the others with it, and must not be silent.
-func keep(ctx context.Context, log *slog.Logger, name string, f func(context.Context) error) {
+// not take the others with it, and must not be silent. tell, if not nil, gets
+// what made it fail, and nil once it has run for longer than it had to pause.
+func keep(ctx context.Context, log *slog.Logger, name string, f func(context.Context) error, tell func(part string, err error)) {
+	if tell == nil {
+		tell = func(string, error) {}
+	}
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		well := time.AfterFunc(pause, func() { tell(name, nil) })
 		err := f(ctx)
+		well.Stop()
 		if ctx.Err() != nil {
 			return
 		}
+		if err == nil {
+			err = errEndedByItself
+		}
+		tell(name, err)
 		log.Error("a part stopped and is started again", "part", name, "in", pause.String(), "error", err)
 		select {
 		case <-ctx.Done():

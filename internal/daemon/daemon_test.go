@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -268,6 +269,7 @@ func TestKeepStartsAFailedPartAgain(t *testing.T) {
 	out := &testkit.Buffer{}
 	ctx, cancel := context.WithCancel(context.Background())
 	starts := 0
+	var told []string
 	keep(ctx, slog.New(slog.NewTextHandler(out, nil)), "the part", func(ctx context.Context) error {
 		switch starts++; starts {
 		case 1:
@@ -278,7 +280,10 @@ func TestKeepStartsAFailedPartAgain(t *testing.T) {
 		cancel()
 		<-ctx.Done()
 		return ctx.Err()
-	})
+	}, func(part string, err error) { told = append(told, fmt.Sprintf("%s: %v", part, err)) })
+	if want := []string{"the part: it broke", "the part: it ended by itself"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
 	if starts != 3 || strings.Count(out.String(), "part=\"the part\"") != 2 || !strings.Contains(out.String(), "it broke") {
 		t.Errorf("started %d times:\n%s", starts, out)
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,6 +39,33 @@ type condition struct {
 	why       string
 	store     *Store
 	projector *projections.Projector
+	// failed is what stopped a part that does not run now, by the part's name.
+	failed map[string]error
+}
+
+// tell notes that a part has failed, or with a nil error, that it runs.
+func (c *condition) tell(part string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		delete(c.failed, part)
+		return
+	}
+	if c.failed == nil {
+		c.failed = make(map[string]error)
+	}
+	c.failed[part] = err
+}
+
+// troubles are the parts that do not run, and why.
+func (c *condition) troubles() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var list []string
+	for _, part := range slices.Sorted(maps.Keys(c.failed)) {
+		list = append(list, fmt.Sprintf("%s stopped and is tried again: %v", part, c.failed[part]))
+	}
+	return list
 }
 
 // enter sets the phase. Draining is the last one, whatever begins meanwhile.
@@ -96,7 +125,7 @@ func (c *condition) checkWork(context.Context) (any, []string) {
 	phase, why, _, _ := c.now()
 	detail := map[string]string{"phase": phase}
 	if phase == phaseWorking {
-		return detail, nil
+		return detail, c.troubles()
 	}
 	if why != "" {
 		detail["detail"] = why

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -71,6 +72,24 @@ func (s *site) becomes(d *daemon, code int, reason string) readiness {
 	return r
 }
 
+// unknownEvent appends, as a newer binary would, an event that this one does not know.
+func (s *site) unknownEvent(dsn, instance string) {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), dsn)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close(s.t.Context())
+	if _, err := conn.Exec(s.t.Context(), fmt.Sprintf(`begin;
+		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
+		select position + 1, '7' || substr(last_id, 2, 24) || substr('0123456789', 1 + (position %% 10)::int, 1), '%s', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
+		update log_head set position = position + 1, last_id = (select id from events order by position desc limit 1);
+		select public.event_log_fill_hashes();
+		commit`, instance)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func TestReadiness(t *testing.T) {
 	server := pgtest.NewServer(t)
 	dsn := server.Database(t, "ready")
@@ -93,25 +112,20 @@ func TestReadiness(t *testing.T) {
 	})
 
 	// An event that this binary does not know stops the read models, and nothing else.
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
-	if _, err := conn.Exec(t.Context(), `begin;
-		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
-		select position + 1, '7' || substr(last_id, 2), 'elsewhere', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
-		update log_head set position = position + 1, last_id = '7' || substr(last_id, 2);
-		select public.event_log_fill_hashes();
-		commit`); err != nil {
-		t.Fatal(err)
-	}
+	s.unknownEvent(dsn, "elsewhere")
 	r = s.becomes(d, 503, `projection state stopped after position 4 of 5: event at position 5 has type "thawed"`)
 	if p := r.Checks.Projections[0]; !strings.Contains(p.Error, "thawed") || p.Events != 1 {
 		t.Errorf("it says %+v", p)
 	}
 	s.push(d, "d2")
 	s.wait(d, "d2 is deployed", func() bool { return strings.HasSuffix(s.types("d2"), "deployed") })
+
+	// One of this instance could order a run, so the queues wait for a binary that
+	// knows it. What is pushed is recorded, and that nothing runs is told.
+	s.unknownEvent(dsn, "test")
+	s.becomes(d, 503, "materializer stopped and is tried again: materialize the queues: event at position 10 ")
+	s.push(d, "d3")
+	s.wait(d, "d3 is forwarded", func() bool { return strings.HasSuffix(s.types("d3"), "forwarded") })
 
 	// A queue that cannot be read.
 	main := QueueDir(s.cfg, "main")

@@ -51,7 +51,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	var below, parts sync.WaitGroup
 	defer below.Wait()
 	defer stopSupervising()
-	below.Go(func() { keep(supervised, o.Logger, "postgres", store.Supervise) })
+	below.Go(func() { keep(supervised, o.Logger, "postgres", store.Supervise, state.tell) })
 
 	queues := newQueueSet(o.Config, o.Logger)
 	defer queues.close()
@@ -74,15 +74,17 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	var projector sync.WaitGroup
 	defer projector.Wait()
 	defer stopProjecting()
-	projector.Go(func() { keep(projecting, o.Logger, "projections", p.Run) })
-	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run) })
-	parts.Go(func() { keep(ctx, o.Logger, "materializer", m.Run) })
-	parts.Go(func() { keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return sign(ctx, o, store) }) })
+	projector.Go(func() { keep(projecting, o.Logger, "projections", p.Run, nil) }) // its check tells more
+	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run, state.tell) })
+	parts.Go(func() { keep(ctx, o.Logger, "materializer", m.Run, state.tell) })
+	parts.Go(func() {
+		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return sign(ctx, o, store) }, state.tell)
+	})
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
 			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {
 				return runWorker(ctx, o, store, locker, queues, o.Config.Deployments[slug])
-			})
+			}, state.tell)
 		})
 	}
 	state.enter(phaseWorking, "")

@@ -32,7 +32,7 @@ var quiet = slog.New(slog.DiscardHandler)
 type site struct {
 	dir, state, dsn, secret, extra string
 	branch, program, path          string
-	port                           int
+	port, admin                    int
 }
 
 func newSite(t *testing.T) *site {
@@ -63,7 +63,7 @@ webhook_secret_token = %q
 host = "127.0.0.1"
 port = %d
 [admin]
-port = 0
+port = %d
 %s
 [deployments.web]
 repository = "o/web"
@@ -73,7 +73,7 @@ path = %q
 [[deployments.web.steps]]
 name = "build"
 run = [%q]
-`, s.state, s.dsn, s.secret, s.port, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, s.path), s.program)
+`, s.state, s.dsn, s.secret, s.port, s.admin, s.extra, s.branch, filepath.Join(s.dir, "remote.git"), filepath.Join(s.dir, s.path), s.program)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -304,6 +304,33 @@ func write(t *testing.T, path string) {
 	t.Helper()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What a worker that runs says of itself is told; what another program says is not.
+func TestTheWorkersOwnReasons(t *testing.T) {
+	s := newSite(t)
+	_, release, err := lock.NewFlock(s.state).Acquire(t.Context(), "work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = release() }()
+	answer := `{"status":"unavailable","instance":"test","reasons":["materializer stopped\nat once"]}`
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(answer))
+		}
+	}))
+	defer admin.Close()
+	s.admin = admin.Listener.Addr().(*net.TCPAddr).Port
+	if lines := s.findings(t); !has(lines, "fail daemon", "materializer stopped; at once") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+	for _, answer = range []string{`{"instance":"other","reasons":["x"]}`, `<html>`, `{"instance":"test","reasons":[]}`} {
+		if lines := s.findings(t); has(lines, "fail daemon", "") || !has(lines, "ok daemon", "a worker runs") {
+			t.Errorf("%s:\n%s", answer, strings.Join(lines, "\n"))
+		}
 	}
 }
 

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -285,42 +282,4 @@ func (d *doctor) steps(context.Context) {
 	if missing == 0 {
 		d.say(OK, "", "%s found, with this user's PATH", counted(found, "program"))
 	}
-}
-
-func (d *doctor) daemon(ctx context.Context) {
-	held, err := lock.NewFlock(d.Config.StateDir).Held("work")
-	switch {
-	case err != nil:
-		d.say(Warn, "run this as the user that the daemon runs as", "whether a worker runs cannot be told: %v", err)
-	case held:
-		d.say(OK, "", "a worker runs on %s", d.Config.StateDir)
-	default:
-		d.say(Warn, "start `serve` or `work` (systemctl start durhack-deployer)", "no worker runs on %s: pushes wait", d.Config.StateDir)
-	}
-	at := d.Config.Listen
-	if at.Port == 0 || len(d.Config.Secrets) == 0 {
-		return // its address is not known here, or it is not this configuration's
-	}
-	host := at.Host
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	url := "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port)) + "/healthz"
-	client := &http.Client{Timeout: answerWithin, Transport: &http.Transport{DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		d.say(Warn, "", "ask %s: %v", url, err)
-		return
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		d.say(Warn, "start `serve` or `listen`: GitHub does not send again by itself what was not accepted", "nothing accepts webhooks: %v", err)
-		return
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		d.say(Warn, "is it another program? set [listen] port", "%s answers %s", url, resp.Status)
-		return
-	}
-	d.say(OK, "", "webhooks are accepted at %s", at)
 }
