@@ -22,7 +22,6 @@ var errInjected = errors.New("injected failure")
 // faults fails one kind of operation while armed, before or after its effect,
 // and records the order of all.
 type faults struct {
-	durable.Ops
 	op    string
 	after bool
 	armed bool
@@ -32,7 +31,7 @@ type faults struct {
 
 func withFaults(f *faults) Option {
 	return func(o *options) {
-		o.durable = append(o.durable, durable.WithOps(func(ops durable.Ops) durable.Ops { f.Ops = ops; return f }))
+		o.durable = append(o.durable, durable.WithOps(func(ops durable.Ops) durable.Ops { return faultyDir{ops, f} }))
 	}
 }
 
@@ -51,7 +50,13 @@ func (f *faults) do(op string, effect func() error) error {
 	return nil
 }
 
-func (f *faults) Create(name string, mode fs.FileMode) (durable.File, error) {
+// faultyDir is one directory of the queue.
+type faultyDir struct {
+	durable.Ops
+	*faults
+}
+
+func (f faultyDir) Create(name string, mode fs.FileMode) (durable.File, error) {
 	var file durable.File
 	if err := f.do("create", func() (err error) { file, err = f.Ops.Create(name, mode); return err }); err != nil {
 		if file != nil {
@@ -59,18 +64,22 @@ func (f *faults) Create(name string, mode fs.FileMode) (durable.File, error) {
 		}
 		return nil, err
 	}
-	return faultyFile{file, f}, nil
+	return faultyFile{file, f.faults}, nil
 }
 
-func (f *faults) Publish(old string, to durable.Parent, name string) error {
+func (f faultyDir) Publish(old string, to durable.Parent, name string) error {
 	return f.do("publish", func() error { return f.Ops.Publish(old, to, name) })
 }
 
-func (f *faults) Remove(name string) error {
+func (f faultyDir) Replace(old, name string) error {
+	return f.do("replace", func() error { return f.Ops.Replace(old, name) })
+}
+
+func (f faultyDir) Remove(name string) error {
 	return f.do("remove", func() error { return f.Ops.Remove(name) })
 }
 
-func (f *faults) Sync() error { return f.do("dirsync", f.Ops.Sync) }
+func (f faultyDir) Sync() error { return f.do("dirsync", f.Ops.Sync) }
 
 type faultyFile struct {
 	durable.File
@@ -121,7 +130,8 @@ func TestQuarantineOrder(t *testing.T) {
 	if err := q.Quarantine(bad, errors.New("bad")); err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(f.trace, " "); got != "publish dirsync" {
+	// The reason, and then the entry; a sync of the quarantine and one of the queue.
+	if got := strings.Join(f.trace, " "); got != "create write filesync replace publish dirsync dirsync" {
 		t.Error(got)
 	}
 }

@@ -44,6 +44,7 @@ type Dir struct {
 	path string
 	sys  *sysDir
 	ops  Ops
+	opts []Option // for directories inside this one
 	sync *group
 	// fileSyncs has room for maxFileSyncs.
 	fileSyncs chan struct{}
@@ -68,7 +69,7 @@ func Open(path string, opts ...Option) (*Dir, error) {
 }
 
 func newDir(path string, sys *sysDir, opts ...Option) *Dir {
-	d := &Dir{path: path, sys: sys, ops: sys, fileSyncs: make(chan struct{}, maxFileSyncs)}
+	d := &Dir{path: path, sys: sys, ops: sys, opts: opts, fileSyncs: make(chan struct{}, maxFileSyncs)}
 	for _, opt := range opts {
 		opt(d)
 	}

@@ -154,6 +154,24 @@ func TestWriteFileIsAllOrNothing(t *testing.T) {
 	}
 }
 
+func TestCreateFileIsAllOrNothing(t *testing.T) {
+	for _, op := range []string{"create", "write", "filesync", "publish", "dirsync"} {
+		for _, after := range []bool{false, true} {
+			dir := t.TempDir()
+			f := &faults{op: op, after: after}
+			d := mustOpen(t, dir, WithOps(func(o Ops) Ops { f.Ops = o; return f }))
+			if err := d.CreateFile("key", []byte("new"), 0o600); !errors.Is(err, errInjected) {
+				t.Errorf("%s, after %v: reported %v", op, after, err)
+			}
+			named := op == "dirsync" || op == "publish" && after
+			b, err := os.ReadFile(filepath.Join(dir, "key"))
+			if named != (err == nil) || named && string(b) != "new" || len(names(t, dir)) > 1 {
+				t.Errorf("%s, after %v: it holds %q, %v, in %q", op, after, b, err, names(t, dir))
+			}
+		}
+	}
+}
+
 func TestCreateFileNeverReplaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
 	var wg sync.WaitGroup

@@ -28,18 +28,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 
 // WriteFile is the function of that name for a file of this directory.
 func (d *Dir) WriteFile(name string, data []byte, mode fs.FileMode) error {
-	staged, err := d.stage(mode, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer staged.Discard()
-	if err := staged.Replace(name); err != nil {
-		return err
-	}
-	return d.Sync()
+	return d.file(mode, data, func(s *Staged) error { return s.Replace(name) })
 }
 
 // CreateFile makes a file that is not there yet, in one step; fs.ErrExist where
@@ -50,7 +39,17 @@ func CreateFile(path string, data []byte, mode fs.FileMode) error {
 		return err
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written through this descriptor
-	staged, err := dir.stage(mode, func(w io.Writer) error {
+	return dir.CreateFile(filepath.Base(path), data, mode)
+}
+
+// CreateFile is the function of that name for a file of this directory.
+func (d *Dir) CreateFile(name string, data []byte, mode fs.FileMode) error {
+	return d.file(mode, data, func(s *Staged) error { return s.Publish(name) })
+}
+
+// file writes a file, lets name give it its name, and syncs.
+func (d *Dir) file(mode fs.FileMode, data []byte, name func(*Staged) error) error {
+	staged, err := d.stage(mode, func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})
@@ -58,10 +57,10 @@ func CreateFile(path string, data []byte, mode fs.FileMode) error {
 		return err
 	}
 	defer staged.Discard()
-	if err := staged.Publish(filepath.Base(path)); err != nil {
+	if err := name(staged); err != nil {
 		return err
 	}
-	return dir.Sync()
+	return d.Sync()
 }
 
 // staleAge is when an unfinished file is taken for abandoned on a file system

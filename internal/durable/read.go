@@ -114,7 +114,7 @@ func (d *Dir) Sub(name string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open directory %s: %w", path, err)
 	}
-	return newDir(path, sys), nil
+	return newDir(path, sys, d.opts...), nil
 }
 
 // adopt gives a directory that was just made the owner and mode of its parent.
