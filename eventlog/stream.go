@@ -53,27 +53,64 @@ func (s *stream) next() error {
 	return nil
 }
 
+// eventStream is a stream of events, which are read ahead.
+type eventStream struct {
+	*reader
+	// events begin with the one at hand.
+	events []Event
+	// position is that of the event at hand, MaxInt64 after the last.
+	position int64
+}
+
+func openEvents(ctx context.Context, q querier, from, to int64) (*eventStream, error) {
+	r, err := readAhead(ctx, q, sqlStreamEvents, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("read the event log: %w", err)
+	}
+	s := &eventStream{reader: r}
+	if err := s.next(); err != nil {
+		r.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *eventStream) next() error {
+	if len(s.events) > 1 {
+		s.events = s.events[1:]
+	} else {
+		var err error
+		if s.events, err = s.reader.next(); err != nil {
+			return fmt.Errorf("read the event log: %w", err)
+		}
+	}
+	s.position = math.MaxInt64
+	if len(s.events) > 0 {
+		s.position = s.events[0].Position
+	}
+	return nil
+}
+
 // maxGap is how many positions in a row may be missing before the rest is not
 // looked at: what stands behind such a gap is no part of this log.
 const maxGap = 1 << 16
 
-// walk gives the positions from lower to upper to w, one by one, from the two
+// walkRows gives the positions from lower to upper to w, one by one, from the two
 // tables, which it reads side by side: a join would sort or hash what is in
 // order already. each, if not nil, is called with every event.
 func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, each func(*Event) error) error {
 	ctx, cancel := context.WithCancel(ctx) // leaves the rest on the server
 	defer cancel()
-	rows, err := openStream(ctx, events, "the event log", sqlStreamEvents, 10, lower, upper)
+	rows, err := openEvents(ctx, events, lower, upper)
 	if err != nil {
 		return err
 	}
-	defer func() { cancel(); rows.rows.Close() }()
+	defer rows.close()
 	stored, err := openStream(ctx, hashes, "the stored hashes", sqlStreamHashes, 2, lower, upper)
 	if err != nil {
 		return err
 	}
 	defer func() { cancel(); stored.rows.Close() }()
-	var d rowDecoder
 	for rows.position != math.MaxInt64 || stored.position != math.MaxInt64 {
 		position := w.size + 1
 		next := min(rows.position, stored.position)
@@ -98,10 +135,7 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 		var e *Event
 		var hashes []byte
 		if rows.position == position {
-			if err := d.decode(rows.values); err != nil {
-				return fmt.Errorf("read the event log at position %d: %w", position, err)
-			}
-			e = &d.event
+			e = &rows.events[0]
 		}
 		if stored.position == position {
 			hashes = stored.values[1]

@@ -14,13 +14,8 @@ import (
 )
 
 const (
-	// batchEvents and batchBytes bound what the scan hands to the fold at once.
-	batchEvents = 4096
-	batchBytes  = 4 << 20
-	// batches and chunks are in flight at most, so that scan, fold and write
-	// overlap in bounded memory.
-	batches = 3
-	chunks  = 2
+	// chunks are in flight at most, so that fold and write overlap in bounded memory.
+	chunks = 2
 	// chunkBytes is when rows go to the database.
 	chunkBytes = 1 << 20
 	// maxOpen bounds the deliveries kept in memory because they have not ended.
@@ -112,89 +107,28 @@ func (b *builder) build(ctx context.Context, log *eventlog.Log, until int64, pro
 	for range chunks {
 		b.writer.empty <- &chunk{}
 	}
-	full, empty := make(chan *batch, batches), make(chan *batch, batches)
-	for range batches {
-		empty <- &batch{}
-	}
-	after := b.state.position
-	group.Go(func() error {
-		defer close(full)
-		return scan(ctx, log, after, until, full, empty)
-	})
 	group.Go(func() error { return b.writer.run(ctx, b.tx, b.fresh) })
 	group.Go(func() error {
 		defer close(b.writer.full)
-		for batch := range full {
-			if err := b.fold(ctx, batch.events); err != nil {
+		err := log.Scan(ctx, b.state.position, func(events []eventlog.Event) error {
+			events = events[:min(int64(len(events)), until-b.state.position)]
+			if err := b.fold(ctx, events); err != nil {
 				return err
 			}
 			if progress != nil {
 				progress(b.state.position)
 			}
-			empty <- batch // never blocks: there are as many places as batches
+			if b.state.position == until {
+				return errBound
+			}
+			return nil
+		})
+		if errors.Is(err, errBound) {
+			return nil
 		}
-		return ctx.Err()
+		return err
 	})
 	return group.Wait()
-}
-
-// batch is a run of events with their own copy of the data.
-type batch struct {
-	events []eventlog.Event
-	data   []byte
-}
-
-// add copies the event. Data that no longer fit get a new buffer; what points
-// into the old one keeps it.
-func (b *batch) add(e *eventlog.Event) {
-	if len(b.data)+len(e.Data) > cap(b.data) {
-		b.data = make([]byte, 0, max(batchBytes/4, len(e.Data)))
-	}
-	from := len(b.data)
-	b.data = append(b.data, e.Data...)
-	b.events = append(b.events, *e)
-	b.events[len(b.events)-1].Data = b.data[from:len(b.data):len(b.data)]
-}
-
-// scan sends the log, batch by batch.
-func scan(ctx context.Context, log *eventlog.Log, after, until int64, full chan<- *batch, empty <-chan *batch) error {
-	var current *batch
-	size := 0
-	send := func() error {
-		select {
-		case full <- current:
-			current = nil
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	err := log.Scan(ctx, after, func(e *eventlog.Event) error {
-		if current == nil {
-			select {
-			case current = <-empty:
-				current.events, current.data, size = current.events[:0], current.data[:0], 0
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		current.add(e)
-		size += len(e.Data)
-		if e.Position >= until {
-			return errBound
-		}
-		if len(current.events) == batchEvents || size >= batchBytes {
-			return send()
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errBound) {
-		return err
-	}
-	if current != nil {
-		return send()
-	}
-	return nil
 }
 
 // fold applies the events and writes deliveries that ended a while ago.

@@ -223,10 +223,11 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 	p := open(t, pool)
 	fillLog(t, pool, 40_000, 5)
 	var events []eventlog.Event
-	if err := p.log.Scan(t.Context(), 0, func(e *eventlog.Event) error {
-		c := *e
-		c.Data = slices.Clone(e.Data)
-		events = append(events, c)
+	if err := p.log.Scan(t.Context(), 0, func(batch []eventlog.Event) error {
+		for _, e := range batch {
+			e.Data = slices.Clone(e.Data)
+			events = append(events, e)
+		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
