@@ -191,8 +191,8 @@ func (b *builder) index(ctx context.Context) error {
 	return nil
 }
 
-// write puts a delivery with its attempts on its way to the tables, and drops it.
-func (b *builder) write(ctx context.Context, r *record) error {
+// take moves a delivery with its attempts from memory into the chunk.
+func (b *builder) take(r *record) {
 	if r.ReceivedPosition == 0 {
 		b.strange = true
 	}
@@ -201,6 +201,11 @@ func (b *builder) write(ctx context.Context, r *record) error {
 	if b.state.last == r {
 		b.state.last = nil
 	}
+}
+
+// write puts a delivery on its way to the tables.
+func (b *builder) write(ctx context.Context, r *record) error {
+	b.take(r)
 	if b.out.size() >= chunkBytes {
 		return b.send(ctx)
 	}
@@ -296,11 +301,11 @@ func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, p place, list []
 	return nil
 }
 
-// finish writes all that is still in memory, so that the fresh tables are the
-// fold. The builder may go on building after it.
+// finish writes and drops all that is still in memory, so that the fresh tables
+// are the fold. The builder may go on building after it. The writer must be idle.
 func (b *builder) finish(ctx context.Context) error {
 	for _, r := range b.state.deliveries {
-		b.out.add(r)
+		b.take(r)
 		if b.out.size() < chunkBytes {
 			continue
 		}
@@ -308,15 +313,11 @@ func (b *builder) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	b.ended = nil
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	for _, r := range b.state.deliveries {
-		r.stored = true
-		for _, a := range r.attempts {
-			a.stored, a.dirty = true, false
-		}
-	}
+	// Only now: these rows, too, cost less than rows put into an index.
 	if err := b.index(ctx); err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (s *State) record(e *eventlog.Event) *record {
 		s.last = r
 		return r
 	}
-	key.instance = s.decoder.internString(e.Instance)
+	key.instance = s.decoder.names.internString(e.Instance)
 	r := &record{Delivery: Delivery{
 		Instance: key.instance, ID: key.id,
 	}}
