@@ -55,10 +55,11 @@ type chunk struct {
 
 // add puts a delivery with its attempts into the chunk.
 func (c *chunk) add(r *record) {
-	if r.stored {
-		c.changedDeliveries = append(c.changedDeliveries, &r.Delivery)
-	} else {
+	switch {
+	case !r.stored:
 		c.deliveries.delivery(&r.Delivery)
+	case r.unwritten:
+		c.changedDeliveries = append(c.changedDeliveries, &r.Delivery)
 	}
 	for _, a := range r.attempts {
 		switch {
@@ -144,7 +145,7 @@ func (b *builder) fold(ctx context.Context, events []eventlog.Event) error {
 		}
 	}
 	for _, r := range b.state.touched {
-		r.dirty = false
+		r.dirty, r.unwritten = false, true
 		if r.ended() && !r.queued {
 			r.queued = true
 			b.ended = append(b.ended, r)
@@ -191,21 +192,21 @@ func (b *builder) index(ctx context.Context) error {
 	return nil
 }
 
-// take moves a delivery with its attempts from memory into the chunk.
-func (b *builder) take(r *record) {
+// drop forgets a delivery that is on its way to the tables.
+func (b *builder) drop(r *record) {
 	if r.ReceivedPosition == 0 {
 		b.strange = true
 	}
-	b.out.add(r)
 	delete(b.state.deliveries, deliveryKey{r.Instance, r.ID})
 	if b.state.last == r {
 		b.state.last = nil
 	}
 }
 
-// write puts a delivery on its way to the tables.
+// write puts a delivery with its attempts on its way to the tables, and drops it.
 func (b *builder) write(ctx context.Context, r *record) error {
-	b.take(r)
+	b.out.add(r)
+	b.drop(r)
 	if b.out.size() >= chunkBytes {
 		return b.send(ctx)
 	}
@@ -301,11 +302,16 @@ func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, p place, list []
 	return nil
 }
 
-// finish writes and drops all that is still in memory, so that the fresh tables
-// are the fold. The builder may go on building after it. The writer must be idle.
+// finish writes all that is still in memory, so that the fresh tables are the
+// fold, and drops what has ended. The builder may go on building after it.
 func (b *builder) finish(ctx context.Context) error {
 	for _, r := range b.state.deliveries {
-		b.take(r)
+		b.out.add(r)
+		if r.ended() {
+			b.drop(r)
+		} else {
+			r.written()
+		}
 		if b.out.size() < chunkBytes {
 			continue
 		}
