@@ -94,7 +94,7 @@ func BenchmarkBareInsert(b *testing.B) {
 }
 
 // fill gives the log n events without going through Append.
-func fill(b *testing.B, conn *pgx.Conn, n int) {
+func fill(b testing.TB, conn *pgx.Conn, n int) {
 	b.Helper()
 	ctx := context.Background()
 	_, err := conn.Exec(ctx, `insert into events (`+eventColumns+`)
