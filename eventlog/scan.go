@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Scan calls fn with every event after the position, in order and some thousand
@@ -22,20 +23,21 @@ func (l *Log) Scan(ctx context.Context, after int64, fn func([]Event) error) err
 	if err != nil {
 		return err
 	}
-	rows, err := readAhead(ctx, l.pool, `select `+eventColumns+` from public.events where position > $1 order by position`, after)
+	rows, err := readAhead(ctx, l.pool, readOptions{}, `select `+eventColumns+` from public.events where position > $1 order by position`, after)
 	if err != nil {
 		return fmt.Errorf("scan the log: %w", err)
 	}
 	defer rows.close()
 	want := after + 1
 	for {
-		events, err := rows.next()
+		b, err := rows.next()
 		if err != nil {
 			return fmt.Errorf("scan the log after position %d: %w", want-1, err)
 		}
-		if len(events) == 0 {
+		if b == nil {
 			break
 		}
+		events := b.events
 		n := 0
 		for n < len(events) && events[n].Position == want {
 			n, want = n+1, want+1
@@ -63,24 +65,29 @@ const (
 	batches     = 3
 )
 
+// readOptions say what is wanted of each event.
+type readOptions struct {
+	// leaves are the hashes of the events' leaves, which are computed as they come.
+	leaves bool
+	// data says which events keep their data; nil is all of them.
+	data func(*Event) bool
+}
+
 // batch is a run of events with their own copy of the data.
 type batch struct {
 	events []Event
+	leaves []tlog.Hash
 	data   []byte
 	size   int
 }
 
-func (b *batch) reset() { b.events, b.data, b.size = b.events[:0], b.data[:0], 0 }
+func (b *batch) reset() {
+	b.events, b.leaves, b.data, b.size = b.events[:0], b.leaves[:0], b.data[:0], 0
+}
 
-// add decodes a row. Data that no longer fit get a new buffer; what points into
-// the old one keeps it.
-func (b *batch) add(d *rowDecoder, row [][]byte) error {
-	b.events = append(b.events, Event{})
-	e := &b.events[len(b.events)-1]
-	if err := d.decode(e, row); err != nil {
-		b.events = b.events[:len(b.events)-1]
-		return err
-	}
+// keep copies the event's data. Those that no longer fit get a new buffer; what
+// points into the old one keeps it.
+func (b *batch) keep(e *Event) {
 	b.size += len(e.Data)
 	if len(b.data)+len(e.Data) > cap(b.data) {
 		b.data = make([]byte, 0, max(min(2*cap(b.data), batchBytes/2), 4096, len(e.Data)))
@@ -88,7 +95,6 @@ func (b *batch) add(d *rowDecoder, row [][]byte) error {
 	from := len(b.data)
 	b.data = append(b.data, e.Data...)
 	e.Data = b.data[from:len(b.data):len(b.data)]
-	return nil
 }
 
 func (b *batch) full() bool { return len(b.events) == batchEvents || b.size >= batchBytes }
@@ -98,12 +104,13 @@ func (b *batch) full() bool { return len(b.events) == batchEvents || b.size >= b
 type reader struct {
 	filled, empty chan *batch
 	current       *batch
+	options       readOptions
 	cancel        context.CancelFunc
 	err           error // of the goroutine, once filled is closed
 }
 
 // readAhead starts a query whose columns are eventColumns. The caller closes the reader.
-func readAhead(ctx context.Context, q querier, sql string, args ...any) (*reader, error) {
+func readAhead(ctx context.Context, q querier, o readOptions, sql string, args ...any) (*reader, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	binary := []any{pgx.QueryExecModeDescribeExec, pgx.QueryResultFormats{pgx.BinaryFormatCode}}
 	rows, err := q.Query(ctx, sql, append(binary, args...)...)
@@ -111,7 +118,7 @@ func readAhead(ctx context.Context, q querier, sql string, args ...any) (*reader
 		cancel()
 		return nil, err
 	}
-	r := &reader{filled: make(chan *batch, batches), empty: make(chan *batch, batches), cancel: cancel}
+	r := &reader{filled: make(chan *batch, batches), empty: make(chan *batch, batches), cancel: cancel, options: o}
 	for range batches {
 		r.empty <- &batch{}
 	}
@@ -125,6 +132,7 @@ func readAhead(ctx context.Context, q querier, sql string, args ...any) (*reader
 
 func (r *reader) read(ctx context.Context, rows pgx.Rows) error {
 	var d rowDecoder
+	var h leafHasher
 	var b *batch
 	for rows.Next() {
 		if b == nil {
@@ -135,9 +143,19 @@ func (r *reader) read(ctx context.Context, rows pgx.Rows) error {
 				return context.Cause(ctx)
 			}
 		}
-		if err := b.add(&d, rows.RawValues()); err != nil {
+		b.events = append(b.events, Event{})
+		e := &b.events[len(b.events)-1]
+		if err := d.decode(e, rows.RawValues()); err != nil {
 			r.cancel() // leaves the rest on the server
 			return err
+		}
+		if r.options.leaves {
+			b.leaves = append(b.leaves, h.hash(e))
+		}
+		if r.options.data == nil || r.options.data(e) {
+			b.keep(e)
+		} else {
+			e.Data = nil
 		}
 		if b.full() {
 			r.filled <- b // never blocks: there are as many places as batches
@@ -150,9 +168,9 @@ func (r *reader) read(ctx context.Context, rows pgx.Rows) error {
 	return rows.Err()
 }
 
-// next returns the events that follow, none at the end. They are the caller's
+// next returns the events that follow, nil at the end. They are the caller's
 // until it calls again.
-func (r *reader) next() ([]Event, error) {
+func (r *reader) next() (*batch, error) {
 	if r.current != nil {
 		r.empty <- r.current
 		r.current = nil
@@ -162,7 +180,7 @@ func (r *reader) next() ([]Event, error) {
 		return nil, r.err
 	}
 	r.current = b
-	return b.events, nil
+	return b, nil
 }
 
 // close ends the query, and leaves on the server what was not read.

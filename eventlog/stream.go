@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 const (
@@ -53,17 +54,16 @@ func (s *stream) next() error {
 	return nil
 }
 
-// eventStream is a stream of events, which are read ahead.
+// eventStream is a stream of events with the hashes of their leaves.
 type eventStream struct {
 	*reader
-	// events begin with the one at hand.
-	events []Event
+	rest batch // begins with the event at hand
 	// position is that of the event at hand, MaxInt64 after the last.
 	position int64
 }
 
-func openEvents(ctx context.Context, q querier, from, to int64) (*eventStream, error) {
-	r, err := readAhead(ctx, q, sqlStreamEvents, from, to)
+func openEvents(ctx context.Context, q querier, o readOptions, from, to int64) (*eventStream, error) {
+	r, err := readAhead(ctx, q, o, sqlStreamEvents, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("read the event log: %w", err)
 	}
@@ -76,17 +76,18 @@ func openEvents(ctx context.Context, q querier, from, to int64) (*eventStream, e
 }
 
 func (s *eventStream) next() error {
-	if len(s.events) > 1 {
-		s.events = s.events[1:]
-	} else {
-		var err error
-		if s.events, err = s.reader.next(); err != nil {
-			return fmt.Errorf("read the event log: %w", err)
-		}
+	if len(s.rest.events) > 1 {
+		s.rest.events, s.rest.leaves = s.rest.events[1:], s.rest.leaves[1:]
+		s.position = s.rest.events[0].Position
+		return nil
 	}
 	s.position = math.MaxInt64
-	if len(s.events) > 0 {
-		s.position = s.events[0].Position
+	b, err := s.reader.next()
+	if err != nil {
+		return fmt.Errorf("read the event log: %w", err)
+	}
+	if b != nil {
+		s.rest, s.position = *b, b.events[0].Position
 	}
 	return nil
 }
@@ -97,11 +98,12 @@ const maxGap = 1 << 16
 
 // walkRows gives the positions from lower to upper to w, one by one, from the two
 // tables, which it reads side by side: a join would sort or hash what is in
-// order already. each, if not nil, is called with every event.
+// order already. each, if not nil, is called with every event; only those that
+// name a body have their data.
 func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, each func(*Event) error) error {
 	ctx, cancel := context.WithCancel(ctx) // leaves the rest on the server
 	defer cancel()
-	rows, err := openEvents(ctx, events, lower, upper)
+	rows, err := openEvents(ctx, events, readOptions{leaves: true, data: namesBody}, lower, upper)
 	if err != nil {
 		return err
 	}
@@ -133,9 +135,10 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 			return nil
 		}
 		var e *Event
+		var leaf *tlog.Hash
 		var hashes []byte
 		if rows.position == position {
-			e = &rows.events[0]
+			e, leaf = &rows.rest.events[0], &rows.rest.leaves[0]
 		}
 		if stored.position == position {
 			hashes = stored.values[1]
@@ -146,7 +149,7 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 		case e == nil:
 			w.report(position, textNoRow)
 		}
-		w.add(e, hashes)
+		w.add(e, leaf, hashes)
 		if e != nil && each != nil {
 			if err := each(e); err != nil {
 				return err
