@@ -94,7 +94,7 @@ func BenchmarkBareInsert(b *testing.B) {
 }
 
 // fill gives the log n events without going through Append.
-func fill(b *testing.B, conn *pgx.Conn, n int) {
+func fill(b testing.TB, conn *pgx.Conn, n int) {
 	b.Helper()
 	ctx := context.Background()
 	_, err := conn.Exec(ctx, `insert into events (`+eventColumns+`)
@@ -122,7 +122,12 @@ func BenchmarkScan(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		size := 0
-		if err := l.Scan(context.Background(), 0, func(e *Event) error { size += len(e.Data); return nil }); err != nil {
+		if err := l.Scan(context.Background(), 0, func(events []Event) error {
+			for _, e := range events {
+				size += len(e.Data)
+			}
+			return nil
+		}); err != nil {
 			b.Fatal(err)
 		}
 	}

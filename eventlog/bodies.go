@@ -52,7 +52,7 @@ func newBodyCheck(q pgx.Tx, found *faults) *bodyCheck {
 
 // see notes the body that an event names, if it does.
 func (c *bodyCheck) see(ctx context.Context, e *Event) error {
-	if e.Type != TypeReceived && e.Type != TypeRedelivered {
+	if !namesBody(e) {
 		return nil
 	}
 	digest, contentType := bodyOf(e.Data)
@@ -65,6 +65,8 @@ func (c *bodyCheck) see(ctx context.Context, e *Event) error {
 	}
 	return nil
 }
+
+func namesBody(e *Event) bool { return e.Type == TypeReceived || e.Type == TypeRedelivered }
 
 func (c *bodyCheck) send(ctx context.Context) error {
 	select {

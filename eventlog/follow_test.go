@@ -161,7 +161,7 @@ func TestHoleIsAnErrorAtOnce(t *testing.T) {
 		for name, err := range map[string]error{
 			"read":   readErr,
 			"follow": l.Follow(testContext(t), test.after, ignore),
-			"scan":   l.Scan(testContext(t), test.after, func(*Event) error { return nil }),
+			"scan":   l.Scan(testContext(t), test.after, func([]Event) error { return nil }),
 		} {
 			var hole *HoleError
 			if !errors.As(err, &hole) || hole.Want != test.want || hole.Got != test.got || hole.Head != 5 {

@@ -101,10 +101,11 @@ func mustAppend(t testing.TB, l *Log, g Group) []Event {
 func all(t testing.TB, l *Log) []Event {
 	t.Helper()
 	var events []Event
-	if err := l.Scan(testContext(t), 0, func(e *Event) error {
-		c := *e
-		c.Data = append([]byte(nil), e.Data...)
-		events = append(events, c)
+	if err := l.Scan(testContext(t), 0, func(batch []Event) error {
+		for _, e := range batch {
+			e.Data = append([]byte(nil), e.Data...)
+			events = append(events, e)
+		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)

@@ -180,7 +180,7 @@ func TestLogIsWhatTheModelSays(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				last, i := "", 0
-				if err := l.Scan(ctx, base, func(e *Event) error {
+				check := func(e *Event) error {
 					if i >= len(m.events) {
 						return fmt.Errorf("position %d should not be there", e.Position)
 					}
@@ -196,6 +196,14 @@ func TestLogIsWhatTheModelSays(t *testing.T) {
 						return fmt.Errorf("ID %s at position %d does not follow %s", e.ID, e.Position, last)
 					}
 					last, i = e.ID, i+1
+					return nil
+				}
+				if err := l.Scan(ctx, base, func(batch []Event) error {
+					for i := range batch {
+						if err := check(&batch[i]); err != nil {
+							return err
+						}
+					}
 					return nil
 				}); err != nil {
 					t.Fatal(err)

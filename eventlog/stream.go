@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 const (
@@ -55,27 +56,67 @@ func (s *stream) next() error {
 	return nil
 }
 
+// eventStream is a stream of events with the hashes of their leaves.
+type eventStream struct {
+	*reader
+	rest batch // begins with the event at hand
+	// position is that of the event at hand; ended says that there is none.
+	position int64
+	ended    bool
+}
+
+func openEvents(ctx context.Context, q querier, o readOptions, from, to int64) (*eventStream, error) {
+	r, err := readAhead(ctx, q, o, sqlStreamEvents, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("read the event log: %w", err)
+	}
+	s := &eventStream{reader: r}
+	if err := s.next(); err != nil {
+		r.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *eventStream) next() error {
+	if len(s.rest.events) > 1 {
+		s.rest.events, s.rest.leaves = s.rest.events[1:], s.rest.leaves[1:]
+		s.position = s.rest.events[0].Position
+		return nil
+	}
+	b, err := s.reader.next()
+	if err != nil {
+		return fmt.Errorf("read the event log: %w", err)
+	}
+	if b == nil {
+		s.position, s.ended = math.MaxInt64, true
+		return nil
+	}
+	s.rest, s.position = *b, b.events[0].Position
+	return nil
+}
+
 // maxGap is how many positions in a row may be missing before the rest is not
 // looked at: what stands behind such a gap is no part of this log.
 const maxGap = 1 << 16
 
-// walk gives the positions from lower to upper to w, one by one, from the two
+// walkRows gives the positions from lower to upper to w, one by one, from the two
 // tables, which it reads side by side: a join would sort or hash what is in
-// order already. each, if not nil, is called with every event.
+// order already. each, if not nil, is called with every event; only those that
+// name a body have their data.
 func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, each func(*Event) error) error {
 	ctx, cancel := context.WithCancel(ctx) // leaves the rest on the server
 	defer cancel()
-	rows, err := openStream(ctx, events, "the event log", sqlStreamEvents, 10, lower, upper)
+	rows, err := openEvents(ctx, events, readOptions{leaves: true, data: namesBody}, lower, upper)
 	if err != nil {
 		return err
 	}
-	defer func() { cancel(); rows.rows.Close() }()
+	defer rows.close()
 	stored, err := openStream(ctx, hashes, "the stored hashes", sqlStreamHashes, 2, lower, upper)
 	if err != nil {
 		return err
 	}
 	defer func() { cancel(); stored.rows.Close() }()
-	var d rowDecoder
 	for !rows.ended || !stored.ended {
 		position := w.size + 1
 		next := min(rows.position, stored.position)
@@ -98,12 +139,10 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 			return nil
 		}
 		var e *Event
+		var leaf *tlog.Hash
 		var hashes []byte
 		if rows.position == position {
-			if err := d.decode(rows.values); err != nil {
-				return fmt.Errorf("read the event log at position %d: %w", position, err)
-			}
-			e = &d.event
+			e, leaf = &rows.rest.events[0], &rows.rest.leaves[0]
 		}
 		if stored.position == position {
 			hashes = stored.values[1]
@@ -114,7 +153,7 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 		case e == nil:
 			w.report(position, textNoRow)
 		}
-		w.add(e, hashes)
+		w.add(e, leaf, hashes)
 		if e != nil && each != nil {
 			if err := each(e); err != nil {
 				return err

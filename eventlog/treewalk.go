@@ -12,7 +12,6 @@ import (
 type treeWalk struct {
 	size   int64
 	nodes  []walkNode // as in edge
-	hasher leafHasher
 	lastID string
 	fault  func(Fault)
 	// sizes are those at which the root is asked for, in order; roots are the answers.
@@ -55,9 +54,9 @@ func (w *treeWalk) report(position int64, text string) {
 	w.fault(Fault{Position: position, Text: text})
 }
 
-// add adds the next position: its event (nil where the row is missing) and its
-// stored hashes (nil where they are missing).
-func (w *treeWalk) add(e *Event, stored []byte) {
+// add adds the next position: its event with the hash of its leaf (nil where the
+// row is missing) and its stored hashes (nil where they are missing).
+func (w *treeWalk) add(e *Event, leaf *tlog.Hash, stored []byte) {
 	position := w.size + 1
 	if want := completed(position) * tlog.HashSize; stored != nil && len(stored) != want {
 		w.report(position, fmt.Sprintf("%d bytes of hashes are stored, where it should be %d", len(stored), want))
@@ -65,7 +64,7 @@ func (w *treeWalk) add(e *Event, stored []byte) {
 	} else if stored == nil && e != nil {
 		w.report(position, textNoHashes)
 	}
-	x := w.leaf(position, e, stored)
+	x := w.leaf(position, e, leaf, stored)
 	for n, level := w.size, 1; n&1 == 1; n, level = n>>1, level+1 {
 		left := w.nodes[len(w.nodes)-1]
 		w.nodes = w.nodes[:len(w.nodes)-1]
@@ -81,7 +80,7 @@ func (w *treeWalk) add(e *Event, stored []byte) {
 	}
 }
 
-func (w *treeWalk) leaf(position int64, e *Event, stored []byte) walkNode {
+func (w *treeWalk) leaf(position int64, e *Event, leaf *tlog.Hash, stored []byte) walkNode {
 	have := hashAt(stored, 0)
 	if e == nil {
 		if have == nil {
@@ -93,7 +92,7 @@ func (w *treeWalk) leaf(position int64, e *Event, stored []byte) walkNode {
 		w.report(position, textOutOfOrder)
 	}
 	w.lastID = e.ID
-	x := walkNode{want: w.hasher.hash(e)}
+	x := walkNode{want: *leaf}
 	x.have = x.want
 	if have != nil && *have != x.want {
 		x.have, x.leaf = *have, position

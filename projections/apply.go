@@ -31,7 +31,7 @@ func (s *State) Apply(e *eventlog.Event) error {
 	before, undecided := r.State, r.undecided()
 	slug := ""
 	if e.Deployment != nil {
-		slug = s.decoder.internString(*e.Deployment)
+		slug = s.decoder.names.internString(*e.Deployment)
 	}
 	if r.ReceivedPosition == 0 && e.Type != eventlog.TypeReceived {
 		s.breach(e, "the delivery has no received before this %s", e.Type)
@@ -96,7 +96,7 @@ func (s *State) received(e *eventlog.Event, r *record, f *fields) {
 	r.ReceivedPosition = e.Position
 	r.Event, r.Ref, r.Repository, r.Commit = f.event, f.ref, f.repository, f.commit
 	r.Source, r.ReceivedAt = f.source, f.receivedAt
-	r.Actor = s.decoder.internString(e.Actor)
+	r.Actor = s.decoder.names.internString(e.Actor)
 }
 
 func (s *State) voidDelivery(e *eventlog.Event, r *record, f *fields) {
@@ -108,8 +108,8 @@ func (s *State) voidDelivery(e *eventlog.Event, r *record, f *fields) {
 
 func (s *State) assignAll(e *eventlog.Event, r *record, list []eventlog.Assignment) {
 	for _, a := range list {
-		a.Deployment = s.decoder.internString(clean(a.Deployment))
-		a.Branch = s.decoder.internString(clean(a.Branch))
+		a.Deployment = s.decoder.names.internString(clean(a.Deployment))
+		a.Branch = s.decoder.names.internString(clean(a.Branch))
 		a.Commit = clean(a.Commit)
 		s.assign(e, r, a)
 	}
@@ -130,9 +130,9 @@ func (s *State) assign(e *eventlog.Event, r *record, a eventlog.Assignment) {
 	s.add(r, d, &attempt{Attempt: Attempt{
 		Deployment: a.Deployment, Attempt: a.Attempt, Cause: e.Type,
 		AssignedPosition: e.Position, AssignedAt: stored(e.RecordedAt),
-		Actor: s.decoder.internString(e.Actor), Branch: a.Branch, Commit: a.Commit,
+		Actor: s.decoder.names.internString(e.Actor), Branch: a.Branch, Commit: a.Commit,
 	}})
-	d.last(e, a.Commit, r.ID, a.Attempt, s.decoder.internString(e.Actor))
+	d.last(e, a.Commit, r.ID, a.Attempt, s.decoder.names.internString(e.Actor))
 	d.settle()
 }
 
@@ -157,7 +157,7 @@ func (s *State) attempt(e *eventlog.Event, r *record, d *deploymentRecord) *atte
 			a.Actor, a.Branch, a.Commit = from.Actor, from.Branch, from.Commit
 		} else {
 			s.breach(e, "%s of attempt %d of %s, which nothing assigned", e.Type, e.Attempt, d.Slug)
-			a.Actor = s.decoder.internString(e.Actor)
+			a.Actor = s.decoder.names.internString(e.Actor)
 		}
 		s.add(r, d, a)
 	}

@@ -14,13 +14,8 @@ import (
 )
 
 const (
-	// batchEvents and batchBytes bound what the scan hands to the fold at once.
-	batchEvents = 4096
-	batchBytes  = 4 << 20
-	// batches and chunks are in flight at most, so that scan, fold and write
-	// overlap in bounded memory.
-	batches = 3
-	chunks  = 2
+	// chunks are in flight at most, so that fold and write overlap in bounded memory.
+	chunks = 2
 	// chunkBytes is when rows go to the database.
 	chunkBytes = 1 << 20
 	// maxOpen bounds the deliveries kept in memory because they have not ended.
@@ -60,10 +55,11 @@ type chunk struct {
 
 // add puts a delivery with its attempts into the chunk.
 func (c *chunk) add(r *record) {
-	if r.stored {
-		c.changedDeliveries = append(c.changedDeliveries, &r.Delivery)
-	} else {
+	switch {
+	case !r.stored:
 		c.deliveries.delivery(&r.Delivery)
+	case r.unwritten:
+		c.changedDeliveries = append(c.changedDeliveries, &r.Delivery)
 	}
 	for _, a := range r.attempts {
 		switch {
@@ -112,89 +108,28 @@ func (b *builder) build(ctx context.Context, log *eventlog.Log, until int64, pro
 	for range chunks {
 		b.writer.empty <- &chunk{}
 	}
-	full, empty := make(chan *batch, batches), make(chan *batch, batches)
-	for range batches {
-		empty <- &batch{}
-	}
-	after := b.state.position
-	group.Go(func() error {
-		defer close(full)
-		return scan(ctx, log, after, until, full, empty)
-	})
 	group.Go(func() error { return b.writer.run(ctx, b.tx, b.fresh) })
 	group.Go(func() error {
 		defer close(b.writer.full)
-		for batch := range full {
-			if err := b.fold(ctx, batch.events); err != nil {
+		err := log.Scan(ctx, b.state.position, func(events []eventlog.Event) error {
+			events = events[:min(int64(len(events)), until-b.state.position)]
+			if err := b.fold(ctx, events); err != nil {
 				return err
 			}
 			if progress != nil {
 				progress(b.state.position)
 			}
-			empty <- batch // never blocks: there are as many places as batches
+			if b.state.position == until {
+				return errBound
+			}
+			return nil
+		})
+		if errors.Is(err, errBound) {
+			return nil
 		}
-		return ctx.Err()
+		return err
 	})
 	return group.Wait()
-}
-
-// batch is a run of events with their own copy of the data.
-type batch struct {
-	events []eventlog.Event
-	data   []byte
-}
-
-// add copies the event. Data that no longer fit get a new buffer; what points
-// into the old one keeps it.
-func (b *batch) add(e *eventlog.Event) {
-	if len(b.data)+len(e.Data) > cap(b.data) {
-		b.data = make([]byte, 0, max(batchBytes/4, len(e.Data)))
-	}
-	from := len(b.data)
-	b.data = append(b.data, e.Data...)
-	b.events = append(b.events, *e)
-	b.events[len(b.events)-1].Data = b.data[from:len(b.data):len(b.data)]
-}
-
-// scan sends the log, batch by batch.
-func scan(ctx context.Context, log *eventlog.Log, after, until int64, full chan<- *batch, empty <-chan *batch) error {
-	var current *batch
-	size := 0
-	send := func() error {
-		select {
-		case full <- current:
-			current = nil
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	err := log.Scan(ctx, after, func(e *eventlog.Event) error {
-		if current == nil {
-			select {
-			case current = <-empty:
-				current.events, current.data, size = current.events[:0], current.data[:0], 0
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		current.add(e)
-		size += len(e.Data)
-		if e.Position >= until {
-			return errBound
-		}
-		if len(current.events) == batchEvents || size >= batchBytes {
-			return send()
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errBound) {
-		return err
-	}
-	if current != nil {
-		return send()
-	}
-	return nil
 }
 
 // fold applies the events and writes deliveries that ended a while ago.
@@ -210,7 +145,7 @@ func (b *builder) fold(ctx context.Context, events []eventlog.Event) error {
 		}
 	}
 	for _, r := range b.state.touched {
-		r.dirty = false
+		r.dirty, r.unwritten = false, true
 		if r.ended() && !r.queued {
 			r.queued = true
 			b.ended = append(b.ended, r)
@@ -257,16 +192,21 @@ func (b *builder) index(ctx context.Context) error {
 	return nil
 }
 
-// write puts a delivery with its attempts on its way to the tables, and drops it.
-func (b *builder) write(ctx context.Context, r *record) error {
+// drop forgets a delivery that is on its way to the tables.
+func (b *builder) drop(r *record) {
 	if r.ReceivedPosition == 0 {
 		b.strange = true
 	}
-	b.out.add(r)
 	delete(b.state.deliveries, deliveryKey{r.Instance, r.ID})
 	if b.state.last == r {
 		b.state.last = nil
 	}
+}
+
+// write puts a delivery with its attempts on its way to the tables, and drops it.
+func (b *builder) write(ctx context.Context, r *record) error {
+	b.out.add(r)
+	b.drop(r)
 	if b.out.size() >= chunkBytes {
 		return b.send(ctx)
 	}
@@ -363,10 +303,15 @@ func upsertRows[T any](ctx context.Context, tx pgx.Tx, t table, p place, list []
 }
 
 // finish writes all that is still in memory, so that the fresh tables are the
-// fold. The builder may go on building after it.
+// fold, and drops what has ended. The builder may go on building after it.
 func (b *builder) finish(ctx context.Context) error {
 	for _, r := range b.state.deliveries {
 		b.out.add(r)
+		if r.ended() {
+			b.drop(r)
+		} else {
+			r.written()
+		}
 		if b.out.size() < chunkBytes {
 			continue
 		}
@@ -374,15 +319,11 @@ func (b *builder) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	b.ended = nil
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	for _, r := range b.state.deliveries {
-		r.stored = true
-		for _, a := range r.attempts {
-			a.stored, a.dirty = true, false
-		}
-	}
+	// Only now: these rows, too, cost less than rows put into an index.
 	if err := b.index(ctx); err != nil {
 		return err
 	}

@@ -41,45 +41,43 @@ type fields struct {
 // third of each, so it walks the top level of the object rather than decoding
 // all of it through reflection, which costs more than the scan of the table.
 type decoder struct {
-	// names keeps one copy of strings that recur from event to event.
-	names map[string]string
-	// commits are the latest ones: the events of a run name the same two.
-	commits [8]string
-	turn    int
+	names names
+	// commits are apart: the events of a run name the same two, other runs others.
+	commits names
 }
 
-// maxNames and maxName (in bytes) bound the memory of the names.
-const (
-	maxNames = 4096
-	maxName  = 256
-)
+// maxName bounds a name that is kept, in bytes.
+const maxName = 256
 
-func newDecoder() *decoder { return &decoder{names: make(map[string]string)} }
+func newDecoder() *decoder { return &decoder{} }
+
+// names keep one copy of strings that recur from event to event: the latest of
+// each place.
+type names [256]string
+
+func placeOf[T string | []byte](s T) uint8 {
+	n := len(s)
+	if n == 0 {
+		return 0
+	}
+	return uint8(n) + s[0]*7 + s[n/2]*31 + s[n-1]*61
+}
 
 // intern returns b as a string, shared with earlier equal ones.
-func (d *decoder) intern(b []byte) string {
-	if s, ok := d.names[string(b)]; ok {
-		return s
+func (n *names) intern(b []byte) string {
+	kept := &n[placeOf(b)]
+	if *kept != string(b) {
+		*kept = string(b)
 	}
-	s := string(b)
-	d.keep(s)
-	return s
+	return *kept
 }
 
-func (d *decoder) internString(s string) string {
-	if kept, ok := d.names[s]; ok {
-		return kept
+func (n *names) internString(s string) string {
+	kept := &n[placeOf(s)]
+	if *kept != s {
+		*kept = strings.Clone(s)
 	}
-	s = strings.Clone(s)
-	d.keep(s)
-	return s
-}
-
-func (d *decoder) keep(s string) {
-	if len(d.names) >= maxNames {
-		clear(d.names)
-	}
-	d.names[s] = s
+	return *kept
 }
 
 // decode reads e's data into f. Data of a version that the fast path does not
@@ -128,31 +126,31 @@ func (d *decoder) walk(b []byte, f *fields) error {
 			v, err = integer(value)
 			f.v = int(v)
 		case "event":
-			f.event, err = d.text(value, true)
+			f.event, err = text(value, &d.names)
 		case "ref":
-			f.ref, err = d.text(value, true)
+			f.ref, err = text(value, &d.names)
 		case "repository":
-			f.repository, err = d.text(value, true)
+			f.repository, err = text(value, &d.names)
 		case "commit":
-			f.commit, err = d.commit(value)
+			f.commit, err = text(value, &d.commits)
 		case "previous_commit":
-			f.previousCommit, err = d.commit(value)
+			f.previousCommit, err = text(value, &d.commits)
 		case "received_at":
 			f.receivedAt, err = moment(value)
 		case "source":
-			f.source, err = d.text(value, true)
+			f.source, err = text(value, &d.names)
 		case "branch":
-			f.branch, err = d.text(value, true)
+			f.branch, err = text(value, &d.names)
 		case "host":
-			f.host, err = d.text(value, true)
+			f.host, err = text(value, &d.names)
 		case "reason":
-			f.reason, err = d.text(value, true)
+			f.reason, err = text(value, &d.names)
 		case "detail":
-			f.detail, err = d.text(value, true)
+			f.detail, err = text(value, &d.names)
 		case "superseded_by":
-			f.supersededBy, err = d.text(value, false)
+			f.supersededBy, err = text(value, nil)
 		case "step":
-			f.step, err = d.text(value, true)
+			f.step, err = text(value, &d.names)
 		case "exit_code":
 			if string(value) != "null" {
 				var code int64
@@ -161,13 +159,13 @@ func (d *decoder) walk(b []byte, f *fields) error {
 				f.exitCode = &n
 			}
 		case "signal":
-			f.signal, err = d.text(value, true)
+			f.signal, err = text(value, &d.names)
 		case "error":
-			f.err, err = d.text(value, false)
+			f.err, err = text(value, nil)
 		case "duration_ms":
 			f.durationMS, err = integer(value)
 		case "then":
-			f.then, err = d.text(value, true)
+			f.then, err = text(value, &d.names)
 		case "deployments":
 			err = json.Unmarshal(value, &f.deployments)
 		}
@@ -178,13 +176,13 @@ func (d *decoder) walk(b []byte, f *fields) error {
 	})
 }
 
-// text decodes a JSON string, or null as "". A NUL, which JSON can escape and a
-// text column cannot hold, becomes U+FFFD, so that a fold in memory and a fold
-// in tables are the same.
-func (d *decoder) text(value []byte, recurs bool) (string, error) {
+// text decodes a JSON string, or null as "", and looks for it among the names
+// if there are any. A NUL, which JSON can escape and a text column cannot hold,
+// becomes U+FFFD, so that a fold in memory and a fold in tables are the same.
+func text(value []byte, among *names) (string, error) {
 	if len(value) >= 2 && value[0] == '"' && bytes.IndexByte(value, '\\') < 0 {
-		if recurs && len(value) <= maxName {
-			return d.intern(value[1 : len(value)-1]), nil
+		if among != nil && len(value) <= maxName {
+			return among.intern(value[1 : len(value)-1]), nil
 		}
 		return string(value[1 : len(value)-1]), nil
 	}
@@ -195,30 +193,14 @@ func (d *decoder) text(value []byte, recurs bool) (string, error) {
 	return clean(s), nil
 }
 
-func (d *decoder) commit(value []byte) (string, error) {
-	if len(value) >= 2 && value[0] == '"' {
-		for _, s := range d.commits {
-			if s == string(value[1:len(value)-1]) {
-				return s, nil
-			}
-		}
-	}
-	s, err := d.text(value, false)
-	if err == nil && len(value) == len(s)+2 {
-		d.commits[d.turn] = s
-		d.turn = (d.turn + 1) % len(d.commits)
-	}
-	return s, err
-}
-
 func clean(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }
 
 func integer(value []byte) (int64, error) {
-	n, err := strconv.ParseInt(string(value), 10, 64)
-	if err == nil {
+	if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
 		return n, nil
 	}
-	err = json.Unmarshal(value, &n)
+	var n int64
+	err := json.Unmarshal(value, &n)
 	return n, err
 }
 

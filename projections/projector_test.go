@@ -94,10 +94,11 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 	p := open(t, pool)
 	fillLog(t, pool, 40_000, 5)
 	var events []eventlog.Event
-	if err := p.log.Scan(t.Context(), 0, func(e *eventlog.Event) error {
-		c := *e
-		c.Data = slices.Clone(e.Data)
-		events = append(events, c)
+	if err := p.log.Scan(t.Context(), 0, func(batch []eventlog.Event) error {
+		for _, e := range batch {
+			e.Data = slices.Clone(e.Data)
+			events = append(events, e)
+		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -167,6 +168,61 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 	if got.Received != 500 || got.Received != want.Received || got.Undecided != want.Undecided || got.Pending != want.Pending {
 		t.Fatalf("accounting in bounded memory is %d/%d/%d, in memory %d/%d/%d",
 			got.Received, got.Undecided, got.Pending, want.Received, want.Undecided, want.Pending)
+	}
+}
+
+// A rebuild finishes the tables before it waits for live update, and goes on with
+// what came meanwhile; an audit stops at the checkpoint.
+func TestBuildGoesOnAfterItHasFinished(t *testing.T) {
+	const n = 9_000
+	pool := pgtest.Migrated(t)
+	p := open(t, pool)
+	fillLog(t, pool, n, 5)
+	odd := recorder{after: n}
+	odd.received("odd", "undecided", 1)
+	odd.received("odd", "open", 2)
+	odd.add("odd", "open", "web", 1, "x", forwarded(2))
+	odd.add("odd", "open", "web", 1, "x", started(2))
+	odd.add("odd", "open", "web", 1, "x", deployed(2))
+	put(t, pool, odd.events)
+	build(t, p)
+	errDone := errors.New("done")
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		if err := makeFresh(t.Context(), tx, p.fresh()); err != nil {
+			return err
+		}
+		b := newBuilder(tx, p.fresh())
+		for _, until := range []int64{0, 1, 5_002, 5_003, n + 3, n + 4, everything} {
+			if err := b.build(t.Context(), p.log, until, nil); err != nil {
+				return err
+			}
+			if err := b.finish(t.Context()); err != nil {
+				return err
+			}
+			if want := min(until, n+int64(len(odd.events))); b.state.position != want {
+				t.Errorf("built up to %d, want %d", b.state.position, want)
+			}
+		}
+		var audit Audit
+		for _, table := range tables() {
+			if err := table.compare(t.Context(), tx, p.live(), p.fresh(), &audit); err != nil {
+				return err
+			}
+		}
+		if len(audit.Differences) > 0 {
+			t.Errorf("%d differences, the first: %v", len(audit.Differences), audit.Differences[0])
+		}
+		return errDone
+	})
+	if !errors.Is(err, errDone) {
+		t.Fatal(err)
+	}
+	audit, err := p.Audit(t.Context(), nil)
+	if err != nil || len(audit.Differences) > 0 {
+		t.Fatalf("audit: %+v, %v", audit, err)
+	}
+	if b := audit.Accounting["odd"].Breaches; len(b) != 1 || !strings.Contains(b[0], "delivery undecided: received, but neither") {
+		t.Errorf("the audit accounts for %q", b)
 	}
 }
 

@@ -48,7 +48,7 @@ func (p *Projector) rebuild(ctx context.Context, until int64, again bool, progre
 			return err
 		}
 		// Before the lock: this is most of what is left to do.
-		if err := b.index(ctx); err != nil {
+		if err := b.finish(ctx); err != nil {
 			return err
 		}
 		// From here on live update waits, that of the other versions too, so that who

@@ -20,8 +20,17 @@ type record struct {
 	// stored says that the tables have a row of this delivery.
 	stored bool
 	dirty  bool
-	// queued says that a builder has it in line to be written.
-	queued bool
+	// queued says that a builder has it in line to be written, unwritten that it
+	// was changed since it was.
+	queued, unwritten bool
+}
+
+// written says that the tables have all of it, and nothing is in line.
+func (r *record) written() {
+	r.stored, r.unwritten, r.queued = true, false, false
+	for _, a := range r.attempts {
+		a.stored, a.dirty = true, false
+	}
 }
 
 // ended says that the delivery owes nothing any more.
@@ -138,7 +147,7 @@ func (s *State) record(e *eventlog.Event) *record {
 		s.last = r
 		return r
 	}
-	key.instance = s.decoder.internString(e.Instance)
+	key.instance = s.decoder.names.internString(e.Instance)
 	r := &record{Delivery: Delivery{
 		Instance: key.instance, ID: key.id,
 	}}

@@ -17,7 +17,7 @@ import (
 // before, unless a delivery was stored without it.
 func missing(s *State, events []eventlog.Event, fresh bool) []deliveryKey {
 	var keys []deliveryKey
-	seen := make(map[deliveryKey]struct{})
+	seen := make(map[deliveryKey]struct{}, len(events)/2)
 	for i := range events {
 		e := &events[i]
 		if i > 0 && e.DeliveryID == events[i-1].DeliveryID && e.Instance == events[i-1].Instance {

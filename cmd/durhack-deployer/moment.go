@@ -72,16 +72,17 @@ func (m moment) fold(ctx context.Context, store *daemon.Store, instance string) 
 func (m moment) events(ctx context.Context, log *eventlog.Log, instance string) iter.Seq2[eventlog.Event, error] {
 	return func(yield func(eventlog.Event, error) bool) {
 		stop, left := errors.New("enough"), false
-		err := log.Scan(ctx, 0, func(e *eventlog.Event) error {
-			if e.Instance == instance && (m.time.IsZero() || e.RecordedAt.Before(m.time)) {
-				own := *e
-				own.Data = bytes.Clone(e.Data)
-				if left = !yield(own, nil); left {
+		err := log.Scan(ctx, 0, func(events []eventlog.Event) error {
+			for _, e := range events {
+				if e.Instance == instance && (m.time.IsZero() || e.RecordedAt.Before(m.time)) {
+					e.Data = bytes.Clone(e.Data)
+					if left = !yield(e, nil); left {
+						return stop
+					}
+				}
+				if e.Position == m.position {
 					return stop
 				}
-			}
-			if e.Position == m.position {
-				return stop
 			}
 			return nil
 		})
