@@ -82,7 +82,7 @@ func (s *site) unknownEvent(dsn, instance string) {
 	defer conn.Close(s.t.Context())
 	if _, err := conn.Exec(s.t.Context(), fmt.Sprintf(`begin;
 		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
-		select position + 1, '7' || substr(last_id, 2, 24) || substr('0123456789', 1 + (position %% 10)::int, 1), '%s', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
+		select position + 1, '7' || lpad(position::text, 3, '0') || substr(last_id, 5), '%s', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
 		update log_head set position = position + 1, last_id = (select id from events order by position desc limit 1);
 		select public.event_log_fill_hashes();
 		commit`, instance)); err != nil {
