@@ -116,7 +116,7 @@ line it came from, or "default" or "environment". Secrets are masked.`,
 			}
 			t := newTable(c.out, "KEY", "VALUE", "FROM")
 			for _, v := range cfg.Origins() {
-				t.row(v.Key, v.Value, v.Origin())
+				t.row(v.Key, v.TOML(), v.Origin())
 			}
 			return t.flush()
 		},

@@ -303,7 +303,7 @@ func TestOrigins(t *testing.T) {
 	}
 	var got strings.Builder
 	for _, v := range c.Origins() {
-		fmt.Fprintf(&got, "%s = %s  # %s\n", v.Key, v.Value, v.Origin())
+		fmt.Fprintf(&got, "%s = %s  # %s\n", v.Key, v.TOML(), v.Origin())
 	}
 	const golden = "testdata/show/origins.golden"
 	if *update {
@@ -328,7 +328,7 @@ func TestOriginsSortElementsByNumber(t *testing.T) {
 	var names []string
 	for _, v := range mustParse(t, web()+steps.String()).Origins() {
 		if strings.HasSuffix(v.Key, "].name") {
-			names = append(names, strings.Trim(v.Value, `"`))
+			names = append(names, fmt.Sprint(v.Value))
 		}
 	}
 	if got := strings.Join(names, " "); got != "s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10" {

@@ -127,11 +127,11 @@ func (t table) remote(repository string) string {
 			return ""
 		}
 		remote := "https://github.com/" + repository + ".git"
-		t.record("remote", quote(remote), nil)
+		t.record("remote", remote, nil)
 		return remote
 	}
 	shown := maskedRemote(n.text)
-	t.record("remote", quote(shown), n)
+	t.record("remote", shown, n)
 	if wrong, suggestion := validRemote(n.text); wrong != "" {
 		// Not the value itself: it may contain a password.
 		t.fail(n, "remote", fmt.Sprintf("%s %s", join(t.name, "remote"), wrong), suggestion)
@@ -173,7 +173,7 @@ func (t table) sites() []SiteRule {
 		return nil
 	}
 	if len(n.list) == 0 {
-		t.record("sites", "[]", n)
+		t.record("sites", []string{}, n)
 	}
 	var sites []SiteRule
 	for i, element := range n.list {
@@ -195,7 +195,7 @@ func (t table) sites() []SiteRule {
 			}
 		}
 		if chosen := site.get("select"); chosen != nil {
-			site.record("select", quoteList(rule.Select), chosen)
+			site.record("select", rule.Select, chosen)
 		}
 		sites = append(sites, rule)
 	}
@@ -231,13 +231,13 @@ func (t table) handler(slug string) string {
 	switch len(keys) {
 	case 0:
 		if t.has("uwsgi_config_path") { // only the Python deployer's own deployment had it
-			t.record("handler", quote(HandlerSelf), t.get("uwsgi_config_path"))
+			t.record("handler", HandlerSelf, t.get("uwsgi_config_path"))
 			return HandlerSelf
 		}
 		t.failAt(t.node.at, t.name, fmt.Sprintf("deployment %q does not say how to deploy it", slug), fmt.Sprintf(which, t.name))
 		return ""
 	case 1:
-		t.record("handler", quote(handlers[0]), t.node.table[keys[0]])
+		t.record("handler", handlers[0], t.node.table[keys[0]])
 		return handlers[0]
 	}
 	t.failAt(t.node.table[keys[1]].at, t.name, fmt.Sprintf("deployment %q has the keys of several handlers: %s", slug, strings.Join(keys, ", ")), fmt.Sprintf("remove all but one, or say which with handler = %q", handlers[0]))

@@ -12,8 +12,9 @@ import (
 type Value struct {
 	// Key is the dotted path, as in "deployments.web.steps[0].run".
 	Key string
-	// Value is written as TOML would have it; secrets are masked.
-	Value string
+	// Value is a string, a bool, an int or a []string; secrets are masked. Durations
+	// are strings.
+	Value any
 	// File and Line say where it was written; empty where it was not.
 	File string
 	Line int
@@ -28,6 +29,20 @@ func (v Value) Origin() string {
 		return v.Source
 	}
 	return fmt.Sprintf("%s:%d", v.File, v.Line)
+}
+
+// TOML is the value as a configuration file would have it.
+func (v Value) TOML() string {
+	switch value := v.Value.(type) {
+	case string:
+		if value == "" && v.Key == "database_url" {
+			return `"" (a private cluster in state_dir)`
+		}
+		return quote(value)
+	case []string:
+		return quoteList(value)
+	}
+	return fmt.Sprint(v.Value)
 }
 
 // Origins lists every effective setting, sorted by key, secrets masked.

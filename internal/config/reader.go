@@ -50,21 +50,21 @@ func (t table) string(key, otherwise string) (string, *node) {
 	n := t.get(key)
 	if n == nil {
 		if !t.has(key) && otherwise != "" {
-			t.record(key, quote(otherwise), nil)
+			t.record(key, otherwise, nil)
 		}
 		return otherwise, nil
 	}
-	t.record(key, quote(n.text), n)
+	t.record(key, n.text, n)
 	return n.text, n
 }
 
 func (t table) bool(key string, otherwise bool) bool {
 	n := t.get(key)
 	if n == nil {
-		t.record(key, fmt.Sprint(otherwise), nil)
+		t.record(key, otherwise, nil)
 		return otherwise
 	}
-	t.record(key, fmt.Sprint(n.truth), n)
+	t.record(key, n.truth, n)
 	return n.truth
 }
 
@@ -72,10 +72,10 @@ func (t table) bool(key string, otherwise bool) bool {
 func (t table) int(key string, otherwise, limit int) int {
 	n := t.get(key)
 	if n == nil {
-		t.record(key, fmt.Sprint(otherwise), nil)
+		t.record(key, otherwise, nil)
 		return otherwise
 	}
-	t.record(key, fmt.Sprint(n.whole), n)
+	t.record(key, n.whole, n)
 	if n.whole < 0 || n.whole > int64(limit) {
 		t.fail(n, key, fmt.Sprintf("%s must be from 0 to %d, not %d", join(t.name, key), limit, n.whole), "")
 		return otherwise
@@ -88,7 +88,7 @@ func (t table) duration(key string, otherwise time.Duration) time.Duration {
 	n := t.get(key)
 	if n == nil {
 		if otherwise != 0 {
-			t.record(key, quote(otherwise.String()), nil)
+			t.record(key, otherwise.String(), nil)
 		}
 		return otherwise
 	}
@@ -112,7 +112,7 @@ func (t table) duration(key string, otherwise time.Duration) time.Duration {
 		t.fail(n, key, name+" must be more than zero", "")
 		return otherwise
 	}
-	t.record(key, quote(d.String()), n)
+	t.record(key, d.String(), n)
 	return d
 }
 
@@ -171,7 +171,10 @@ func (r *reader) warn(at position, key, message string) {
 }
 
 // record notes where the value of a key came from: n, or nil for the default.
-func (t table) record(key, value string, n *node) {
+func (t table) record(key string, value any, n *node) {
+	if list, ok := value.([]string); ok && list == nil {
+		value = []string{} // an empty list in JSON, too
+	}
 	v := Value{Key: join(t.name, key), Value: value, Source: "default"}
 	if n != nil {
 		v.File, v.Line, v.Source = n.at.file, n.at.line, "file"

@@ -69,7 +69,7 @@ func (t table) secrets() []Secret {
 		}
 	}
 	if n := t.get(token); n != nil {
-		t.record(token, quote(masked), n)
+		t.record(token, masked, n)
 	}
 	paths, nodes := t.strings(file)
 	for i, path := range paths {
@@ -85,7 +85,7 @@ func (t table) secrets() []Secret {
 		add(secret)
 	}
 	if n := t.get(file); n != nil {
-		t.record(file, quoteList(paths), n)
+		t.record(file, paths, n)
 	}
 	t.credential(add)
 	if placeholder != nil {
@@ -105,7 +105,7 @@ func (t table) credential(add func(Secret)) {
 	switch {
 	case err == nil:
 		add(secret)
-		t.values = append(t.values, Value{Key: "webhook_secret", Value: quote(masked), Source: "credential"})
+		t.values = append(t.values, Value{Key: "webhook_secret", Value: masked, Source: "credential"})
 	case errors.Is(err, fs.ErrNotExist): // the unit passes other credentials
 	default:
 		t.failAt(position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q cannot be used: %s", path, reason(err)), secretFileAdvice(err))

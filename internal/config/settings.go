@@ -105,7 +105,7 @@ func (t table) instance() string {
 		name = "localhost"
 	}
 	if !t.has("instance") {
-		t.record("instance", quote(name), nil)
+		t.record("instance", name, nil)
 	}
 	return name
 }
@@ -133,7 +133,7 @@ func (t table) stateDir() string {
 		t.failAt(position{}, "state_dir", "there is no directory to keep state in: this user cannot write to "+system+" and has no home directory", "set state_dir")
 	}
 	if !t.has("state_dir") {
-		t.values = append(t.values, Value{Key: "state_dir", Value: quote(dir), Source: from})
+		t.values = append(t.values, Value{Key: "state_dir", Value: dir, Source: from})
 	}
 	return dir
 }
@@ -164,7 +164,7 @@ func (t table) databaseURL() string {
 		return ""
 	}
 	if text == "" {
-		t.record("database_url", `"" (a private cluster in state_dir)`, n)
+		t.record("database_url", "", n)
 		return ""
 	}
 	if sqlAlchemyURL.MatchString(text) {
@@ -183,7 +183,7 @@ func (t table) databaseURL() string {
 		return ""
 	}
 	t.hide(parsed.ConnConfig.Password)
-	v := Value{Key: "database_url", Value: quote(maskedDatabase(parsed)), Source: source, File: at.file, Line: at.line}
+	v := Value{Key: "database_url", Value: maskedDatabase(parsed), Source: source, File: at.file, Line: at.line}
 	t.values = append(t.values, v)
 	return text
 }
@@ -245,7 +245,7 @@ func (t table) lock() Lock {
 		return l
 	}
 	t.hide(options.Password)
-	t.record("url", quote(maskedURL(u)), n)
+	t.record("url", maskedURL(u), n)
 	return l
 }
 
@@ -282,6 +282,6 @@ func (t table) searchPaths() []string {
 		}
 		list = append(list, filepath.Clean(path))
 	}
-	t.record(key, quoteList(paths), t.get(key))
+	t.record(key, paths, t.get(key))
 	return list
 }

@@ -12,7 +12,7 @@ func (t table) steps() []Step {
 		return nil
 	}
 	if len(n.list) == 0 {
-		t.record("steps", "[]", n)
+		t.record("steps", []string{}, n)
 	}
 	var steps []Step
 	names := map[string]bool{}
@@ -52,7 +52,7 @@ func (t table) run() []string {
 		if len(run) == 1 && strings.ContainsAny(run[0], " \t") {
 			t.warn(n.at, t.name+".run", fmt.Sprintf("%s.run is one word with spaces in it, %q: there is no shell that would split it; write each argument as an element of its own", t.name, run[0]))
 		}
-		t.record("run", quoteList(run), n)
+		t.record("run", run, n)
 	}
 	return run
 }
@@ -87,7 +87,7 @@ func (t table) environment() map[string]string {
 				t.hide(password)
 			}
 		}
-		sub.record(name, quote(shown), value)
+		sub.record(name, shown, value)
 	}
 	return env
 }
