@@ -60,15 +60,16 @@ func (m *machine) names() []string {
 	return names
 }
 
-func (m *machine) any(t *rapid.T) Entry {
+// any is one of the entries, if there is one.
+func (m *machine) any(t *rapid.T) (e Entry, ok bool) {
 	if len(m.model) == 0 {
-		t.Skip("the queue is empty")
+		return e, false
 	}
 	e, err := ParseName(rapid.SampledFrom(m.names()).Draw(t, "entry"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e
+	return e, true
 }
 
 func (m *machine) Put(t *rapid.T) {
@@ -125,7 +126,10 @@ func (m *machine) StepClock(t *rapid.T) {
 }
 
 func (m *machine) Done(t *rapid.T) {
-	e := m.any(t)
+	e, ok := m.any(t)
+	if !ok {
+		return
+	}
 	if err := m.w.Done(e); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +137,10 @@ func (m *machine) Done(t *rapid.T) {
 }
 
 func (m *machine) Quarantine(t *rapid.T) {
-	e := m.any(t)
+	e, ok := m.any(t)
+	if !ok {
+		return
+	}
 	if err := m.w.Quarantine(e, errors.New("because")); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +149,10 @@ func (m *machine) Quarantine(t *rapid.T) {
 }
 
 func (m *machine) RemovedByAnother(t *rapid.T) {
-	e := m.any(t)
+	e, ok := m.any(t)
+	if !ok {
+		return
+	}
 	if err := os.Remove(filepath.Join(m.dir, e.Name)); err != nil {
 		t.Fatal(err)
 	}
