@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -18,7 +19,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
-	"github.com/ducompsoc/durhack-deployer/internal/redistest"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -251,13 +251,10 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 }
 
 func TestALockServerThatAnswers(t *testing.T) {
-	server, err := redistest.Start(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Kill()
+	server := miniredis.RunT(t)
+	server.RequireAuth("correct-horse")
 	s := newSite(t)
-	s.extra = fmt.Sprintf("[lock]\nurl = %q", server.URL())
+	s.extra = fmt.Sprintf("[lock]\nurl = \"redis://:correct-horse@%s\"", server.Addr())
 	if lines := s.findings(t); !has(lines, "ok lock", "answers") {
 		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
