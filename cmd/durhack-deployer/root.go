@@ -173,14 +173,16 @@ func (c *cli) config() (*config.Config, error) {
 	return config.Load(paths, os.Getenv)
 }
 
-// logger writes to standard error: text for a terminal or a file, and without
-// time stamps under systemd, whose journal has its own.
+// logger writes to standard error: text for a terminal or a file, and for systemd's
+// journal, which has its own times, with priorities instead.
 func (c *cli) logger(level slog.Level) *slog.Logger {
 	if c.verbose {
 		level = slog.LevelDebug
 	}
 	opts := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
+	w := c.err
+	if isJournal(w) {
+		w = journalWriter{w}
 		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
@@ -188,7 +190,7 @@ func (c *cli) logger(level slog.Level) *slog.Logger {
 			return a
 		}
 	}
-	return slog.New(slog.NewTextHandler(c.err, opts))
+	return slog.New(slog.NewTextHandler(w, opts))
 }
 
 // usageTemplate is cobra's, without what a reader does not need: the usage line

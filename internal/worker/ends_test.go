@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -209,4 +210,25 @@ func TestBoundedTextFitsAnEvent(t *testing.T) {
 			t.Fatalf("a short text was changed: %q to %q", clean, got)
 		}
 	})
+}
+
+func TestTellWarnsOfAFailedRunWithStepAndExitCode(t *testing.T) {
+	t.Parallel()
+	code := 3
+	for want, end := range map[string]eventlog.Data{
+		`level=WARN msg=failed delivery=d attempt=2 commit=c step=build error="exit status 3" run_log=/runs/d-2.log exit_code=3`: eventlog.Failed{Step: "build", Error: "exit status 3", ExitCode: &code},
+		`level=WARN msg=failed delivery=d attempt=2 commit=c step=build error=killed run_log=/runs/d-2.log signal=SIGKILL`:       eventlog.Failed{Step: "build", Error: "killed", Signal: "SIGKILL"},
+		`level=INFO msg=deployed delivery=d attempt=2 commit=c`:                                                                  eventlog.Deployed{},
+	} {
+		if f, ok := end.(eventlog.Failed); ok {
+			f.RunLog = "/runs/d-2.log"
+			end = f
+		}
+		var out strings.Builder
+		w := &Worker{o: Options{Logger: slog.New(slog.NewTextHandler(&out, nil))}}
+		w.tell(run{deliveryID: "d", attempt: 2, started: eventlog.Started{Commit: "c"}}, end)
+		if _, got, _ := strings.Cut(strings.TrimSpace(out.String()), " "); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
 }

@@ -64,13 +64,31 @@ func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data) erro
 		return fmt.Errorf("append the end of %s attempt %d: %w", r.deliveryID, r.attempt, err)
 	}
 	removeResult(r.started.RunLog)
-	for _, e := range events {
+	for i, e := range events {
 		if err := w.seen.apply(e); err != nil {
 			return err
 		}
-		w.o.Logger.Info(string(e.Type), "delivery", r.deliveryID, "attempt", r.attempt, "commit", r.started.Commit)
+		w.tell(r, end[i])
 	}
 	return nil
+}
+
+// tell logs an end of a run; a failed one is a warning that says where to look.
+func (w *Worker) tell(r run, end eventlog.Data) {
+	log := w.o.Logger.With("delivery", r.deliveryID, "attempt", r.attempt, "commit", r.started.Commit)
+	failed, ok := end.(eventlog.Failed)
+	if !ok {
+		log.Info(string(end.EventType()))
+		return
+	}
+	how := []any{"step", failed.Step, "error", failed.Error, "run_log", failed.RunLog}
+	if failed.ExitCode != nil {
+		how = append(how, "exit_code", *failed.ExitCode)
+	}
+	if failed.Signal != "" {
+		how = append(how, "signal", failed.Signal)
+	}
+	log.Warn("failed", how...)
 }
 
 func (w *Worker) fence(position int64) *eventlog.Fence {
