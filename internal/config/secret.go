@@ -50,10 +50,14 @@ func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() +
 func (t table) secrets() []Secret {
 	var list []Secret
 	var placeholder *node
-	add := func(secret Secret) {
-		if !slices.Contains(list, secret) {
-			list = append(list, secret)
-			t.hide(secret.Reveal())
+	add := func(secret Secret, at position, key, what string) {
+		if slices.Contains(list, secret) {
+			return
+		}
+		list = append(list, secret)
+		t.hide(secret.Reveal())
+		if odd := oddity(secret.Reveal()); odd != "" {
+			t.warn(at, key, what+" "+odd+": it counts as part of the secret, so signatures match only if GitHub has it, too; write the secret alone, on one line")
 		}
 	}
 	const token, file = "webhook_secret_token", "webhook_secret_file"
@@ -65,7 +69,7 @@ func (t table) secrets() []Secret {
 		case text == samplePlaceholder:
 			placeholder = nodes[i]
 		default:
-			add(Secret(text))
+			add(Secret(text), nodes[i].at, token, token)
 		}
 	}
 	if n := t.get(token); n != nil {
@@ -82,7 +86,7 @@ func (t table) secrets() []Secret {
 			t.fail(nodes[i], file, fmt.Sprintf("%s %q cannot be used: %s", file, path, reason(err)), secretFileAdvice(err))
 			continue
 		}
-		add(secret)
+		add(secret, nodes[i].at, file, fmt.Sprintf("%s %q", file, path))
 	}
 	if n := t.get(file); n != nil {
 		t.record(file, paths, n)
@@ -95,7 +99,7 @@ func (t table) secrets() []Secret {
 }
 
 // credential adds what systemd passes with LoadCredential=webhook_secret:... .
-func (t table) credential(add func(Secret)) {
+func (t table) credential(add func(secret Secret, at position, key, what string)) {
 	dir := t.env("CREDENTIALS_DIRECTORY")
 	if !filepath.IsAbs(dir) {
 		return
@@ -104,12 +108,26 @@ func (t table) credential(add func(Secret)) {
 	secret, err := readSecretFile(path)
 	switch {
 	case err == nil:
-		add(secret)
+		add(secret, position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q", path))
 		t.values = append(t.values, Value{Key: "webhook_secret", Value: masked, Source: "credential"})
 	case errors.Is(err, fs.ErrNotExist): // the unit passes other credentials
 	default:
 		t.failAt(position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q cannot be used: %s", path, reason(err)), secretFileAdvice(err))
 	}
+}
+
+// oddity says what a secret holds that was hardly meant to belong to it: what
+// editors and shells add, and a form on a web page takes away.
+func oddity(secret string) string {
+	switch {
+	case strings.HasPrefix(secret, "\uFEFF"):
+		return "begins with a byte order mark"
+	case strings.ContainsAny(secret, "\r\n"):
+		return "has more than one line"
+	case strings.TrimSpace(secret) != secret:
+		return "begins or ends with a blank"
+	}
+	return ""
 }
 
 func secretFileAdvice(err error) string {

@@ -167,6 +167,41 @@ func TestSecretsComeFromThreePlacesAtOnce(t *testing.T) {
 	}
 }
 
+func TestSecretsThatHoldMoreThanTheSecretAreWarnedOf(t *testing.T) {
+	dir := t.TempDir()
+	for content, want := range map[string]string{
+		"s3cret":         "",
+		"s3cret\r\n":     "",
+		"s3cret \n":      "begins or ends with a blank",
+		"\ts3cret":       "begins or ends with a blank",
+		"s3cret\u00a0":   "begins or ends with a blank",
+		"\uFEFFs3cret\n": "begins with a byte order mark",
+		"s3cret\nold\n":  "has more than one line",
+		"s3cret\r\nold":  "has more than one line",
+	} {
+		file := write(t, filepath.Join(dir, "webhook_secret"), content)
+		for what, load := range map[string]func() (*Config, error){
+			`a.toml:1: webhook_secret_file "` + file + `" `: func() (*Config, error) { return parse(environment(), `webhook_secret_file = "`+file+`"`) },
+			`the systemd credential "` + file + `" `:        func() (*Config, error) { return parse(environment("CREDENTIALS_DIRECTORY", dir)) },
+		} {
+			c, err := load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, w := range c.Warnings {
+				got = append(got, w.String())
+			}
+			if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], what+want)) {
+				t.Errorf("%q: warnings are %q, want %q", content, got, what+want)
+			}
+		}
+	}
+	if c := mustParse(t, `webhook_secret_token = ["right", "blank "]`); len(c.Warnings) != 1 || c.Warnings[0].Line != 1 {
+		t.Errorf("tokens: warnings are %q, want one", c.Warnings)
+	}
+}
+
 func TestAPipeAsSecretDoesNotHang(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
