@@ -63,6 +63,15 @@ type HostPort struct {
 // String returns "host:port", with an IPv6 address in brackets.
 func (h HostPort) String() string { return net.JoinHostPort(h.Host, strconv.Itoa(h.Port)) }
 
+// Network is what to listen on: 0.0.0.0 means IPv4 alone, where Go takes it for
+// every address of both kinds.
+func (h HostPort) Network() string {
+	if net.ParseIP(h.Host).To4() != nil {
+		return "tcp4"
+	}
+	return "tcp"
+}
+
 // ProxyFix counts the proxies in front whose X-Forwarded-For and
 // X-Forwarded-Proto may be believed; 0 believes none.
 type ProxyFix struct{ XFor, XProto int }

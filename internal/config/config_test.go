@@ -425,3 +425,13 @@ func TestPlaceholderSecretIsNone(t *testing.T) {
 		t.Errorf("both: %d secrets, %v", len(both.Secrets), both.Warnings)
 	}
 }
+
+func TestUnspecifiedIPv4AddressMeansIPv4Alone(t *testing.T) {
+	for host, want := range map[string]string{
+		"0.0.0.0": "tcp4", "127.0.0.1": "tcp4", "::": "tcp", "::1": "tcp", "localhost": "tcp", "": "tcp",
+	} {
+		if got := (HostPort{Host: host}).Network(); got != want {
+			t.Errorf("%q listens on %s, want %s", host, got, want)
+		}
+	}
+}

@@ -138,7 +138,7 @@ func newListener(ctx context.Context, o Options, main *queue.Queue) (func(contex
 		return nil, err
 	}
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", o.Config.Listen.String())
+	l, err := lc.Listen(ctx, o.Config.Listen.Network(), o.Config.Listen.String())
 	if err != nil {
 		return nil, fmt.Errorf("listen for webhooks on %s ([listen] host, port): %w", o.Config.Listen, err)
 	}

@@ -95,7 +95,7 @@ func (c *condition) now() (phase, why string, store *Store, p *projections.Proje
 func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Context) error, error) {
 	addr := o.Config.Admin
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr.String())
+	l, err := lc.Listen(ctx, addr.Network(), addr.String())
 	if err != nil {
 		if !o.Config.AdminSet && errors.Is(err, syscall.EADDRINUSE) {
 			o.Logger.Warn("no admin pages: the default address is in use; set [admin] port, or 0 to let the system choose", "addr", addr.String())
