@@ -44,16 +44,6 @@ type Fence struct {
 	Position             int64
 }
 
-// ofRun says whether a fence counts events of the type. The index events_runs
-// and its lookup name the same ones.
-func ofRun(t Type) bool {
-	switch t {
-	case TypeStarted, TypeDeployed, TypeFailed, TypeInterrupted:
-		return true
-	}
-	return false
-}
-
 // Payload is the raw body of a delivery.
 type Payload struct {
 	// Digest is hex SHA-256 of Salt followed by Body.

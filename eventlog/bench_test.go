@@ -19,7 +19,7 @@ func deliveryGroups(id string) []Group {
 	deployment := "app-" + id[len(id)-1:]
 	forwarded := Transition{
 		Instance: "test", DeliveryID: id, Deployment: deployment, Attempt: 1, Actor: "octocat",
-		Data: Forwarded{Branch: "main", Commit: "0123456789012345678901234567890123456789", Rule: "branch main of ducompsoc/durhack", ConfigDigest: "d1"},
+		Data: Forwarded{Order: Order{Branch: "main", Commit: "0123456789012345678901234567890123456789", Rule: "branch main of ducompsoc/durhack", ConfigDigest: "d1"}},
 	}
 	return []Group{group(received(id), forwarded), group(started(id, deployment, 1)), group(deployed(id, deployment, 1))}
 }

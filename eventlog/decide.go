@@ -61,7 +61,7 @@ func decide(s snapshot, ids idSource, requests []*request) decision {
 		for _, e := range fresh {
 			s.existing[identityOf(e)] = e
 			s.position, s.at = e.Position, e.RecordedAt
-			if ofRun(e.Type) {
+			if kinds.find(e.Type).ofRun {
 				s.runs[deploymentKey{e.Instance, e.DeploymentSlug()}] = e.Position
 			}
 		}
@@ -89,7 +89,7 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 			}
 		}
 		if ok {
-			if stored.Actor != row.actor || !history(upcasts).same(stored, row.data) {
+			if stored.Actor != row.actor || !kinds.same(stored, row.data) {
 				return nil, nil, &ConflictError{Stored: stored, Actor: row.actor, Data: row.data}
 			}
 			events = append(events, stored)

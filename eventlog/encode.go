@@ -39,66 +39,19 @@ func encodeTransition(t Transition) (row, error) {
 	if t.Data == nil {
 		return row{}, fmt.Errorf("transition of delivery %q has no data", t.DeliveryID)
 	}
-	data, err := withVersion(t.Data)
+	data, err := Encode(t.Data)
 	if err != nil {
-		return row{}, err
-	}
-	body, err := json.Marshal(data)
-	if err != nil {
-		return row{}, fmt.Errorf("encode %s of delivery %q: %w", data.EventType(), t.DeliveryID, err)
+		return row{}, fmt.Errorf("transition of delivery %q: %w", t.DeliveryID, err)
 	}
 	return row{
 		identity: identity{
-			deliveryID: clean(t.DeliveryID), instance: clean(t.Instance), typ: data.EventType(),
+			deliveryID: clean(t.DeliveryID), instance: clean(t.Instance), typ: t.Data.EventType(),
 			deployment: clean(t.Deployment), attempt: t.Attempt,
 		},
 		actor:  cut(clean(t.Actor), maxActor),
-		data:   body,
-		bodies: bodiesOf(data),
+		data:   data,
+		bodies: bodiesOf(t.Data),
 	}, nil
-}
-
-// withVersion returns the data as a value that carries the schema version which
-// this binary writes, so that nothing is stored that Decode would refuse.
-func withVersion(data Data) (Data, error) {
-	switch d := data.(type) {
-	case Received:
-		d.V = CurrentVersion(TypeReceived)
-		return d, nil
-	case Redelivered:
-		d.V = CurrentVersion(TypeRedelivered)
-		return d, nil
-	case Forwarded:
-		d.V = CurrentVersion(TypeForwarded)
-		return d, nil
-	case Voided:
-		d.V = CurrentVersion(TypeVoided)
-		return d, nil
-	case Started:
-		d.V = CurrentVersion(TypeStarted)
-		return d, nil
-	case Deployed:
-		d.V = CurrentVersion(TypeDeployed)
-		return d, nil
-	case Failed:
-		d.V = CurrentVersion(TypeFailed)
-		return d, nil
-	case Interrupted:
-		d.V = CurrentVersion(TypeInterrupted)
-		return d, nil
-	case Replayed:
-		d.V = CurrentVersion(TypeReplayed)
-		return d, nil
-	case Redacted:
-		d.V = CurrentVersion(TypeRedacted)
-		return d, nil
-	}
-	if v := reflect.ValueOf(data); v.Kind() == reflect.Pointer && !v.IsNil() {
-		if value, ok := v.Elem().Interface().(Data); ok {
-			return withVersion(value)
-		}
-	}
-	return nil, fmt.Errorf("%T is not an event of this log", data)
 }
 
 // bodiesOf lists the digests of bodies that the data names.

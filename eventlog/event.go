@@ -1,6 +1,6 @@
 // Package eventlog owns the vocabulary of the product and the append-only log
 // that holds it: one Go type per event, Append, Read and Follow. The current
-// state of everything is a fold of this log; see DESIGN sections 4 and 5.
+// state of everything is a fold of this log.
 package eventlog
 
 import (
@@ -65,7 +65,8 @@ type Transition struct {
 	Deployment string
 	Attempt    int
 	Actor      string
-	Data       Data
+	// Data is a value of one of the types of events, not a pointer to one.
+	Data Data
 }
 
 // Data is the content of one type of event.
@@ -100,7 +101,6 @@ const (
 
 // Received is the first event of every delivery: exactly one per (instance, delivery).
 type Received struct {
-	V          int    `json:"v"`
 	Event      string `json:"event"`
 	Ref        string `json:"ref,omitempty"`
 	Repository string `json:"repository,omitempty"`
@@ -118,13 +118,10 @@ type Received struct {
 	Entry string `json:"entry"`
 }
 
-// Assignment is the decision that one deployment shall run one commit. It is
-// what the materializer turns into a file of the deployment's queue.
-type Assignment struct {
-	Deployment string `json:"deployment"`
-	Attempt    int    `json:"attempt"`
-	Branch     string `json:"branch"`
-	Commit     string `json:"commit"`
+// Order is what a deployment is to run, and why.
+type Order struct {
+	Branch string `json:"branch"`
+	Commit string `json:"commit"`
 	// Rule is the configuration rule that matched, for people.
 	Rule string `json:"rule"`
 	// ConfigDigest identifies the deployment's configuration at the decision.
@@ -138,6 +135,14 @@ type Assignment struct {
 	Forced bool `json:"forced,omitempty"`
 }
 
+// Assignment is the decision that one deployment is to run one commit. It is
+// what becomes a file of the deployment's queue.
+type Assignment struct {
+	Deployment string `json:"deployment"`
+	Attempt    int    `json:"attempt"`
+	Order
+}
+
 // What was done with a redelivery.
 const (
 	ActionIgnored = "ignored"
@@ -146,7 +151,6 @@ const (
 
 // Redelivered records that a known delivery ID came again.
 type Redelivered struct {
-	V int `json:"v"`
 	// Action is ActionIgnored or ActionRetried.
 	Action      string       `json:"action"`
 	Detail      string       `json:"detail"`
@@ -162,19 +166,10 @@ type Redelivered struct {
 
 // Forwarded hands a delivery to one deployment. The event's own deployment and
 // attempt are those of the assignment.
-type Forwarded struct {
-	V            int    `json:"v"`
-	Branch       string `json:"branch"`
-	Commit       string `json:"commit"`
-	Rule         string `json:"rule"`
-	ConfigDigest string `json:"config_digest"`
-	Before       string `json:"before,omitempty"`
-	Forced       bool   `json:"forced,omitempty"`
-}
+type Forwarded struct{ Order }
 
 // Voided ends a delivery, or its part for one deployment, without a run.
 type Voided struct {
-	V      int    `json:"v"`
 	Reason Reason `json:"reason"`
 	// Detail says what would have had to be different.
 	Detail string `json:"detail"`
@@ -186,7 +181,6 @@ type Voided struct {
 // Started is appended before the first step runs; its position is the fence
 // that a result must still hold.
 type Started struct {
-	V              int      `json:"v"`
 	Commit         string   `json:"commit"`
 	PreviousCommit string   `json:"previous_commit,omitempty"`
 	Host           string   `json:"host"`
@@ -206,7 +200,6 @@ type Step struct {
 
 // Deployed ends a run that succeeded.
 type Deployed struct {
-	V              int    `json:"v"`
 	Commit         string `json:"commit"`
 	PreviousCommit string `json:"previous_commit,omitempty"`
 	Steps          []Step `json:"steps"`
@@ -218,7 +211,6 @@ type Deployed struct {
 
 // Failed ends a run that did not succeed.
 type Failed struct {
-	V              int    `json:"v"`
 	Commit         string `json:"commit"`
 	PreviousCommit string `json:"previous_commit,omitempty"`
 	// Step is the name of the step that failed.
@@ -239,7 +231,6 @@ type Failed struct {
 // Interrupted records that a run was found without an end, or was cut short by
 // a shutdown. Policy then retries it (a new attempt) or fails it.
 type Interrupted struct {
-	V      int    `json:"v"`
 	Detail string `json:"detail"`
 	// Then is "retry" or "fail".
 	Then string `json:"then"`
@@ -248,7 +239,6 @@ type Interrupted struct {
 
 // Replayed makes new attempts of a past delivery on a person's word.
 type Replayed struct {
-	V           int          `json:"v"`
 	Reason      string       `json:"reason"`
 	Deployments []Assignment `json:"deployments"`
 }
@@ -257,66 +247,9 @@ type Replayed struct {
 // the transaction that recorded it. There is at most one per delivery: no body of
 // it is stored afterwards.
 type Redacted struct {
-	V      int    `json:"v"`
 	Reason string `json:"reason"`
 	// PayloadDigests are all that the delivery's received and redelivered name.
 	PayloadDigests []string `json:"payload_digests"`
-}
-
-// EventType implements Data.
-func (Received) EventType() Type    { return TypeReceived }
-func (Redelivered) EventType() Type { return TypeRedelivered } // EventType implements Data.
-func (Forwarded) EventType() Type   { return TypeForwarded }   // EventType implements Data.
-func (Voided) EventType() Type      { return TypeVoided }      // EventType implements Data.
-func (Started) EventType() Type     { return TypeStarted }     // EventType implements Data.
-func (Deployed) EventType() Type    { return TypeDeployed }    // EventType implements Data.
-func (Failed) EventType() Type      { return TypeFailed }      // EventType implements Data.
-func (Interrupted) EventType() Type { return TypeInterrupted } // EventType implements Data.
-func (Replayed) EventType() Type    { return TypeReplayed }    // EventType implements Data.
-func (Redacted) EventType() Type    { return TypeRedacted }    // EventType implements Data.
-
-// Decode returns the event's data as its Go type (a value, not a pointer); data
-// of an older schema version are led up to the current one first. An unknown type
-// or schema version is an *UnknownEventError: no reader may skip what it does
-// not understand.
-func (e Event) Decode() (Data, error) { return decodeBy(upcasts, e) }
-
-func decodeBy(h history, e Event) (Data, error) {
-	switch e.Type {
-	case TypeReceived:
-		return decode[Received](h, e)
-	case TypeRedelivered:
-		return decode[Redelivered](h, e)
-	case TypeForwarded:
-		return decode[Forwarded](h, e)
-	case TypeVoided:
-		return decode[Voided](h, e)
-	case TypeStarted:
-		return decode[Started](h, e)
-	case TypeDeployed:
-		return decode[Deployed](h, e)
-	case TypeFailed:
-		return decode[Failed](h, e)
-	case TypeInterrupted:
-		return decode[Interrupted](h, e)
-	case TypeReplayed:
-		return decode[Replayed](h, e)
-	case TypeRedacted:
-		return decode[Redacted](h, e)
-	}
-	return nil, &UnknownEventError{Position: e.Position, Type: e.Type}
-}
-
-func decode[T Data](h history, e Event) (Data, error) {
-	raw, err := h.lift(e)
-	if err != nil {
-		return nil, err
-	}
-	var data T
-	if err := json.Unmarshal(raw, &data); err != nil {
-		return nil, fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
-	}
-	return data, nil
 }
 
 // UnknownEventError says that this binary is older than the event.
@@ -348,10 +281,7 @@ func (e Event) Assignments() ([]Assignment, error) {
 	}
 	switch d := data.(type) {
 	case Forwarded:
-		return []Assignment{{
-			Deployment: e.DeploymentSlug(), Attempt: e.Attempt, Branch: d.Branch,
-			Commit: d.Commit, Rule: d.Rule, ConfigDigest: d.ConfigDigest, Before: d.Before, Forced: d.Forced,
-		}}, nil
+		return []Assignment{{Deployment: e.DeploymentSlug(), Attempt: e.Attempt, Order: d.Order}}, nil
 	case Redelivered:
 		return d.Deployments, nil
 	case Replayed:

@@ -6,18 +6,6 @@ import (
 	"strings"
 )
 
-// Types lists the types of events that this binary knows, in the order of a
-// delivery's life.
-func Types() []Type {
-	return []Type{
-		TypeReceived, TypeRedelivered, TypeForwarded, TypeVoided, TypeStarted,
-		TypeDeployed, TypeFailed, TypeInterrupted, TypeReplayed, TypeRedacted,
-	}
-}
-
-// Known says whether this binary knows the type.
-func Known(t Type) bool { return slices.Contains(Types(), t) }
-
 // Match says whether the filter chooses e; Limit and Newest, which are about
 // many events, aside.
 func (f Filter) Match(e Event) bool {

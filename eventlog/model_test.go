@@ -68,22 +68,22 @@ func genTransition(instance string) *rapid.Generator[Transition] {
 		}
 		commit := rapid.SampledFrom([]string{"c1", "c1", "c1", "c2"}).Draw(t, "commit")
 		if rapid.Bool().Draw(t, "whole delivery") {
-			tr.Data = Received{V: 1, Commit: commit}
+			tr.Data = Received{Commit: commit}
 			return tr
 		}
 		tr.Deployment = rapid.SampledFrom([]string{"web", "api"}).Draw(t, "deployment")
 		tr.Attempt = rapid.IntRange(1, 3).Draw(t, "attempt")
 		switch rapid.IntRange(0, 4).Draw(t, "type") {
 		case 0:
-			tr.Data = Forwarded{V: 1, Commit: commit}
+			tr.Data = Forwarded{Order: Order{Commit: commit}}
 		case 1:
-			tr.Data = Started{V: 1, Commit: commit}
+			tr.Data = Started{Commit: commit}
 		case 2:
-			tr.Data = Failed{V: 1, Commit: commit}
+			tr.Data = Failed{Commit: commit}
 		case 3:
-			tr.Data = Interrupted{V: 1, Detail: commit}
+			tr.Data = Interrupted{Detail: commit}
 		default:
-			tr.Data = Deployed{V: 1, Commit: commit}
+			tr.Data = Deployed{Commit: commit}
 		}
 		return tr
 	})

@@ -8,19 +8,18 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
 )
 
-// older is a history in which `interrupted` is at its version 3: version 1 had
+// older is a vocabulary in which `interrupted` is at its version 3: version 1 had
 // the detail under another name, and version 2 said "again" for "retry".
-func older(t Type) []upcast {
-	if t != TypeInterrupted {
-		return nil
-	}
-	return []upcast{
+func older() vocabulary {
+	v := slices.Clone(kinds)
+	v.find(TypeInterrupted).upcasts = []upcast{
 		func(data json.RawMessage) (json.RawMessage, error) {
 			var old struct{ Why, Then, Step string }
 			if err := json.Unmarshal(data, &old); err != nil {
@@ -33,24 +32,24 @@ func older(t Type) []upcast {
 			if err := json.Unmarshal(data, &next); err != nil {
 				return nil, err
 			}
-			next.V = 3
 			if next.Then == "again" {
 				next.Then = "retry"
 			}
-			return json.Marshal(next)
+			return v.encode(next)
 		},
 	}
+	return v
 }
 
 func TestOlderVersionsAreLedToTheCurrentOne(t *testing.T) {
-	want := Interrupted{V: 3, Detail: "gone", Then: "retry", Step: "build"}
+	want := Interrupted{Detail: "gone", Then: "retry", Step: "build"}
 	for _, data := range []string{
 		`{"v":1,"why":"gone","then":"again","step":"build"}`,
 		`{"v":2,"detail":"gone","then":"again","step":"build"}`,
 		`{"v":3,"detail":"gone","then":"retry","step":"build"}`,
 	} {
 		e := Event{Position: 7, Type: TypeInterrupted, Data: json.RawMessage(data)}
-		got, err := decodeBy(older, e)
+		got, err := older().decode(e)
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s was read as %+v, %v", data, got, err)
 		}
@@ -58,18 +57,18 @@ func TestOlderVersionsAreLedToTheCurrentOne(t *testing.T) {
 			t.Errorf("%s was changed into %s", data, e.Data)
 		}
 		// Appended again by a binary of today, it is the same transition.
-		current, err := json.Marshal(want)
+		current, err := older().encode(want)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !history(older).same(e, current) {
+		if !older().same(e, current) {
 			t.Errorf("%s is taken for another event than %s", data, current)
 		}
-		other, err := json.Marshal(Interrupted{V: 3, Detail: "gone", Then: "fail", Step: "build"})
+		other, err := older().encode(Interrupted{Detail: "gone", Then: "fail", Step: "build"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if history(older).same(e, other) {
+		if older().same(e, other) {
 			t.Errorf("%s is taken for the same event as %s", data, other)
 		}
 	}
@@ -84,14 +83,14 @@ func TestVersionsOutsideTheHistoryAreRefused(t *testing.T) {
 		{TypeInterrupted, `{"v":4}`, 4}, {TypeInterrupted, `{"v":0}`, 0}, {TypeInterrupted, `{}`, 0},
 		{TypeInterrupted, `{"v":-1}`, -1}, {TypeStarted, `{"v":2}`, 2},
 	} {
-		_, err := decodeBy(older, Event{Position: 7, Type: c.typ, Data: json.RawMessage(c.data)})
+		_, err := older().decode(Event{Position: 7, Type: c.typ, Data: json.RawMessage(c.data)})
 		var unknown *UnknownEventError
 		if !errors.As(err, &unknown) || unknown.Version != c.want || unknown.Position != 7 {
 			t.Errorf("%s %s: %v", c.typ, c.data, err)
 		}
 	}
 	// An upcast that cannot read the data says at which position, and is no panic.
-	_, err := decodeBy(older, Event{Position: 7, Type: TypeInterrupted, Data: json.RawMessage(`{"v":1,"why":5}`)})
+	_, err := older().decode(Event{Position: 7, Type: TypeInterrupted, Data: json.RawMessage(`{"v":1,"why":5}`)})
 	var wrong *json.UnmarshalTypeError
 	if !errors.As(err, &wrong) {
 		t.Errorf("got %v, want the error of the upcast", err)
@@ -109,7 +108,7 @@ func TestRepeatedAcrossVersions(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := Event{Type: TypeInterrupted, Data: raw}
-		decoded, err := decodeBy(older, e)
+		decoded, err := older().decode(e)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,11 +116,11 @@ func TestRepeatedAcrossVersions(t *testing.T) {
 		if rapid.Bool().Draw(t, "changed") {
 			d.Detail += "!"
 		}
-		again, err := json.Marshal(d)
+		again, err := older().encode(d)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := history(older).same(e, again), d.Detail == old["why"]; got != want {
+		if got, want := older().same(e, again), d.Detail == old["why"]; got != want {
 			t.Fatalf("same(%s, %s) is %t", raw, again, got)
 		}
 	})
@@ -161,7 +160,7 @@ func TestEveryVersionHasAGoldenFile(t *testing.T) {
 			t.Errorf("%s: %v", file.Name(), err)
 			continue
 		}
-		lifted, err := history(upcasts).lift(e)
+		lifted, err := kinds.lift(e)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,18 +172,18 @@ func TestEveryVersionHasAGoldenFile(t *testing.T) {
 		if !sameJSON(again.data, lifted) {
 			t.Errorf("%s is read and stored again as\n%s, not\n%s", file.Name(), again.data, lifted)
 		}
-		if version == CurrentVersion(typ) && !bytes.Equal(lifted, data) {
+		if version == kinds.find(typ).version() && !bytes.Equal(lifted, data) {
 			t.Errorf("%s is of the current version and was changed", file.Name())
 		}
 	}
 	for _, typ := range Types() {
-		for version := 1; version <= CurrentVersion(typ); version++ {
+		for version := 1; version <= kinds.find(typ).version(); version++ {
 			if !have[typ][version] {
 				t.Errorf("version %d of %s has no golden file", version, typ)
 			}
 		}
-		if len(have[typ]) != CurrentVersion(typ) {
-			t.Errorf("%s has golden files of %d versions, but is at version %d", typ, len(have[typ]), CurrentVersion(typ))
+		if len(have[typ]) != kinds.find(typ).version() {
+			t.Errorf("%s has golden files of %d versions, but is at version %d", typ, len(have[typ]), kinds.find(typ).version())
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (s *State) Apply(e *eventlog.Event) error {
 		if r.VoidedPosition != 0 {
 			s.breach(e, "forwarded, but the delivery was voided at position %d", r.VoidedPosition)
 		}
-		s.assign(e, r, eventlog.Assignment{Deployment: slug, Attempt: e.Attempt, Branch: f.branch, Commit: f.commit})
+		s.assign(e, r, eventlog.Assignment{Deployment: slug, Attempt: e.Attempt, Order: eventlog.Order{Branch: f.branch, Commit: f.commit}})
 	case eventlog.TypeRedelivered:
 		r.Redeliveries++
 		s.assignAll(e, r, f.deployments)

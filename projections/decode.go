@@ -15,7 +15,6 @@ import (
 // fields is what the fold reads of an event's data, of whatever type. The keys
 // mean the same in every type (DESIGN section 4), so one struct serves them all.
 type fields struct {
-	v              int
 	event          string
 	ref            string
 	repository     string
@@ -80,40 +79,16 @@ func (n *names) internString(s string) string {
 	return *kept
 }
 
-// decode reads e's data into f. Data of a version that the fast path does not
-// know goes through Event.Decode, which upcasts it or knows how to refuse.
+// decode reads e's data, in the current version of its type, into f.
 func (d *decoder) decode(e *eventlog.Event, f *fields) error {
-	if !known(e.Type) {
-		return &eventlog.UnknownEventError{Position: e.Position, Type: e.Type}
-	}
-	if err := d.walk(e.Data, f); err != nil {
-		return fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
-	}
-	if f.v == eventlog.CurrentVersion(e.Type) {
-		return nil
-	}
-	data, err := e.Decode()
+	data, err := e.Current()
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(data)
-	if err != nil {
-		return fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
-	}
-	if err := d.walk(b, f); err != nil {
+	if err := d.walk(data, f); err != nil {
 		return fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
 	}
 	return nil
-}
-
-func known(t eventlog.Type) bool {
-	switch t {
-	case eventlog.TypeReceived, eventlog.TypeRedelivered, eventlog.TypeForwarded,
-		eventlog.TypeVoided, eventlog.TypeStarted, eventlog.TypeDeployed,
-		eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed, eventlog.TypeRedacted:
-		return true
-	}
-	return false
 }
 
 func (d *decoder) walk(b []byte, f *fields) error {
@@ -121,10 +96,6 @@ func (d *decoder) walk(b []byte, f *fields) error {
 	return walkObject(b, func(key, value []byte) error {
 		var err error
 		switch string(key) {
-		case "v":
-			var v int64
-			v, err = integer(value)
-			f.v = int(v)
 		case "event":
 			f.event, err = text(value, &d.names)
 		case "ref":

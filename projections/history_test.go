@@ -1,7 +1,6 @@
 package projections
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"testing"
@@ -36,7 +35,7 @@ func (r *recorder) add(instance, delivery, slug string, attempt int, actor strin
 		r.seen = make(map[string]bool)
 	}
 	r.seen[identity] = true
-	b, err := json.Marshal(data)
+	b, err := eventlog.Encode(data)
 	if err != nil {
 		panic(err)
 	}
@@ -55,13 +54,13 @@ func (r *recorder) add(instance, delivery, slug string, attempt int, actor strin
 
 func (r *recorder) received(instance, delivery string, n int) {
 	r.add(instance, delivery, "", 1, "octocat", eventlog.Received{
-		V: 1, Event: "push", Ref: "refs/heads/main", Repository: "octo/app", Commit: commitOf(n),
+		Event: "push", Ref: "refs/heads/main", Repository: "octo/app", Commit: commitOf(n),
 		ReceivedAt: epochOfTests.Add(time.Duration(n) * 1234567 * time.Nanosecond), PayloadDigest: "d", Source: eventlog.SourceGitHub,
 	})
 }
 
 func forwarded(n int) eventlog.Forwarded {
-	return eventlog.Forwarded{V: 1, Branch: "main", Commit: commitOf(n), Rule: "octo/app refs/heads/main"}
+	return eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commitOf(n), Rule: "octo/app refs/heads/main"}}
 }
 
 // run is a part of a delivery, as an independent model of the rules has it.
@@ -151,7 +150,7 @@ func (w *world) arrive(t *rapid.T) {
 	parts := rapid.SliceOfDistinct(rapid.SampledFrom(slugs), rapid.ID[string]).Draw(t, "parts")
 	if len(parts) == 0 {
 		w.voided[instance+" "+id] = true
-		w.add(instance, id, "", 1, "octocat", eventlog.Voided{V: 1, Reason: eventlog.ReasonNoDeployment, Detail: "none"})
+		w.add(instance, id, "", 1, "octocat", eventlog.Voided{Reason: eventlog.ReasonNoDeployment, Detail: "none"})
 		return
 	}
 	for _, slug := range parts {
@@ -174,19 +173,17 @@ func (w *world) again(t *rapid.T) {
 			return r.instance == instance && r.delivery == id && r.slug == slug && r.state != "done"
 		})
 		if !open {
-			list = append(list, eventlog.Assignment{
-				Deployment: slug, Attempt: w.highest(instance, id) + 1, Branch: "main", Commit: commitOf(w.redelivery),
-			})
+			list = append(list, eventlog.Assignment{Deployment: slug, Attempt: w.highest(instance, id) + 1, Order: eventlog.Order{Branch: "main", Commit: commitOf(w.redelivery)}})
 		}
 	}
 	if len(list) == 0 || rapid.Bool().Draw(t, "ignored") {
-		w.add(instance, id, "", w.redelivery, "octocat", eventlog.Redelivered{V: 1, Action: eventlog.ActionIgnored, Detail: "known"})
+		w.add(instance, id, "", w.redelivery, "octocat", eventlog.Redelivered{Action: eventlog.ActionIgnored, Detail: "known"})
 		return
 	}
 	if rapid.Bool().Draw(t, "replayed") {
-		w.add(instance, id, "", w.redelivery, "ada", eventlog.Replayed{V: 1, Reason: "again", Deployments: list})
+		w.add(instance, id, "", w.redelivery, "ada", eventlog.Replayed{Reason: "again", Deployments: list})
 	} else {
-		w.add(instance, id, "", w.redelivery, "octocat", eventlog.Redelivered{V: 1, Action: eventlog.ActionRetried, Deployments: list})
+		w.add(instance, id, "", w.redelivery, "octocat", eventlog.Redelivered{Action: eventlog.ActionRetried, Deployments: list})
 	}
 	delete(w.voided, key)
 	for _, a := range list {
@@ -208,7 +205,7 @@ func (w *world) start(t *rapid.T) {
 	}
 	r.state = "running"
 	w.add(r.instance, r.delivery, r.slug, r.attempt, "worker", eventlog.Started{
-		V: 1, Commit: commitOf(r.commit), PreviousCommit: commitOf(w.live[r.instance+r.slug]), Host: "h", Plan: []string{"fetch"},
+		Commit: commitOf(r.commit), PreviousCommit: commitOf(w.live[r.instance+r.slug]), Host: "h", Plan: []string{"fetch"},
 	})
 }
 
@@ -229,22 +226,22 @@ func (w *world) end(t *rapid.T) {
 		if r.state == "retry" {
 			r.attempt = w.highest(r.instance, r.delivery) + 1
 		}
-		finish("voided", eventlog.Voided{V: 1, Reason: eventlog.ReasonSuperseded, Detail: "newer", SupersededBy: "other"})
+		finish("voided", eventlog.Voided{Reason: eventlog.ReasonSuperseded, Detail: "newer", SupersededBy: "other"})
 		return
 	}
 	code := 3
-	failed := eventlog.Failed{V: 1, Commit: commitOf(r.commit), Step: "build", ExitCode: &code, Error: "exit 3", DurationMS: 12}
+	failed := eventlog.Failed{Commit: commitOf(r.commit), Step: "build", ExitCode: &code, Error: "exit 3", DurationMS: 12}
 	switch rapid.IntRange(0, 4).Draw(t, "end") {
 	case 0:
 		finish("failed", failed)
 	case 1:
 		r.state = "retry"
-		w.add(r.instance, r.delivery, r.slug, r.attempt, "worker", eventlog.Interrupted{V: 1, Detail: "killed", Then: "retry", Step: "build"})
+		w.add(r.instance, r.delivery, r.slug, r.attempt, "worker", eventlog.Interrupted{Detail: "killed", Then: "retry", Step: "build"})
 	case 2:
-		w.add(r.instance, r.delivery, r.slug, r.attempt, "worker", eventlog.Interrupted{V: 1, Detail: "killed", Then: "fail"})
+		w.add(r.instance, r.delivery, r.slug, r.attempt, "worker", eventlog.Interrupted{Detail: "killed", Then: "fail"})
 		finish("failed", failed)
 	default:
-		finish("deployed", eventlog.Deployed{V: 1, Commit: commitOf(r.commit), Steps: []eventlog.Step{{Name: "fetch", DurationMS: 2, Result: "ok"}}, DurationMS: 99})
+		finish("deployed", eventlog.Deployed{Commit: commitOf(r.commit), Steps: []eventlog.Step{{Name: "fetch", DurationMS: 2, Result: "ok"}}, DurationMS: 99})
 		w.live[r.instance+r.slug] = r.commit
 	}
 }
@@ -339,17 +336,17 @@ func (w *world) chaos(t *rapid.T) {
 	hostile := rapid.SampledFrom([]string{"", "a\x00b", "<script>\n\"\\\u2028", "\xff", "'; drop table"}).Draw(t, "text")
 	w.add(instance, id, slug, n, "x", rapid.SampledFrom([]eventlog.Data{
 		forwarded(n),
-		eventlog.Started{V: 1, Commit: commitOf(n), Host: hostile},
-		eventlog.Deployed{V: 1, Commit: commitOf(n)},
-		eventlog.Failed{V: 1, Step: hostile, ExitCode: &code, Error: hostile},
-		eventlog.Interrupted{V: 1, Then: "retry", Detail: hostile},
-		eventlog.Voided{V: 1, Reason: eventlog.ReasonStale, Detail: hostile},
+		eventlog.Started{Commit: commitOf(n), Host: hostile},
+		eventlog.Deployed{Commit: commitOf(n)},
+		eventlog.Failed{Step: hostile, ExitCode: &code, Error: hostile},
+		eventlog.Interrupted{Then: "retry", Detail: hostile},
+		eventlog.Voided{Reason: eventlog.ReasonStale, Detail: hostile},
 	}).Draw(t, "part"))
 	w.add(instance, id, "", n, "x", rapid.SampledFrom([]eventlog.Data{
-		eventlog.Received{V: 1, Event: hostile},
-		eventlog.Voided{V: 1, Reason: eventlog.ReasonPing, Detail: hostile},
-		eventlog.Redelivered{V: 1, Action: eventlog.ActionRetried, Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: n, Branch: hostile}}},
-		eventlog.Replayed{V: 1, Deployments: []eventlog.Assignment{{Deployment: hostile, Attempt: n}, {Deployment: slug, Attempt: n + 1}}},
+		eventlog.Received{Event: hostile},
+		eventlog.Voided{Reason: eventlog.ReasonPing, Detail: hostile},
+		eventlog.Redelivered{Action: eventlog.ActionRetried, Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: n, Order: eventlog.Order{Branch: hostile}}}},
+		eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: hostile, Attempt: n}, {Deployment: slug, Attempt: n + 1}}},
 	}).Draw(t, "whole"))
 }
 

@@ -111,7 +111,7 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 		odd.add("odd", fmt.Sprintf("p%d", n), "web", 1, "x", forwarded(n))
 	}
 	for n := range maxOpen + 500 {
-		odd.add("odd", fmt.Sprintf("o%d", n), "", 7, "x", eventlog.Redelivered{V: 1, Action: eventlog.ActionIgnored})
+		odd.add("odd", fmt.Sprintf("o%d", n), "", 7, "x", eventlog.Redelivered{Action: eventlog.ActionIgnored})
 	}
 	for n := range 200 {
 		odd.received("odd", fmt.Sprintf("o%d", n), n)

@@ -191,7 +191,7 @@ func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	}
 	_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
 		Instance: cfg.Instance, DeliveryID: id, Attempt: p.attempt(), Actor: actor(),
-		Data: eventlog.Replayed{V: eventlog.CurrentVersion(eventlog.TypeReplayed), Reason: strings.TrimSpace(o.reason), Deployments: p.runs},
+		Data: eventlog.Replayed{Reason: strings.TrimSpace(o.reason), Deployments: p.runs},
 	}}})
 	if err != nil {
 		return fmt.Errorf("append the replay of %s: %w", id, err)

@@ -94,22 +94,21 @@ func anyText() *rapid.Generator[string] {
 func anyEvent(t *rapid.T) eventlog.Event {
 	text := anyText()
 	draw := func(name string) string { return text.Draw(t, name) }
-	assignments := []eventlog.Assignment{{Deployment: draw("slug"), Attempt: 2, Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")}}
+	assignments := []eventlog.Assignment{{Deployment: draw("slug"), Attempt: 2, Order: eventlog.Order{Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")}}}
 	code := 3
 	steps := []eventlog.Step{{Name: draw("step"), Result: draw("result"), DurationMS: 5}}
-	const v = 1
 	data := rapid.SampledFrom([]eventlog.Data{
-		eventlog.Received{V: v, Event: draw("event"), Ref: draw("ref"), Repository: draw("repository"), Commit: draw("commit"), Source: eventlog.Source(draw("source"))},
-		eventlog.Redelivered{V: v, Action: draw("action"), Detail: draw("detail"), Deployments: assignments},
-		eventlog.Forwarded{V: v, Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")},
-		eventlog.Voided{V: v, Reason: eventlog.Reason(draw("reason")), Detail: draw("detail"), Commit: draw("commit")},
-		eventlog.Started{V: v, Commit: draw("commit"), PreviousCommit: draw("previous"), Host: draw("host"), Plan: []string{draw("plan"), draw("plan")}, RunLog: draw("log")},
-		eventlog.Deployed{V: v, Commit: draw("commit"), Steps: steps, RunLog: draw("log")},
-		eventlog.Failed{V: v, Step: draw("step"), Error: draw("error"), OutputTail: draw("tail"), Signal: draw("signal"), ExitCode: &code, Steps: steps, RunLog: draw("log")},
-		eventlog.Interrupted{V: v, Detail: draw("detail"), Then: draw("then"), Step: draw("step")},
-		eventlog.Replayed{V: v, Reason: draw("reason"), Deployments: assignments},
+		eventlog.Received{Event: draw("event"), Ref: draw("ref"), Repository: draw("repository"), Commit: draw("commit"), Source: eventlog.Source(draw("source"))},
+		eventlog.Redelivered{Action: draw("action"), Detail: draw("detail"), Deployments: assignments},
+		eventlog.Forwarded{Order: eventlog.Order{Branch: draw("branch"), Commit: draw("commit"), Rule: draw("rule")}},
+		eventlog.Voided{Reason: eventlog.Reason(draw("reason")), Detail: draw("detail"), Commit: draw("commit")},
+		eventlog.Started{Commit: draw("commit"), PreviousCommit: draw("previous"), Host: draw("host"), Plan: []string{draw("plan"), draw("plan")}, RunLog: draw("log")},
+		eventlog.Deployed{Commit: draw("commit"), Steps: steps, RunLog: draw("log")},
+		eventlog.Failed{Step: draw("step"), Error: draw("error"), OutputTail: draw("tail"), Signal: draw("signal"), ExitCode: &code, Steps: steps, RunLog: draw("log")},
+		eventlog.Interrupted{Detail: draw("detail"), Then: draw("then"), Step: draw("step")},
+		eventlog.Replayed{Reason: draw("reason"), Deployments: assignments},
 	}).Draw(t, "data")
-	raw, err := json.Marshal(data)
+	raw, err := eventlog.Encode(data)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func groups(id string) []eventlog.Group {
 				Event: "push", Ref: "refs/heads/main", Repository: "octo/" + app, Commit: commit, HookID: "123456789", ReceivedAt: now,
 				PayloadDigest: commit + commit[:24], PayloadSize: bodySize, ContentType: "application/json", Source: "github", Entry: "01J00000000000000000000000",
 			}),
-			transition(app, eventlog.Forwarded{Branch: "main", Commit: commit, Rule: "branch main of octo/" + app, ConfigDigest: commit + commit[:24]}),
+			transition(app, eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commit, Rule: "branch main of octo/" + app, ConfigDigest: commit + commit[:24]}}),
 		}},
 		{Transitions: []eventlog.Transition{transition(app, eventlog.Started{
 			Commit: commit, PreviousCommit: commit, Host: "web-1", PID: 4242, Plan: []string{"fetch", "checkout", "install", "build", "restart"}, RunLog: runLog,

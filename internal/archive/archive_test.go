@@ -34,7 +34,7 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 		payload := &eventlog.Payload{Digest: d.Digest(), Salt: d.Salt, Body: d.Body, ContentType: "application/json"}
 		_, err := log.Append(t.Context(), eventlog.Group{Payload: payload, Transitions: []eventlog.Transition{
 			{Instance: instance, DeliveryID: id, Attempt: 1, Actor: "o<c>\u2028\u009bt&\x1b", Data: eventlog.Received{Event: "push", PayloadDigest: d.Digest()}},
-			{Instance: instance, DeliveryID: id, Deployment: "web", Attempt: 1, Actor: "octocat", Data: eventlog.Forwarded{Branch: "main <&>\u2029"}},
+			{Instance: instance, DeliveryID: id, Deployment: "web", Attempt: 1, Actor: "octocat", Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main <&>\u2029"}}},
 		}})
 		if err != nil {
 			t.Fatal(err)

@@ -40,15 +40,15 @@ func (h *history) add(minute int, delivery, slug string, attempt int, data event
 }
 
 func (h *history) push(minute int, delivery string, source eventlog.Source) {
-	h.add(minute, delivery, "", 1, eventlog.Received{V: 1, Event: "push", Source: source, ReceivedAt: at(minute)})
+	h.add(minute, delivery, "", 1, eventlog.Received{Event: "push", Source: source, ReceivedAt: at(minute)})
 }
 
 func (h *history) run(delivery, slug string, attempt, started, ended int, ok bool) {
-	h.add(started, delivery, slug, attempt, eventlog.Started{V: 1, Commit: "c"})
+	h.add(started, delivery, slug, attempt, eventlog.Started{Commit: "c"})
 	if ok {
-		h.add(ended, delivery, slug, attempt, eventlog.Deployed{V: 1, Commit: "c"})
+		h.add(ended, delivery, slug, attempt, eventlog.Deployed{Commit: "c"})
 	} else {
-		h.add(ended, delivery, slug, attempt, eventlog.Failed{V: 1, Commit: "c", Step: "test"})
+		h.add(ended, delivery, slug, attempt, eventlog.Failed{Commit: "c", Step: "test"})
 	}
 }
 
@@ -90,31 +90,31 @@ func TestFigures(t *testing.T) {
 	h := newHistory(t)
 	// A push to two deployments: live at web after 10 minutes, failed at api.
 	h.push(0, "d1", eventlog.SourceGitHub)
-	h.add(1, "d1", "api", 1, eventlog.Forwarded{V: 1})
-	h.add(1, "d1", "web", 1, eventlog.Forwarded{V: 1})
+	h.add(1, "d1", "api", 1, eventlog.Forwarded{})
+	h.add(1, "d1", "web", 1, eventlog.Forwarded{})
 	h.run("d1", "web", 1, 3, 10, true)
 	h.run("d1", "api", 1, 2, 4, false)
 	// Interrupted and tried again: one deploy, one wait; 30 minutes after the push.
 	h.push(20, "d2", eventlog.SourceGitHub)
-	h.add(20, "d2", "web", 1, eventlog.Forwarded{V: 1})
-	h.add(21, "d2", "web", 1, eventlog.Started{V: 1, Commit: "c"})
-	h.add(25, "d2", "web", 1, eventlog.Interrupted{V: 1, Then: "retry"})
+	h.add(20, "d2", "web", 1, eventlog.Forwarded{})
+	h.add(21, "d2", "web", 1, eventlog.Started{Commit: "c"})
+	h.add(25, "d2", "web", 1, eventlog.Interrupted{Then: "retry"})
 	h.run("d2", "web", 2, 40, 50, true)
 	// Replayed where it failed: live there 100 minutes after the push; and where
 	// it was live: that is a deploy, but no second arrival.
-	h.add(90, "d1", "", 2, eventlog.Replayed{V: 1, Deployments: []eventlog.Assignment{{Deployment: "api", Attempt: 2}, {Deployment: "web", Attempt: 2}}})
+	h.add(90, "d1", "", 2, eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: "api", Attempt: 2}, {Deployment: "web", Attempt: 2}}})
 	h.run("d1", "api", 2, 95, 100, true)
 	h.run("d1", "web", 2, 96, 101, true)
 	// By hand: a deploy without a push.
 	h.push(110, "d3", eventlog.SourceCLI)
-	h.add(110, "d3", "web", 1, eventlog.Forwarded{V: 1})
+	h.add(110, "d3", "web", 1, eventlog.Forwarded{})
 	h.run("d3", "web", 1, 110, 130, true)
 	// Stale, and still waiting.
 	h.push(140, "d4", eventlog.SourceGitHub)
-	h.add(140, "d4", "web", 1, eventlog.Forwarded{V: 1})
-	h.add(141, "d4", "web", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonStale})
+	h.add(140, "d4", "web", 1, eventlog.Forwarded{})
+	h.add(141, "d4", "web", 1, eventlog.Voided{Reason: eventlog.ReasonStale})
 	h.push(150, "d5", eventlog.SourceGitHub)
-	h.add(150, "d5", "web", 1, eventlog.Forwarded{V: 1})
+	h.add(150, "d5", "web", 1, eventlog.Forwarded{})
 
 	check(t, Make(h.state, "prod", Period{}, []string{"api", "off", "web"}, ""),
 		want{"api", 1, 1, 0, 100, 100, 1, 5, 5, "d1"},
@@ -144,8 +144,8 @@ func TestFigures(t *testing.T) {
 func TestClocksThatDisagreeGiveNoNegativeTime(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
-	h.add(0, "d1", "", 1, eventlog.Received{V: 1, Event: "push", Source: eventlog.SourceGitHub, ReceivedAt: at(60)})
-	h.add(0, "d1", "web", 1, eventlog.Forwarded{V: 1})
+	h.add(0, "d1", "", 1, eventlog.Received{Event: "push", Source: eventlog.SourceGitHub, ReceivedAt: at(60)})
+	h.add(0, "d1", "web", 1, eventlog.Forwarded{})
 	h.run("d1", "web", 1, 1, 2, true)
 	check(t, Make(h.state, "prod", Period{}, nil, "web"), want{"web", 1, 0, 0, 0, 0, 1, 1, 1, "d1"}, want{"", 1, 0, 0, 0, 0, 1, 1, 1, "d1"})
 }

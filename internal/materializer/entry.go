@@ -113,13 +113,3 @@ func endOf(e eventlog.Event) (r run, attempt int, ends bool) {
 	}
 	return run{}, 0, false
 }
-
-// known says whether this binary knows the type, and so whether it orders runs.
-func known(t eventlog.Type) bool {
-	switch t {
-	case eventlog.TypeReceived, eventlog.TypeRedelivered, eventlog.TypeForwarded, eventlog.TypeVoided,
-		eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted, eventlog.TypeReplayed, eventlog.TypeRedacted:
-		return true
-	}
-	return false
-}

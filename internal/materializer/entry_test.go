@@ -9,7 +9,7 @@ import (
 
 var sample = Entry{
 	V: 1, Position: 7, EventID: "01ARZ3NDEKTSV4RRFFQ69G5FAV", DeliveryID: "d-1", Cause: eventlog.TypeReplayed, Actor: "sam",
-	Assignment: eventlog.Assignment{Deployment: "web", Attempt: 2, Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "c"},
+	Assignment: eventlog.Assignment{Deployment: "web", Attempt: 2, Order: eventlog.Order{Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "c"}},
 }
 
 func TestEntryReadsBack(t *testing.T) {

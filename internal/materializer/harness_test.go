@@ -128,28 +128,28 @@ func (s *site) append(t rapid.TB, transitions ...eventlog.Transition) []eventlog
 
 func forwarded(delivery, slug string, attempt int) eventlog.Transition {
 	return eventlog.Transition{DeliveryID: delivery, Deployment: slug, Attempt: attempt,
-		Data: eventlog.Forwarded{V: 1, Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "c", Forced: true}}
+		Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "c", Forced: true}}}
 }
 
 func replayed(delivery string, attempt int, slugs ...string) eventlog.Transition {
-	d := eventlog.Replayed{V: 1, Reason: "again"}
+	d := eventlog.Replayed{Reason: "again"}
 	for _, slug := range slugs {
-		d.Deployments = append(d.Deployments, eventlog.Assignment{Deployment: slug, Attempt: attempt, Branch: "main", Commit: sha})
+		d.Deployments = append(d.Deployments, eventlog.Assignment{Deployment: slug, Attempt: attempt, Order: eventlog.Order{Branch: "main", Commit: sha}})
 	}
 	return eventlog.Transition{DeliveryID: delivery, Attempt: attempt, Data: d}
 }
 
 func redelivered(delivery string, nth, attempt int, slugs ...string) eventlog.Transition {
-	d := eventlog.Redelivered{V: 1, Action: eventlog.ActionRetried}
+	d := eventlog.Redelivered{Action: eventlog.ActionRetried}
 	for _, slug := range slugs {
-		d.Deployments = append(d.Deployments, eventlog.Assignment{Deployment: slug, Attempt: attempt, Branch: "main", Commit: sha})
+		d.Deployments = append(d.Deployments, eventlog.Assignment{Deployment: slug, Attempt: attempt, Order: eventlog.Order{Branch: "main", Commit: sha}})
 	}
 	return eventlog.Transition{DeliveryID: delivery, Attempt: nth, Data: d}
 }
 
 func deployed(delivery, slug string, attempt int) eventlog.Transition {
 	return eventlog.Transition{DeliveryID: delivery, Deployment: slug, Attempt: attempt,
-		Data: eventlog.Deployed{V: 1, Commit: sha, Steps: []eventlog.Step{}}}
+		Data: eventlog.Deployed{Commit: sha, Steps: []eventlog.Step{}}}
 }
 
 // caughtUp waits until m has applied everything in the log.

@@ -195,7 +195,7 @@ func (m *Materializer) apply(ctx context.Context, events []eventlog.Event) error
 		if e.Instance != m.o.Instance {
 			continue
 		}
-		if !known(e.Type) {
+		if !eventlog.Known(e.Type) {
 			return &eventlog.UnknownEventError{Position: e.Position, Type: e.Type}
 		}
 		entries, err := entriesOf(e)

@@ -25,7 +25,7 @@ func TestEachAssignmentBecomesAFile(t *testing.T) {
 	m, stop := s.run(t)
 	defer stop()
 	s.append(t,
-		eventlog.Transition{DeliveryID: "a", Attempt: 1, Data: eventlog.Received{V: 1}},
+		eventlog.Transition{DeliveryID: "a", Attempt: 1, Data: eventlog.Received{}},
 		forwarded("a", "web", 1), forwarded("a", "docs", 1))
 	s.append(t, forwarded("b", "web", 1))
 	other := forwarded("x", "web", 1)

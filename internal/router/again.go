@@ -15,7 +15,7 @@ import (
 // forwarded the first time; everything else is only recorded. The result is
 // complete but for Entry.
 func Redeliver(known DeliveryState, d delivery.Delivery, rules []Rule) eventlog.Redelivered {
-	out := eventlog.Redelivered{V: eventlog.CurrentVersion(eventlog.TypeRedelivered), Action: eventlog.ActionIgnored, ReceivedAt: d.ReceivedAt}
+	out := eventlog.Redelivered{Action: eventlog.ActionIgnored, ReceivedAt: d.ReceivedAt}
 	rules = canonical(rules)
 	var said []string
 	for _, slug := range known.Deployments() {

@@ -15,7 +15,7 @@ import (
 func recorded(t *rapid.T, d Decision, later ...eventlog.Data) []eventlog.Event {
 	var events []eventlog.Event
 	add := func(slug string, attempt int, data eventlog.Data) {
-		b, err := json.Marshal(data)
+		b, err := eventlog.Encode(data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,11 +30,11 @@ func recorded(t *rapid.T, d Decision, later ...eventlog.Data) []eventlog.Event {
 		add("", 1, *d.Void)
 	}
 	for _, a := range d.Forwards {
-		add(a.Deployment, 1, eventlog.Forwarded{V: 1, Branch: a.Branch, Commit: a.Commit, Rule: a.Rule, ConfigDigest: a.ConfigDigest})
+		add(a.Deployment, 1, eventlog.Forwarded{Order: eventlog.Order{Branch: a.Branch, Commit: a.Commit, Rule: a.Rule, ConfigDigest: a.ConfigDigest}})
 	}
 	for _, data := range later {
 		add("web", 1, data)
-		add("", 2, eventlog.Replayed{V: 1, Deployments: []eventlog.Assignment{{Deployment: "other", Attempt: 2}}})
+		add("", 2, eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: "other", Attempt: 2}}})
 	}
 	return events
 }
@@ -60,7 +60,7 @@ func TestRecordedIsWhatWasDecided(t *testing.T) {
 		}
 		d := delivery.Delivery{ID: "d", Event: rapid.SampledFrom([]string{"push", "push", "ping"}).Draw(t, "event"), Source: "github", Body: body}
 		was := Decide(d, anyRules.Draw(t, "old"))
-		got, ok, err := Recorded(recorded(t, was, eventlog.Voided{V: 1, Reason: eventlog.ReasonStale}))
+		got, ok, err := Recorded(recorded(t, was, eventlog.Voided{Reason: eventlog.ReasonStale}))
 		if err != nil || !ok {
 			t.Fatalf("%v, %v", ok, err)
 		}

@@ -63,7 +63,6 @@ const (
 func Decide(d delivery.Delivery, rules []Rule) Decision {
 	out := Decision{
 		Received: eventlog.Received{
-			V:             eventlog.CurrentVersion(eventlog.TypeReceived),
 			Event:         bounded(d.Event),
 			HookID:        bounded(d.HookID),
 			ReceivedAt:    d.ReceivedAt,
@@ -149,10 +148,7 @@ func (out *Decision) branch(p payload, rules []Rule) {
 			disabled = append(disabled, show(r.Slug))
 			continue
 		}
-		out.Forwards = append(out.Forwards, eventlog.Assignment{
-			Deployment: r.Slug, Attempt: 1, Branch: branch, Commit: p.commit(), Before: p.movedFrom(), ConfigDigest: r.ConfigDigest,
-			Rule: fmt.Sprintf("%s %s -> %s", show(p.repository), show(p.ref), show(r.Slug)),
-		})
+		out.Forwards = append(out.Forwards, eventlog.Assignment{Deployment: r.Slug, Attempt: 1, Order: eventlog.Order{Branch: branch, Commit: p.commit(), Before: p.movedFrom(), ConfigDigest: r.ConfigDigest, Rule: fmt.Sprintf("%s %s -> %s", show(p.repository), show(p.ref), show(r.Slug))}})
 	}
 	switch {
 	case len(out.Forwards) > 0:
@@ -224,10 +220,7 @@ func (out *Decision) command(d delivery.Delivery, p payload, rules []Rule) {
 		if !ok {
 			branch = r.Branch
 		}
-		out.Forwards = []eventlog.Assignment{{
-			Deployment: r.Slug, Attempt: 1, Branch: branch, Commit: p.commit(),
-			Rule: commandRule, ConfigDigest: r.ConfigDigest, Forced: d.Forced,
-		}}
+		out.Forwards = []eventlog.Assignment{{Deployment: r.Slug, Attempt: 1, Order: eventlog.Order{Branch: branch, Commit: p.commit(), Rule: commandRule, ConfigDigest: r.ConfigDigest, Forced: d.Forced}}}
 	}
 }
 
@@ -265,7 +258,7 @@ func label(r Rule, disabled string) string {
 
 func void(reason eventlog.Reason, format string, args ...any) *eventlog.Voided {
 	return &eventlog.Voided{
-		V: eventlog.CurrentVersion(eventlog.TypeVoided), Reason: reason, Detail: truncate(fmt.Sprintf(format, args...), maxDetail),
+		Reason: reason, Detail: truncate(fmt.Sprintf(format, args...), maxDetail),
 	}
 }
 

@@ -279,7 +279,7 @@ func TestDecideRecordsWhatCameIn(t *testing.T) {
 	d := push(body("refs/heads/main", sha, "octo/app"))
 	got := Decide(d, rules).Received
 	want := eventlog.Received{
-		V: 1, Event: "push", Ref: "refs/heads/main", Repository: "octo/app", Commit: sha, HookID: "99",
+		Event: "push", Ref: "refs/heads/main", Repository: "octo/app", Commit: sha, HookID: "99",
 		ReceivedAt: d.ReceivedAt, PayloadDigest: d.Digest(), PayloadSize: int64(len(d.Body)),
 		ContentType: "application/json", Source: eventlog.SourceGitHub,
 	}

@@ -151,9 +151,9 @@ func TestRedeliveryOfAFailureRetriesIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	failed := eventlog.Failed{V: 1, Commit: sha, Step: "build", Steps: []eventlog.Step{}}
+	failed := eventlog.Failed{Commit: sha, Step: "build", Steps: []eventlog.Step{}}
 	end("web", 1, failed)
-	end("docs", 1, eventlog.Deployed{V: 1, Commit: sha, Steps: []eventlog.Step{}})
+	end("docs", 1, eventlog.Deployed{Commit: sha, Steps: []eventlog.Step{}})
 	put(t, q, d) // retries web
 	waitEmpty(t, q)
 	put(t, q, d) // ignored: web waits

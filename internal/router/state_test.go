@@ -1,7 +1,6 @@
 package router
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -14,7 +13,7 @@ import (
 // happened makes the stored form of an event, for folds without a database.
 func happened(t *testing.T, slug string, attempt int, data eventlog.Data) eventlog.Event {
 	t.Helper()
-	raw, err := json.Marshal(data)
+	raw, err := eventlog.Encode(data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,18 +27,18 @@ func happened(t *testing.T, slug string, attempt int, data eventlog.Data) eventl
 // history is a delivery that was forwarded to web and docs, and then more.
 func history(t *testing.T, more ...eventlog.Event) []eventlog.Event {
 	t.Helper()
-	forwarded := eventlog.Forwarded{V: 1, Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "old"}
+	forwarded := eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "old"}}
 	return append([]eventlog.Event{
-		happened(t, "", 1, eventlog.Received{V: 1, Event: "push", Entry: "E1"}),
+		happened(t, "", 1, eventlog.Received{Event: "push", Entry: "E1"}),
 		happened(t, "web", 1, forwarded),
 		happened(t, "docs", 1, forwarded),
 	}, more...)
 }
 
 func TestFold(t *testing.T) {
-	retried := eventlog.Redelivered{V: 1, Action: eventlog.ActionRetried, Entry: "E2",
-		Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Branch: "main", Commit: sha}}}
-	replayed := eventlog.Replayed{V: 1, Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 4, Commit: sha}}}
+	retried := eventlog.Redelivered{Action: eventlog.ActionRetried, Entry: "E2",
+		Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Order: eventlog.Order{Branch: "main", Commit: sha}}}}
+	replayed := eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 4, Order: eventlog.Order{Commit: sha}}}}
 	tests := []struct {
 		name    string
 		events  []eventlog.Event
@@ -50,24 +49,24 @@ func TestFold(t *testing.T) {
 		retries int    // the attempt that Redeliver gives to web, 0 for none
 	}{
 		{"forwarded", history(t), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
-		{"started", history(t, happened(t, "web", 1, eventlog.Started{V: 1})), StatusRunning, 1, 1, "web is running it (attempt 1)", 0},
-		{"deployed", history(t, happened(t, "web", 1, eventlog.Deployed{V: 1})), StatusDeployed, 1, 1, "web deployed it (attempt 1)", 0},
-		{"failed", history(t, happened(t, "web", 1, eventlog.Failed{V: 1, Step: "bu\nild"})), StatusFailed, 1, 1,
+		{"started", history(t, happened(t, "web", 1, eventlog.Started{})), StatusRunning, 1, 1, "web is running it (attempt 1)", 0},
+		{"deployed", history(t, happened(t, "web", 1, eventlog.Deployed{})), StatusDeployed, 1, 1, "web deployed it (attempt 1)", 0},
+		{"failed", history(t, happened(t, "web", 1, eventlog.Failed{Step: "bu\nild"})), StatusFailed, 1, 1,
 			`web failed it at step "bu\nild" (attempt 1) and tries again as attempt 2`, 2},
-		{"stale", history(t, happened(t, "web", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonStale})), StatusVoided, 1, 1, "web voided it: stale (attempt 1)", 0},
-		{"interrupted", history(t, happened(t, "web", 1, eventlog.Interrupted{V: 1, Then: "retry"})), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
-		{"interrupted and running again", history(t, happened(t, "web", 1, eventlog.Interrupted{V: 1, Then: "retry"}), happened(t, "web", 2, eventlog.Started{V: 1})),
+		{"stale", history(t, happened(t, "web", 1, eventlog.Voided{Reason: eventlog.ReasonStale})), StatusVoided, 1, 1, "web voided it: stale (attempt 1)", 0},
+		{"interrupted", history(t, happened(t, "web", 1, eventlog.Interrupted{Then: "retry"})), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
+		{"interrupted and running again", history(t, happened(t, "web", 1, eventlog.Interrupted{Then: "retry"}), happened(t, "web", 2, eventlog.Started{})),
 			StatusRunning, 2, 2, "web is running it (attempt 2)", 0},
-		{"interrupted and failed", history(t, happened(t, "web", 1, eventlog.Interrupted{V: 1, Then: "fail"}), happened(t, "web", 1, eventlog.Failed{V: 1})),
+		{"interrupted and failed", history(t, happened(t, "web", 1, eventlog.Interrupted{Then: "fail"}), happened(t, "web", 1, eventlog.Failed{})),
 			StatusFailed, 1, 1, "web failed it (attempt 1) and tries again as attempt 2", 2},
-		{"retried", history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "", 1, retried)), StatusWaiting, 2, 2, "web waits for it (attempt 2)", 0},
-		{"retried and failed", history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "", 1, retried), happened(t, "web", 2, eventlog.Failed{V: 1})),
+		{"retried", history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "", 1, retried)), StatusWaiting, 2, 2, "web waits for it (attempt 2)", 0},
+		{"retried and failed", history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "", 1, retried), happened(t, "web", 2, eventlog.Failed{})),
 			StatusFailed, 2, 2, "web failed it (attempt 2) and tries again as attempt 3", 3},
-		{"replayed and live after a failure", history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "", 4, replayed), happened(t, "web", 4, eventlog.Deployed{V: 1})),
+		{"replayed and live after a failure", history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "", 4, replayed), happened(t, "web", 4, eventlog.Deployed{})),
 			StatusDeployed, 4, 4, "web deployed it (attempt 4)", 0},
-		{"an end of an older attempt that comes late", history(t, happened(t, "", 4, replayed), happened(t, "web", 1, eventlog.Failed{V: 1})),
+		{"an end of an older attempt that comes late", history(t, happened(t, "", 4, replayed), happened(t, "web", 1, eventlog.Failed{})),
 			StatusWaiting, 4, 4, "web waits for it (attempt 4)", 0},
-		{"a replay that met a run of its number", history(t, happened(t, "web", 4, eventlog.Started{V: 1}), happened(t, "", 4, replayed)),
+		{"a replay that met a run of its number", history(t, happened(t, "web", 4, eventlog.Started{}), happened(t, "", 4, replayed)),
 			StatusRunning, 4, 4, "web is running it (attempt 4)", 0},
 	}
 	for _, tt := range tests {
@@ -117,7 +116,7 @@ func TestFoldRefusesWhatItDoesNotKnow(t *testing.T) {
 }
 
 func TestRedeliverOfWhatIsNotDeployedAnyMore(t *testing.T) {
-	s, err := Fold(history(t, happened(t, "web", 1, eventlog.Failed{V: 1, Step: "build"}), happened(t, "docs", 1, eventlog.Failed{V: 1})))
+	s, err := Fold(history(t, happened(t, "web", 1, eventlog.Failed{Step: "build"}), happened(t, "docs", 1, eventlog.Failed{})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +132,7 @@ func TestRedeliverOfWhatIsNotDeployedAnyMore(t *testing.T) {
 
 func TestRedeliverOfAVoid(t *testing.T) {
 	s, err := Fold([]eventlog.Event{
-		happened(t, "", 1, eventlog.Received{V: 1}), happened(t, "", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonNoDeployment}),
+		happened(t, "", 1, eventlog.Received{}), happened(t, "", 1, eventlog.Voided{Reason: eventlog.ReasonNoDeployment}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +144,7 @@ func TestRedeliverOfAVoid(t *testing.T) {
 }
 
 func TestPlanReplay(t *testing.T) {
-	failedTwice := history(t, happened(t, "web", 1, eventlog.Failed{V: 1}), happened(t, "web", 2, eventlog.Failed{V: 1}))
+	failedTwice := history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "web", 2, eventlog.Failed{}))
 	push1 := push(body("refs/heads/main", sha, "octo/app"))
 	tests := []struct {
 		name    string
@@ -162,7 +161,7 @@ func TestPlanReplay(t *testing.T) {
 		{"none of these", failedTwice, push1, []string{"api"}, nil, 0, "", ErrNotChosen},
 		{"void by today's rules", failedTwice, push(body("refs/heads/gone", sha, "octo/app")), nil, nil, 0, eventlog.ReasonNoDeployment, nil},
 		{"was void, is not by today's rules", []eventlog.Event{
-			happened(t, "", 1, eventlog.Received{V: 1}), happened(t, "", 1, eventlog.Voided{V: 1, Reason: eventlog.ReasonNoDeployment}),
+			happened(t, "", 1, eventlog.Received{}), happened(t, "", 1, eventlog.Voided{Reason: eventlog.ReasonNoDeployment}),
 		}, push1, nil, []string{"docs", "web"}, 1, "", nil},
 		{"unknown", nil, push1, nil, nil, 0, "", ErrUnknownDelivery},
 	}

@@ -2,7 +2,6 @@ package simulate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -32,7 +31,7 @@ func (m memory) Find(_ context.Context, f eventlog.Filter) iter.Seq2[eventlog.Ev
 
 func (m *memory) add(t *testing.T, id, slug string, data eventlog.Data) {
 	t.Helper()
-	b, err := json.Marshal(data)
+	b, err := eventlog.Encode(data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +63,7 @@ func world(t *testing.T, n int) (memory, Restore) {
 		was := router.Decide(d, []router.Rule{{Slug: "web", Repository: "o/web", Branch: "main", Enabled: true}})
 		log.add(t, id, "", was.Received)
 		for _, a := range was.Forwards {
-			log.add(t, id, a.Deployment, eventlog.Forwarded{V: 1, Branch: a.Branch, Commit: a.Commit, Rule: a.Rule})
+			log.add(t, id, a.Deployment, eventlog.Forwarded{Order: eventlog.Order{Branch: a.Branch, Commit: a.Commit, Rule: a.Rule}})
 		}
 		if was.Void != nil {
 			log.add(t, id, "", *was.Void)

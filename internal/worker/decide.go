@@ -40,7 +40,7 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 	if void == nil {
 		return w.run(ctx, held, e, job, attempt, checkErr)
 	}
-	void.V, void.Commit = eventlog.CurrentVersion(eventlog.TypeVoided), job.Commit
+	void.Commit = job.Commit
 	_, err = w.o.Log.Append(held, eventlog.Group{
 		Transitions: []eventlog.Transition{w.transition(job.DeliveryID, attempt, job.Actor, *void)},
 		// Another worker may be running it, if we have lost the lock.

@@ -91,9 +91,7 @@ func TestStaleIsNotAskedOfAPushOntoWhatIsLive(t *testing.T) {
 	_, _, c3 := s.threeCommits()
 	c4, c5 := s.push("echo 4"), s.push("echo 5")
 	for _, o := range []struct{ delivery, before, commit string }{{"onto", c3, c4}, {"elsewhere", c3, c5}, {"unsaid", "", c5}} {
-		s.enqueue(s.append(eventlog.Transition{DeliveryID: o.delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
-			Branch: "main", Commit: o.commit, Before: o.before, Rule: "r", ConfigDigest: "c",
-		}})[0])
+		s.enqueue(s.append(eventlog.Transition{DeliveryID: o.delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: o.commit, Before: o.before, Rule: "r", ConfigDigest: "c"}}})[0])
 	}
 	s.moveMain(c3) // so that none is the tip
 	s.run(func(o *Options) { o.Repository = mute{o.Repository} })

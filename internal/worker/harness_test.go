@@ -130,9 +130,7 @@ func (s *site) push(script string) string {
 // order records that the commit shall run, and queues it as the materializer does.
 func (s *site) order(delivery, commit string, forced bool) materializer.Entry {
 	s.t.Helper()
-	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
-		Branch: "main", Commit: commit, Rule: "r", ConfigDigest: "c", Forced: forced,
-	}})
+	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commit, Rule: "r", ConfigDigest: "c", Forced: forced}}})
 	return s.enqueue(events[0])
 }
 
@@ -140,7 +138,7 @@ func (s *site) order(delivery, commit string, forced bool) materializer.Entry {
 func (s *site) replay(delivery, commit string, attempt int) {
 	s.t.Helper()
 	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: attempt, Actor: "sam", Data: eventlog.Replayed{
-		Reason: "again", Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: attempt, Branch: "main", Commit: commit, Forced: true}},
+		Reason: "again", Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: attempt, Order: eventlog.Order{Branch: "main", Commit: commit, Forced: true}}},
 	}})
 	s.enqueue(events[0])
 }
@@ -197,7 +195,7 @@ func (s *site) append(transitions ...eventlog.Transition) []eventlog.Event {
 func (s *site) startedByHand(delivery, commit, on string, attempt int) eventlog.Started {
 	s.t.Helper()
 	data := eventlog.Started{
-		V: 1, Commit: commit, Host: on, PID: 1, Plan: []string{"fetch"},
+		Commit: commit, Host: on, PID: 1, Plan: []string{"fetch"},
 		RunLog: filepath.Join(s.Dir, "runs", slug, fmt.Sprintf("%s-%d.log", delivery, attempt)),
 	}
 	if err := os.MkdirAll(filepath.Dir(data.RunLog), 0o750); err != nil {

@@ -36,7 +36,7 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 	}
 	if end == nil {
 		failed := eventlog.Failed{
-			V: eventlog.CurrentVersion(eventlog.TypeFailed), Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
+			Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
 			Steps: []eventlog.Step{}, RunLog: r.started.RunLog,
 		}
 		detail := fmt.Sprintf("process %d on %s ended without recording a result", r.started.PID, r.started.Host)
@@ -69,7 +69,7 @@ func (w *Worker) killOrphan(r run) error {
 // interrupted is the end of a run that was cut short: retried by policy, else
 // failed as well, by the given event.
 func (w *Worker) interrupted(r run, detail, step string, failed *eventlog.Failed) []eventlog.Data {
-	i := eventlog.Interrupted{V: eventlog.CurrentVersion(eventlog.TypeInterrupted), Detail: detail, Then: thenRetry, Step: step}
+	i := eventlog.Interrupted{Detail: detail, Then: thenRetry, Step: step}
 	again := 0
 	if w.seen.interrupted == r.deliveryID {
 		again = w.seen.interruptions
@@ -100,7 +100,7 @@ func processFile(runLog string) string { return strings.TrimSuffix(runLog, ".log
 func saveResult(runLog string, end []eventlog.Data) error {
 	var stored []storedResult
 	for _, d := range end {
-		raw, err := json.Marshal(d)
+		raw, err := eventlog.Encode(d)
 		if err != nil {
 			return fmt.Errorf("encode the result: %w", err)
 		}

@@ -65,7 +65,7 @@ func TestKeptResultIsAppended(t *testing.T) {
 	commit := s.push("echo fine")
 	s.order("d", commit, false)
 	started := s.startedByHand("d", commit, "another name of this host", 1)
-	if err := saveResult(started.RunLog, []eventlog.Data{eventlog.Deployed{V: 1, Commit: commit, DurationMS: 42, Steps: []eventlog.Step{}}}); err != nil {
+	if err := saveResult(started.RunLog, []eventlog.Data{eventlog.Deployed{Commit: commit, DurationMS: 42, Steps: []eventlog.Step{}}}); err != nil {
 		t.Fatal(err)
 	}
 	s.run()
@@ -86,7 +86,7 @@ func TestKeptResultIsAppended(t *testing.T) {
 	// Nor is one that was there before the run, from a log that is no more.
 	s.order("old", commit, false)
 	old := filepath.Join(filepath.Dir(started.RunLog), "old-1.log")
-	if err := saveResult(old, []eventlog.Data{eventlog.Deployed{V: 1}}); err != nil {
+	if err := saveResult(old, []eventlog.Data{eventlog.Deployed{}}); err != nil {
 		t.Fatal(err)
 	}
 	s.run(func(o *Options) {

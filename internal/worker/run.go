@@ -37,7 +37,7 @@ func (w *Worker) run(ctx, held context.Context, e queue.Entry, job materializer.
 	}
 	plan, planErr := w.o.Handler.Plan(held, what)
 	started := eventlog.Started{
-		V: eventlog.CurrentVersion(eventlog.TypeStarted), Commit: job.Commit, PreviousCommit: w.seen.live, Host: w.o.Host, PID: os.Getpid(),
+		Commit: job.Commit, PreviousCommit: w.seen.live, Host: w.o.Host, PID: os.Getpid(),
 		Plan: plan.Names(), RunLog: w.logPath(job.DeliveryID, attempt),
 	}
 	// A result of that name can only be of another log's run, as before a restore.
@@ -88,12 +88,12 @@ func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handl
 	}
 	if result.Err == nil {
 		return []eventlog.Data{eventlog.Deployed{
-			V: eventlog.CurrentVersion(eventlog.TypeDeployed), Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
+			Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
 			Steps: steps, DurationMS: took, RunLog: r.started.RunLog, RunLogDigest: log.Digest(),
 		}}
 	}
 	failed := eventlog.Failed{
-		V: eventlog.CurrentVersion(eventlog.TypeFailed), Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
+		Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
 		Step: result.FailedStep, ExitCode: result.ExitCode, Signal: result.Signal, Error: log.Mask(result.Err.Error()),
 		OutputTail: log.Tail(), Steps: steps, DurationMS: took, RunLog: r.started.RunLog, RunLogDigest: log.Digest(),
 	}
