@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -85,23 +86,44 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 }
 
 // Edited lists the tracked files, relative to the working tree, that are not what
-// HEAD has: changed, removed or staged. It changes nothing. Submodules, which are
-// not checked out, are left out.
+// HEAD has: changed, removed or staged. Every file is read: what the index
+// remembers, or hides (assume-unchanged, skip-worktree, sparse checkouts), does not
+// count. It changes nothing. Submodules, which are not checked out, are left out.
 func (r *Repo) Edited(ctx context.Context) ([]string, error) {
 	if !r.exists() {
 		return nil, nil
 	}
-	text, err := r.output(ctx, r.dir, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all")
+	head, err := r.Head(ctx)
+	if err != nil || head == "" {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "durhack-deployer-index-")
 	if err != nil {
 		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
 	}
-	var files []string
+	defer os.RemoveAll(dir)
+	fresh := *r
+	fresh.vars = []string{"GIT_INDEX_FILE=" + filepath.Join(dir, "index")}
+	if _, err := fresh.output(ctx, r.dir, "read-tree", "--end-of-options", head); err != nil {
+		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
+	}
+	text, err := fresh.list(ctx, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all")
+	if err != nil {
+		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
+	}
+	var names []string
 	for entry := range strings.SplitSeq(text, "\x00") {
 		if len(entry) > 3 { // two letters, a space, and the path
-			files = append(files, entry[3:])
+			names = append(names, entry[3:])
 		}
 	}
-	return files, nil
+	// What is staged, and an index that was lost.
+	if text, err = r.list(ctx, "diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=all", "--end-of-options", head); err != nil {
+		return nil, fmt.Errorf("look for staged files in %s: %w", r.dir, err)
+	}
+	names = append(names, strings.FieldsFunc(text, func(c rune) bool { return c == 0 })...)
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // RemoteTip is the commit at the tip of a branch of the remote, now. A branch

@@ -48,6 +48,9 @@ type Repo struct {
 	dir, remote string
 	opts        Options
 	secrets     *mask.Set
+	// vars and stdin are for single commands, see forget.
+	vars  []string
+	stdin *os.File
 }
 
 // Open names a working tree and its remote (https, ssh, file or a path). It does
@@ -199,7 +202,7 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	err := process.Run(ctx, process.Command{
 		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
 		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, File: r.opts.ProcessFile,
-		Stdout: stdout, Stderr: both,
+		Stdin: r.stdin, Stdout: stdout, Stderr: both,
 	})
 	_ = masked.Flush()
 	if err == nil {
@@ -238,6 +241,11 @@ func (r *Repo) environment() []string {
 		{"http.lowSpeedLimit", "1000"},
 		{"http.lowSpeedTime", "60"},
 		{"advice.detachedHead", "false"},
+		// The whole commit, and each file as it is now.
+		{"core.sparseCheckout", "false"},
+		{"core.ignoreStat", "false"},
+		{"core.trustctime", "true"},
+		{"core.checkStat", "default"},
 	}
 	// git compares the real path.
 	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {
@@ -251,5 +259,5 @@ func (r *Repo) environment() []string {
 		n := strconv.Itoa(i)
 		vars = append(vars, "GIT_CONFIG_KEY_"+n+"="+kv[0], "GIT_CONFIG_VALUE_"+n+"="+kv[1])
 	}
-	return vars
+	return append(vars, r.vars...)
 }

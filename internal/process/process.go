@@ -49,6 +49,8 @@ type Command struct {
 	// Env is the complete environment; nothing is inherited.
 	Env         []string
 	SearchPaths []string
+	// Stdin is what the program reads; nil is nothing.
+	Stdin *os.File
 	// Stdout and Stderr receive the output; nil drops it. A nil Stderr goes
 	// where Stdout goes, in order. A Writer's errors are ignored: logging must
 	// not stop a program.
@@ -109,6 +111,9 @@ func Run(ctx context.Context, c Command) error {
 			// signal comes when the parent *thread* ends: see start.
 			Pdeathsig: unix.SIGTERM,
 		},
+	}
+	if c.Stdin != nil { // a nil *os.File is not a nil io.Reader
+		cmd.Stdin = c.Stdin
 	}
 	exited, err := start(cmd)
 	if err != nil {

@@ -1,0 +1,96 @@
+package git
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The modes of what is no plain file, as git writes them.
+const (
+	modeLink      = "120000"
+	modeSubmodule = "160000"
+)
+
+// entry is what the index or a tree has at a path.
+type entry struct{ mode, hash string }
+
+// files are entries by their path, which is relative to the working tree.
+type files map[string]entry
+
+// tree lists the files of a commit.
+func (r *Repo) tree(ctx context.Context, commit string) (files, error) {
+	text, err := r.list(ctx, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit)
+	if err != nil {
+		return nil, fmt.Errorf("list the files of %s: %w", commit, err)
+	}
+	list := files{}
+	for line := range strings.SplitSeq(text, "\x00") {
+		info, path, _ := strings.Cut(line, "\t")
+		if field := strings.Fields(info); len(field) == 3 { // mode, type, hash
+			list[path] = entry{mode: field[0], hash: field[2]}
+		}
+	}
+	return list, nil
+}
+
+// index lists the files that git tracks, and those of them that it was told not
+// to look at: assume-unchanged, skip-worktree, outside of a sparse checkout.
+func (r *Repo) index(ctx context.Context) (tracked, hidden files, err error) {
+	text, err := r.list(ctx, "ls-files", "-z", "-v", "--stage")
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the tracked files: %w", err)
+	}
+	tracked, hidden = files{}, files{}
+	for line := range strings.SplitSeq(text, "\x00") {
+		info, path, _ := strings.Cut(line, "\t")
+		field := strings.Fields(info) // tag, mode, hash, stage
+		if len(field) != 4 {
+			continue
+		}
+		tracked[path] = entry{mode: field[1], hash: field[2]}
+		if tag := field[0]; tag == "S" || tag != strings.ToUpper(tag) {
+			hidden[path] = tracked[path]
+		}
+	}
+	return tracked, hidden, nil
+}
+
+// forget makes git look at files again whatever it remembers of them: their
+// times, and that it was told not to look.
+func (r *Repo) forget(ctx context.Context, list files) error {
+	if len(list) == 0 {
+		return nil
+	}
+	var lines bytes.Buffer
+	for path, e := range list {
+		fmt.Fprintf(&lines, "%s %s\t%s\x00", e.mode, e.hash, path)
+	}
+	// A file in memory: a full disk is no reason to fail here.
+	fd, err := unix.MemfdCreate("index-info", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("hand files to git: %w", err)
+	}
+	stdin := os.NewFile(uintptr(fd), "index-info")
+	defer func() { _ = stdin.Close() }()
+	if _, err := stdin.Write(lines.Bytes()); err != nil {
+		return fmt.Errorf("hand files to git: %w", err)
+	}
+	if _, err := stdin.Seek(0, 0); err != nil {
+		return fmt.Errorf("hand files to git: %w", err)
+	}
+	fed := *r
+	fed.stdin = stdin
+	return fed.run(ctx, r.dir, nil, nil, "update-index", "-z", "--index-info")
+}
+
+// list is output for answers that are as long as the working tree has files.
+func (r *Repo) list(ctx context.Context, args ...string) (string, error) {
+	var b bytes.Buffer
+	err := r.run(ctx, r.dir, &b, nil, args...)
+	return b.String(), err
+}
