@@ -7,12 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(testkit.MainNoLeaks(m)) }
 
 // world is a bare remote, a clone to push from, and the Repo under test.
 type world struct {

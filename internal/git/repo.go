@@ -64,12 +64,13 @@ func (r *Repo) EnsureClone(ctx context.Context, out io.Writer) error {
 // that can be told by looking: it may be missing, empty or a repository. Whose it
 // is does not matter here.
 func CheckDir(dir string) error {
+	// In this order: others may make the directory meanwhile.
+	link, linkErr := os.Lstat(dir)
 	info, err := os.Stat(dir)
-	_, linkErr := os.Lstat(dir)
 	switch {
 	case err == nil && !info.IsDir():
 		return &NotRepositoryError{Dir: dir, Detail: "is not a directory"}
-	case errors.Is(err, fs.ErrNotExist) && linkErr == nil:
+	case errors.Is(err, fs.ErrNotExist) && linkErr == nil && link.Mode()&fs.ModeSymlink != 0:
 		return &NotRepositoryError{Dir: dir, Detail: "is a link to what is not there"}
 	case errors.Is(err, fs.ErrNotExist):
 		return nil

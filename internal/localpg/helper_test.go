@@ -19,10 +19,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // The test binary also plays other processes that use a cluster.
@@ -39,16 +39,7 @@ func TestMain(m *testing.M) {
 	default:
 		os.Exit(report(playUser()))
 	}
-	code := m.Run()
-	for _, dir := range []string{madeOnce.dir, executableOnce.dir} {
-		if dir != "" {
-			code = max(code, report(os.RemoveAll(dir)))
-		}
-	}
-	if code == 0 {
-		code = report(goleak.Find())
-	}
-	os.Exit(code)
+	os.Exit(testkit.MainNoLeaks(m))
 }
 
 func report(err error) int {

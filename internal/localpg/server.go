@@ -217,7 +217,8 @@ func (c *Cluster) settings() []string {
 	if !c.cfg.Durable {
 		set("fsync", "off")
 		set("full_page_writes", "off")
-		set("max_connections", "200") // many tests' pools at once
+		set("dynamic_shared_memory_type", "mmap") // in the directory, which is removed also after a kill
+		set("max_connections", "200")             // many tests' pools at once
 	}
 	return args
 }

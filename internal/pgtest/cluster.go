@@ -15,13 +15,10 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
 )
 
-const dirPrefix = "durhack-pgtest-"
-
 // newCluster starts a cluster that dies with this process, in a new directory
 // that the caller removes after closing it.
 func newCluster(ctx context.Context) (*localpg.Cluster, string, error) {
-	removeLeftovers()
-	dir, err := os.MkdirTemp("", dirPrefix)
+	dir, err := os.MkdirTemp("", "pgtest-")
 	if err != nil {
 		return nil, "", err
 	}
@@ -38,30 +35,6 @@ func newCluster(ctx context.Context) (*localpg.Cluster, string, error) {
 		return nil, "", errors.Join(err, os.RemoveAll(dir))
 	}
 	return c, dir, nil
-}
-
-// leftoverAge is far beyond the life of a test binary.
-const leftoverAge = 2 * time.Hour
-
-// removeLeftovers removes what killed test binaries could not: their servers
-// died with them, their files did not. It is a courtesy, so it reports nothing.
-func removeLeftovers() {
-	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
-	if err != nil {
-		return
-	}
-	for _, dir := range dirs {
-		st, err := os.Lstat(dir)
-		if err != nil || !st.IsDir() || time.Since(st.ModTime()) < leftoverAge {
-			continue
-		}
-		if f, err := os.OpenFile(filepath.Join(dir, "pg", "users.lock"), os.O_RDWR|unix.O_NOFOLLOW, 0); err == nil {
-			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-				_ = os.RemoveAll(dir)
-			}
-			_ = f.Close()
-		}
-	}
 }
 
 // Server is a private server of one test, which may stop and kill it.

@@ -21,9 +21,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 const (
@@ -45,28 +45,11 @@ type server struct {
 	template string // the migrated database, "" until made
 }
 
-// Main runs the tests and then stops the shared server and removes its files.
-// The result is for os.Exit.
-func Main(m *testing.M) int {
-	code := m.Run()
-	if err := shared.close(); err != nil {
-		fmt.Fprintln(os.Stderr, "pgtest:", err)
-		code = max(code, 1)
-	}
-	return code
-}
+// Main runs the tests and then stops the shared server. See testkit.Main.
+func Main(m interface{ Run() int }) int { return testkit.Main(m, shared.close) }
 
 // MainNoLeaks is Main, and fails if goroutines are left when all has ended.
-func MainNoLeaks(m *testing.M, opts ...goleak.Option) int {
-	code := Main(m)
-	if code == 0 {
-		if err := goleak.Find(opts...); err != nil {
-			fmt.Fprintln(os.Stderr, "pgtest:", err)
-			code = 1
-		}
-	}
-	return code
-}
+func MainNoLeaks(m interface{ Run() int }) int { return testkit.MainNoLeaks(m, shared.close) }
 
 // DSN returns the connection string of a fresh, empty database, which is
 // dropped, with what is still connected to it, when the test ends.
