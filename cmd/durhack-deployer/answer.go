@@ -27,7 +27,7 @@ type answer struct {
 }
 
 // indent is the column where the story's words begin.
-var indent = strings.Repeat(" ", len("2006-01-02 15:04:05    +0.00s  interrupted  "))
+var indent = strings.Repeat(" ", len(clockLayout+"    +0.00s  interrupted  "))
 
 // maxTold bounds, in characters, one event's words.
 const maxTold = 2000

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"os/user"
 	"strings"
 	"time"
 
@@ -155,18 +153,4 @@ func resolve(ctx context.Context, cfg *config.Config, d *config.Deployment, ref 
 
 func newDeliveryID(now time.Time) string {
 	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
-}
-
-// actor is the person at the command line, also behind sudo.
-func actor() string {
-	name := os.Getenv("SUDO_USER")
-	if name == "" {
-		if u, err := user.Current(); err == nil {
-			name = u.Username
-		}
-	}
-	if name == "" {
-		name = fmt.Sprintf("uid %d", os.Getuid())
-	}
-	return name
 }

@@ -26,8 +26,7 @@ func (c *cli) logCommand() *cobra.Command {
 		Short: "Print the events of the log",
 		Long: `Prints the events of the log in order, a line each: position, time, type,
 deployment, what happened, and the delivery with its attempt if it is not the
-first. Filters combine. TIME is 2026-01-31, "2026-01-31 15:04", an RFC 3339 time,
-or how long ago: 90m, 30d. --limit prints the newest N, or the first N after
+first. Filters combine. --limit prints the newest N, or the first N after
 --after or --since where one is given. "log export" and "log import" carry a log
 from one database to another.`,
 		Example: `  durhack-deployer log --limit 20

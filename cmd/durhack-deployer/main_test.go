@@ -108,7 +108,7 @@ var tidied = []struct {
 	old *regexp.Regexp
 	new string
 }{
-	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "2026-01-01 12:00:00"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d`), "2026-01-01 12:00:00+00:00"},
 	{regexp.MustCompile(` +\+\d+\.\d\ds  `), "    +0.00s  "},
 	{regexp.MustCompile(`(^|[ (]) *\d+(\.\d)? m?s\b`), "${1}0 ms"},
 	{regexp.MustCompile(`\b01[0-9A-HJKMNP-TV-Z]{24}\b`), "01ABCDEFGHJKMNPQRSTVWXYZ00"},

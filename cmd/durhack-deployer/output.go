@@ -99,8 +99,12 @@ func counted(n int64, one, more string) string {
 	return fmt.Sprintf("%d %s", n, more)
 }
 
+// clockLayout is how moments are printed: as date --rfc-3339=seconds does, with the
+// offset, so that it can be told from another zone's and pasted after --since.
+const clockLayout = "2006-01-02 15:04:05-07:00"
+
 // clock is a moment in the reader's zone, to the second.
-func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+func clock(t time.Time) string { return t.Local().Format(clockLayout) }
 
 // ago is a duration as a person says it.
 func ago(d time.Duration) string {

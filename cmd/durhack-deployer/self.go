@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -43,4 +44,24 @@ func same(a, b string) bool {
 	a, errA := filepath.EvalSymlinks(a)
 	b, errB := filepath.EvalSymlinks(b)
 	return errA == nil && errB == nil && a == b
+}
+
+// actor is the person at the command line, for the log.
+func actor() string { return actorOf(os.Geteuid(), os.Getenv("SUDO_USER")) }
+
+// actorOf believes SUDO_USER only of root, who can be anybody anyway: others
+// would sign with any name. Nor is USER believed, which os/user does where
+// /etc/passwd does not have the user, so that is read here.
+func actorOf(uid int, sudoUser string) string {
+	if uid == 0 && sudoUser != "" {
+		return sudoUser
+	}
+	id := strconv.Itoa(uid)
+	passwd, _ := os.ReadFile("/etc/passwd") // without it there is still the number
+	for line := range strings.Lines(string(passwd)) {
+		if field := strings.Split(line, ":"); len(field) > 2 && field[2] == id {
+			return field[0]
+		}
+	}
+	return "uid " + id
 }

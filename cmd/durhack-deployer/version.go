@@ -68,7 +68,3 @@ func (c *cli) versionCommand() *cobra.Command {
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
-
-func jsonFlag(cmd *cobra.Command, to *bool) {
-	cmd.Flags().BoolVar(to, "json", false, "print JSON; a list is one object a line")
-}

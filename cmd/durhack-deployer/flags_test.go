@@ -24,6 +24,19 @@ func TestParseTime(t *testing.T) {
 		"0s":                        now,
 		"0d":                        now,
 		"31d":                       time.Date(2026, 2, 28, 12, 30, 0, 0, zone),
+		"2w":                        time.Date(2026, 3, 17, 12, 30, 0, 0, zone),
+		"1w2d12h":                   time.Date(2026, 3, 22, 0, 30, 0, 0, zone),
+		"now":                       now,
+		"today":                     time.Date(2026, 3, 31, 0, 0, 0, 0, zone),
+		"Yesterday":                 time.Date(2026, 3, 30, 0, 0, 0, 0, zone),
+		"yesterday 15:04":           time.Date(2026, 3, 30, 15, 4, 0, 0, zone),
+		"today 09:00:30":            time.Date(2026, 3, 31, 9, 0, 30, 0, zone),
+		"12:30":                     now,
+		"9:05":                      time.Date(2026, 3, 31, 9, 5, 0, 0, zone),
+		"15:00":                     time.Date(2026, 3, 30, 15, 0, 0, 0, zone), // it is not 15:00 yet today
+		"2026-01-31 15:04:05-05:00": time.Date(2026, 1, 31, 20, 4, 5, 0, time.UTC),
+		"2026-01-31 15:04+00:00":    time.Date(2026, 1, 31, 15, 4, 0, 0, time.UTC),
+		clock(now):                  now,
 	} {
 		got, err := parseTime(text, now)
 		if err != nil || !got.Equal(want) {
@@ -32,7 +45,7 @@ func TestParseTime(t *testing.T) {
 	}
 	for _, text := range []string{
 		"", " ", "x", "d", "-1d", "+1d", "1.5d", "d1", "1d1", "-5m", "5", "99999999d", "99999999999999999999d", "999999999h",
-		"2026-13-01", "2026-02-30", "2026-01-31 25:00", "31.01.2026", "2026-01-31 15:04 ", "yesterday",
+		"2026-13-01", "2026-02-30", "2026-01-31 25:00", "31.01.2026", "2026-01-31 15:04 ", "tomorrow", "24:00", "yesterday 3", "yesterday 2w", "2d1w", "w", "1w1", "12:30 yesterday",
 	} {
 		var wrong *usageError
 		if got, err := parseTime(text, now); !errors.As(err, &wrong) {
