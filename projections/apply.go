@@ -18,21 +18,16 @@ func (s *State) Apply(e *eventlog.Event) error {
 	if e.Position <= s.position {
 		return fmt.Errorf("fold event at position %d after position %d: events must come in order", e.Position, s.position)
 	}
-	f := &s.fields
-	if err := s.decoder.decode(e, f); err != nil {
+	data, err := fieldsOf(e)
+	if err != nil {
 		return err
 	}
+	f := &data
 	r := s.record(e)
 	s.position = e.Position
-	if !r.dirty {
-		r.dirty = true
-		s.touched = append(s.touched, r)
-	}
+	r.dirty = true
 	before, undecided := r.State, r.undecided()
-	slug := ""
-	if e.Deployment != nil {
-		slug = s.decoder.names.internString(*e.Deployment)
-	}
+	slug := e.DeploymentSlug()
 	if r.ReceivedPosition == 0 && e.Type != eventlog.TypeReceived {
 		s.breach(e, "the delivery has no received before this %s", e.Type)
 	}
@@ -43,13 +38,13 @@ func (s *State) Apply(e *eventlog.Event) error {
 		if r.VoidedPosition != 0 {
 			s.breach(e, "forwarded, but the delivery was voided at position %d", r.VoidedPosition)
 		}
-		s.assign(e, r, eventlog.Assignment{Deployment: slug, Attempt: e.Attempt, Order: eventlog.Order{Branch: f.branch, Commit: f.commit}})
+		s.assign(e, r, eventlog.Assignment{Deployment: slug, Attempt: e.Attempt, Order: eventlog.Order{Branch: f.Branch, Commit: f.Commit}})
 	case eventlog.TypeRedelivered:
 		r.Redeliveries++
-		s.assignAll(e, r, f.deployments)
+		s.assignAll(e, r, f.Deployments)
 	case eventlog.TypeReplayed:
 		r.Replays++
-		s.assignAll(e, r, f.deployments)
+		s.assignAll(e, r, f.Deployments)
 	case eventlog.TypeVoided:
 		if slug == "" {
 			s.voidDelivery(e, r, f)
@@ -94,23 +89,20 @@ func (s *State) received(e *eventlog.Event, r *record, f *fields) {
 	}
 	s.total(r.Instance).received++
 	r.ReceivedPosition = e.Position
-	r.Event, r.Ref, r.Repository, r.Commit = f.event, f.ref, f.repository, f.commit
-	r.Source, r.ReceivedAt = f.source, f.receivedAt
-	r.Actor = s.decoder.names.internString(e.Actor)
+	r.Event, r.Ref, r.Repository, r.Commit = f.Event, f.Ref, f.Repository, f.Commit
+	r.Source, r.ReceivedAt = f.Source, f.ReceivedAt
+	r.Actor = e.Actor
 }
 
 func (s *State) voidDelivery(e *eventlog.Event, r *record, f *fields) {
 	if e.Attempt <= 1 && r.Attempts > 0 {
 		s.breach(e, "voided, but the delivery has %d attempts", r.Attempts)
 	}
-	r.VoidedPosition, r.Reason, r.Detail = e.Position, f.reason, f.detail
+	r.VoidedPosition, r.Reason, r.Detail = e.Position, f.Reason, f.Detail
 }
 
 func (s *State) assignAll(e *eventlog.Event, r *record, list []eventlog.Assignment) {
 	for _, a := range list {
-		a.Deployment = s.decoder.names.internString(clean(a.Deployment))
-		a.Branch = s.decoder.names.internString(clean(a.Branch))
-		a.Commit = clean(a.Commit)
 		s.assign(e, r, a)
 	}
 }
@@ -130,9 +122,9 @@ func (s *State) assign(e *eventlog.Event, r *record, a eventlog.Assignment) {
 	s.add(r, d, &attempt{Attempt: Attempt{
 		Deployment: a.Deployment, Attempt: a.Attempt, Cause: e.Type,
 		AssignedPosition: e.Position, AssignedAt: stored(e.RecordedAt),
-		Actor: s.decoder.names.internString(e.Actor), Branch: a.Branch, Commit: a.Commit,
+		Actor: e.Actor, Branch: a.Branch, Commit: a.Commit,
 	}})
-	d.last(e, a.Commit, r.ID, a.Attempt, s.decoder.names.internString(e.Actor))
+	d.last(e, a.Commit, r.ID, a.Attempt, e.Actor)
 	d.settle()
 }
 
@@ -157,7 +149,7 @@ func (s *State) attempt(e *eventlog.Event, r *record, d *deploymentRecord) *atte
 			a.Actor, a.Branch, a.Commit = from.Actor, from.Branch, from.Commit
 		} else {
 			s.breach(e, "%s of attempt %d of %s, which nothing assigned", e.Type, e.Attempt, d.Slug)
-			a.Actor = s.decoder.names.internString(e.Actor)
+			a.Actor = e.Actor
 		}
 		s.add(r, d, a)
 	}
@@ -196,7 +188,7 @@ func (s *State) started(e *eventlog.Event, r *record, slug string, f *fields) {
 	d.Pending--
 	a.Outcome = OutcomeRunning
 	a.StartedPosition, a.StartedAt = e.Position, stored(e.RecordedAt)
-	a.Commit, a.PreviousCommit, a.Host = f.commit, f.previousCommit, f.host
+	a.Commit, a.PreviousCommit, a.Host = f.Commit, f.PreviousCommit, f.Host
 	set(&d.Running, Mark{
 		Commit: a.Commit, DeliveryID: r.ID, Attempt: e.Attempt,
 		Since: a.StartedAt, Actor: a.Actor, Position: e.Position,
@@ -221,15 +213,15 @@ func (s *State) end(e *eventlog.Event, r *record, slug string, outcome Outcome, 
 	s.leave(r, d, a)
 	a.Outcome = outcome
 	a.EndedPosition, a.EndedAt = e.Position, stored(e.RecordedAt)
-	if f.commit != "" {
-		a.Commit = f.commit
+	if f.Commit != "" {
+		a.Commit = f.Commit
 	}
-	if f.previousCommit != "" {
-		a.PreviousCommit = f.previousCommit
+	if f.PreviousCommit != "" {
+		a.PreviousCommit = f.PreviousCommit
 	}
-	a.DurationMS = f.durationMS
-	a.Step, a.ExitCode, a.Signal, a.Error = f.step, f.exitCode, f.signal, f.err
-	a.Reason, a.Detail, a.SupersededBy = f.reason, f.detail, f.supersededBy
+	a.DurationMS = f.DurationMS
+	a.Step, a.ExitCode, a.Signal, a.Error = f.Step, f.ExitCode, f.Signal, f.Error
+	a.Reason, a.Detail, a.SupersededBy = f.Reason, f.Detail, f.SupersededBy
 	d.stopped(r.ID, e.Attempt)
 	switch outcome {
 	case OutcomeDeployed:
@@ -261,7 +253,7 @@ func (s *State) interrupted(e *eventlog.Event, r *record, slug string, f *fields
 	d.Pending++
 	a.Outcome = OutcomeInterrupted
 	a.EndedPosition, a.EndedAt = e.Position, stored(e.RecordedAt)
-	a.Detail, a.Step, a.Next = f.detail, f.step, f.then
+	a.Detail, a.Step, a.Next = f.Detail, f.Step, f.Then
 	d.stopped(r.ID, e.Attempt)
 	d.last(e, a.Commit, r.ID, e.Attempt, a.Actor)
 	d.settle()

@@ -211,7 +211,8 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 		}
 	}
 	var unknown *eventlog.UnknownEventError
-	var state *State
+	state := NewState()
+	state.position = from
 	err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
 		// What a crash takes back is rows and checkpoint together, and is applied
 		// again; the wait for the disk would compete with the commits of deploys.
@@ -225,55 +226,25 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 		if at != from {
 			return errLost
 		}
-		state = NewState()
-		state.position = from
-		if err := load(ctx, tx, p.live(), state, events); err != nil {
+		if err := state.fold(ctx, tx, p.live(), events); err != nil && !errors.As(err, &unknown) {
 			return err
-		}
-		for i := range events {
-			if err := state.Apply(&events[i]); err != nil {
-				if errors.As(err, &unknown) {
-					break // what comes before it still counts
-				}
-				return err
-			}
 		}
 		if state.position == from {
 			return nil
-		}
-		if err := save(ctx, tx, p.live(), state); err != nil {
-			return err
 		}
 		return p.moveCheckpoint(ctx, tx, state.position)
 	})
 	if err != nil {
 		return from, fmt.Errorf("apply events after position %d: %w", from, err)
 	}
-	reached := state.position
 	for _, b := range state.breaches {
 		p.slog.Warn("the log holds what it must not", "instance", b.Instance, "position", b.Position,
 			"delivery_id", b.DeliveryID, "breach", b.Text)
 	}
 	if unknown != nil {
-		return reached, unknown
+		return state.position, unknown
 	}
-	return reached, nil
-}
-
-// load reads into the state all that the events touch.
-func load(ctx context.Context, tx pgx.Tx, p place, s *State, events []eventlog.Event) error {
-	seen := make(map[string]struct{})
-	var instances []string
-	for _, e := range events {
-		if _, ok := seen[e.Instance]; !ok {
-			seen[e.Instance] = struct{}{}
-			instances = append(instances, e.Instance)
-		}
-	}
-	if err := loadDeployments(ctx, tx, p, s, instances); err != nil {
-		return err
-	}
-	return loadDeliveries(ctx, tx, p, s, missing(s, events, false))
+	return state.position, nil
 }
 
 // lockCheckpoint locks the checkpoint's row until the transaction ends, and

@@ -2,9 +2,13 @@ package projections
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
 // rebuildLock is the advisory lock of a transaction that uses the fresh tables:
@@ -47,19 +51,12 @@ func (p *Projector) rebuild(ctx context.Context, until int64, again bool, progre
 		if err != nil {
 			return err
 		}
-		// Before the lock: this is most of what is left to do.
-		if err := b.finish(ctx); err != nil {
-			return err
-		}
-		// From here on live update waits, that of the other versions too, so that who
+		// From here on live update waits, that of the other versions too, so that anyone who
 		// read them before the switch reads nothing older after it.
 		if _, err := tx.Exec(ctx, "select 1 from projections.checkpoints where name = $1 order by version for update", name); err != nil {
 			return fmt.Errorf("lock the checkpoints of the projections: %w", err)
 		}
 		if err := b.build(ctx, p.log, until, nil); err != nil {
-			return err
-		}
-		if err := b.finish(ctx); err != nil {
 			return err
 		}
 		if err := swapFresh(ctx, tx, p.fresh()); err != nil {
@@ -75,6 +72,13 @@ func (p *Projector) rebuild(ctx context.Context, until int64, again bool, progre
 	})
 }
 
+// builder folds the log into the fresh tables of a transaction.
+type builder struct {
+	tx    pgx.Tx
+	fresh place
+	state *State
+}
+
 // begin makes the fresh tables and folds the log into them up to the position
 // until or as far as it goes. The transaction holds the lock of rebuilds.
 func (p *Projector) begin(ctx context.Context, tx pgx.Tx, until int64, progress func(done, total int64)) (*builder, error) {
@@ -85,7 +89,7 @@ func (p *Projector) begin(ctx context.Context, tx pgx.Tx, until int64, progress 
 	if err != nil {
 		return nil, err
 	}
-	b := newBuilder(tx, p.fresh())
+	b := &builder{tx: tx, fresh: p.fresh(), state: NewState()}
 	var tell func(int64)
 	if progress != nil {
 		total := min(head, until)
@@ -93,6 +97,37 @@ func (p *Projector) begin(ctx context.Context, tx pgx.Tx, until int64, progress 
 		tell = func(done int64) { progress(done, max(done, total)) }
 	}
 	return b, b.build(ctx, p.log, until, tell)
+}
+
+// everything, as a bound, is all that is committed.
+const everything = math.MaxInt64
+
+// errBound ends a scan at a position.
+var errBound = errors.New("bound reached")
+
+// build folds the log from where the builder stands up to the position until,
+// or as far as it goes: the live path, batch by batch.
+func (b *builder) build(ctx context.Context, log *eventlog.Log, until int64, progress func(done int64)) error {
+	if b.state.position >= until {
+		return nil
+	}
+	err := log.Scan(ctx, b.state.position, func(events []eventlog.Event) error {
+		events = events[:min(int64(len(events)), until-b.state.position)]
+		if err := b.state.fold(ctx, b.tx, b.fresh, events); err != nil {
+			return err
+		}
+		if progress != nil {
+			progress(b.state.position)
+		}
+		if b.state.position == until {
+			return errBound
+		}
+		return nil
+	})
+	if errors.Is(err, errBound) {
+		return nil
+	}
+	return err
 }
 
 // dropOlder drops the read models of versions before this one, but for the

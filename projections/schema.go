@@ -51,18 +51,6 @@ func makeFresh(ctx context.Context, tx pgx.Tx, p place) error {
 	return nil
 }
 
-// indexFresh gives the fresh tables their keys. That is apart from making them:
-// one index over many rows costs less than many rows put into an index.
-func indexFresh(ctx context.Context, tx pgx.Tx, p place) error {
-	for _, t := range tables() {
-		q := fmt.Sprintf("alter table %s add constraint %s%s_pkey primary key (%s)", t.in(p), p.prefix(), t.name, strings.Join(t.key, ", "))
-		if _, err := tx.Exec(ctx, q); err != nil {
-			return fmt.Errorf("index the fresh tables: %w", err)
-		}
-	}
-	return nil
-}
-
 // swapFresh puts the fresh tables in the place of the live ones.
 func swapFresh(ctx context.Context, tx pgx.Tx, p place) error {
 	live := place{version: p.version}

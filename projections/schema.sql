@@ -1,5 +1,5 @@
--- The read models of this version of the fold, as they are filled: without keys,
--- which they get at the end. SCHEMA stands for the schema of the version.
+-- The read models of this version of the fold, as a rebuild fills them. SCHEMA
+-- stands for the schema of the version.
 --
 -- What does not apply is null. Keys sort by bytes (collate "C"), so the order
 -- does not depend on the machine; the delivery leads them because it tells rows
@@ -36,6 +36,7 @@ create table SCHEMA.fresh_deployments (
     deployed            integer     not null,
     failed              integer     not null,
     voided              integer     not null,
+    constraint fresh_deployments_pkey primary key (instance, slug),
     constraint deployments_status_known check (status in ('never', 'pending', 'running', 'live', 'failed'))
 );
 
@@ -60,6 +61,7 @@ create table SCHEMA.fresh_deliveries (
     replays           integer     not null,
     last_position     bigint      not null,
     last_at           timestamptz,
+    constraint fresh_deliveries_pkey primary key (delivery_id, instance),
     constraint deliveries_state_known check (state in ('pending', 'voided', 'finished', 'unreceived'))
 );
 
@@ -91,5 +93,6 @@ create table SCHEMA.fresh_attempts (
     superseded_by     text,
     next              text,
     continued_by      integer,
+    constraint fresh_attempts_pkey primary key (delivery_id, instance, deployment, attempt),
     constraint attempts_outcome_known check (outcome in ('waiting', 'running', 'deployed', 'failed', 'voided', 'interrupted'))
 );

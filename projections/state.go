@@ -17,35 +17,19 @@ type deploymentKey struct{ instance, slug string }
 type record struct {
 	Delivery
 	attempts []*attempt
-	// stored says that the tables have a row of this delivery.
-	stored bool
-	dirty  bool
-	// queued says that a builder has it in line to be written, unwritten that it
-	// was changed since it was.
-	queued, unwritten bool
+	dirty    bool
 }
-
-// written says that the tables have all of it, and nothing is in line.
-func (r *record) written() {
-	r.stored, r.unwritten, r.queued = true, false, false
-	for _, a := range r.attempts {
-		a.stored, a.dirty = true, false
-	}
-}
-
-// ended says that the delivery owes nothing any more.
-func (r *record) ended() bool { return r.State == DeliveryFinished || r.State == DeliveryVoided }
 
 type attempt struct {
 	Attempt
-	stored, dirty bool
+	dirty bool
 }
 
 type deploymentRecord struct {
 	Deployment
 	// lastEnd is the newest outcome of a run: deployed, failed or "".
-	lastEnd       Outcome
-	stored, dirty bool
+	lastEnd Outcome
+	dirty   bool
 }
 
 // State is the fold of a log, or of the part of it that has been applied. It is
@@ -56,12 +40,6 @@ type State struct {
 	deployments map[deploymentKey]*deploymentRecord
 	totals      map[string]*totals
 	breaches    []Breach
-	decoder     *decoder
-	fields      fields
-	// last is the record that was asked for last; neighbours often share it.
-	last *record
-	// touched are the deliveries that were changed since the last write.
-	touched []*record
 }
 
 // NewState returns the state of an empty log.
@@ -70,7 +48,6 @@ func NewState() *State {
 		deliveries:  make(map[deliveryKey]*record),
 		deployments: make(map[deploymentKey]*deploymentRecord),
 		totals:      make(map[string]*totals),
-		decoder:     newDecoder(),
 	}
 }
 
@@ -86,7 +63,6 @@ func FoldAt(events iter.Seq2[eventlog.Event, error]) (*State, error) {
 		if err := s.Apply(&e); err != nil {
 			return nil, err
 		}
-		s.touched = s.touched[:0]
 	}
 	return s, nil
 }
@@ -139,19 +115,12 @@ func (s *State) Attempts(instance string) []Attempt {
 
 // record returns the record of e's delivery, made where there is none.
 func (s *State) record(e *eventlog.Event) *record {
-	if s.last != nil && s.last.ID == e.DeliveryID && s.last.Instance == e.Instance {
-		return s.last
-	}
 	key := deliveryKey{e.Instance, e.DeliveryID}
-	if r, ok := s.deliveries[key]; ok {
-		s.last = r
-		return r
+	r, ok := s.deliveries[key]
+	if !ok {
+		r = &record{Delivery: Delivery{Instance: key.instance, ID: key.id}}
+		s.deliveries[key] = r
 	}
-	key.instance = s.decoder.names.internString(e.Instance)
-	r := &record{Delivery: Delivery{
-		Instance: key.instance, ID: key.id,
-	}}
-	s.deliveries[key], s.last = r, r
 	return r
 }
 

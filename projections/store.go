@@ -1,9 +1,9 @@
 package projections
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -11,48 +11,73 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
-// missing lists the deliveries of events that s does not hold and that the
-// tables may. With fresh, a delivery whose first event is its first received is
-// taken as new: the log has that identity once, so nothing can have stored it
-// before, unless a delivery was stored without it.
-func missing(s *State, events []eventlog.Event, fresh bool) []deliveryKey {
-	var keys []deliveryKey
-	seen := make(map[deliveryKey]struct{}, len(events)/2)
+// fold applies events to the tables of a place: it loads the rows that they
+// touch, applies them, and writes what has changed. An event that this binary does
+// not know ends it with an *eventlog.UnknownEventError, after what comes before that
+// event was written. The caller owns the transaction, and is the only one to change
+// the tables in it.
+func (s *State) fold(ctx context.Context, tx pgx.Tx, to place, events []eventlog.Event) error {
+	if err := s.load(ctx, tx, to, events); err != nil {
+		return err
+	}
+	var unknown *eventlog.UnknownEventError
+	for i := range events {
+		if err := s.Apply(&events[i]); errors.As(err, &unknown) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := s.save(ctx, tx, to); err != nil {
+		return err
+	}
+	if unknown != nil {
+		return unknown
+	}
+	return nil
+}
+
+// load reads into the state all that the events touch and that it does not hold.
+func (s *State) load(ctx context.Context, tx pgx.Tx, from place, events []eventlog.Event) error {
+	deliveries := make(map[deliveryKey]struct{})
+	deployments := make(map[deploymentKey]struct{})
 	for i := range events {
 		e := &events[i]
-		if i > 0 && e.DeliveryID == events[i-1].DeliveryID && e.Instance == events[i-1].Instance {
-			continue // neighbours often share their delivery
+		if key := (deliveryKey{e.Instance, e.DeliveryID}); s.deliveries[key] == nil {
+			deliveries[key] = struct{}{}
 		}
-		key := deliveryKey{e.Instance, e.DeliveryID}
-		if _, ok := s.deliveries[key]; ok {
+		if e.Deployment != nil {
+			deployments[deploymentKey{e.Instance, *e.Deployment}] = struct{}{}
 			continue
 		}
-		if _, ok := seen[key]; ok {
-			continue
+		orders, err := e.Assignments()
+		if err != nil {
+			break // Apply says so, and stops before it
 		}
-		seen[key] = struct{}{}
-		if fresh && e.Type == eventlog.TypeReceived && e.Attempt <= 1 {
-			continue
+		for _, o := range orders {
+			deployments[deploymentKey{e.Instance, clean(o.Deployment)}] = struct{}{}
 		}
-		keys = append(keys, key)
 	}
-	return keys
+	if err := loadDeployments(ctx, tx, from, s, deployments); err != nil {
+		return err
+	}
+	return loadDeliveries(ctx, tx, from, s, deliveries)
 }
 
 // loadDeliveries reads the deliveries with their attempts into s. None of them
 // may be there yet.
-func loadDeliveries(ctx context.Context, tx pgx.Tx, p place, s *State, keys []deliveryKey) error {
+func loadDeliveries(ctx context.Context, tx pgx.Tx, p place, s *State, keys map[deliveryKey]struct{}) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	instances, ids := make([]string, len(keys)), make([]string, len(keys))
-	for i, k := range keys {
-		instances[i], ids[i] = k.instance, k.id
+	instances, ids := make([]string, 0, len(keys)), make([]string, 0, len(keys))
+	for k := range keys {
+		instances, ids = append(instances, k.instance), append(ids, k.id)
 	}
 	const of = "select row_to_json(t) from %s t join unnest($1::text[], $2::text[]) as k (instance, delivery_id)" +
 		" on t.instance = k.instance and t.delivery_id = k.delivery_id"
 	err := eachRow(ctx, tx, fmt.Sprintf(of, deliveriesTable.in(p)), func(d Delivery) error {
-		s.deliveries[deliveryKey{d.Instance, d.ID}] = &record{Delivery: d, stored: true}
+		s.deliveries[deliveryKey{d.Instance, d.ID}] = &record{Delivery: d}
 		return nil
 	}, instances, ids)
 	if err != nil {
@@ -63,7 +88,7 @@ func loadDeliveries(ctx context.Context, tx pgx.Tx, p place, s *State, keys []de
 		if !ok {
 			return fmt.Errorf("the tables have an attempt of delivery %s, but not the delivery; run durhack-deployer projections rebuild", a.DeliveryID)
 		}
-		r.attempts = append(r.attempts, &attempt{Attempt: a, stored: true})
+		r.attempts = append(r.attempts, &attempt{Attempt: a})
 		return nil
 	}, instances, ids)
 	if err != nil {
@@ -72,15 +97,22 @@ func loadDeliveries(ctx context.Context, tx pgx.Tx, p place, s *State, keys []de
 	return nil
 }
 
-// loadDeployments reads all deployments of the instances into s.
-func loadDeployments(ctx context.Context, tx pgx.Tx, p place, s *State, instances []string) error {
-	q := fmt.Sprintf("select row_to_json(t) from %s t where t.instance = any($1)", deploymentsTable.in(p))
+// loadDeployments reads the deployments into s, in place of what it holds of them.
+func loadDeployments(ctx context.Context, tx pgx.Tx, p place, s *State, keys map[deploymentKey]struct{}) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	instances, slugs := make([]string, 0, len(keys)), make([]string, 0, len(keys))
+	for k := range keys {
+		instances, slugs = append(instances, k.instance), append(slugs, k.slug)
+	}
+	q := fmt.Sprintf("select row_to_json(t) from %s t join unnest($1::text[], $2::text[]) as k (instance, slug)"+
+		" on t.instance = k.instance and t.slug = k.slug", deploymentsTable.in(p))
 	err := eachRow(ctx, tx, q, func(row deploymentRow) error {
 		d := row.record()
-		d.stored = true
 		s.deployments[deploymentKey{d.Instance, d.Slug}] = d
 		return nil
-	}, instances)
+	}, instances, slugs)
 	if err != nil {
 		return fmt.Errorf("load deployments: %w", err)
 	}
@@ -111,42 +143,45 @@ func eachRow[T Delivery | Attempt | deploymentRow](ctx context.Context, q querie
 	return found.Err()
 }
 
-// save writes what has changed since the last save, in one round trip.
-func save(ctx context.Context, tx pgx.Tx, p place, s *State) error {
+// save writes what has changed, in one round trip, and forgets it: the tables
+// have it. Only a delivery that nothing has decided yet stays in memory, because
+// Accounting names those at the end.
+func (s *State) save(ctx context.Context, tx pgx.Tx, p place) error {
+	var deployments []deploymentRow
 	var deliveries []*Delivery
 	var attempts []*Attempt
-	for _, r := range s.touched {
-		deliveries = append(deliveries, &r.Delivery)
+	for _, d := range s.deployments {
+		if d.dirty {
+			deployments = append(deployments, d.row())
+		}
+	}
+	clear(s.deployments)
+	for key, r := range s.deliveries {
+		if r.dirty {
+			deliveries = append(deliveries, &r.Delivery)
+		}
 		for _, a := range r.attempts {
 			if a.dirty {
 				attempts = append(attempts, &a.Attempt)
 			}
+			a.dirty = false
+		}
+		if r.dirty = false; !r.undecided() {
+			delete(s.deliveries, key)
 		}
 	}
 	batch := &pgx.Batch{}
-	if err := queueUpsert(batch, deliveriesTable.upsert(p), deliveries); err != nil {
-		return err
-	}
-	if err := queueUpsert(batch, attemptsTable.upsert(p), attempts); err != nil {
-		return err
-	}
-	if err := queueUpsert(batch, deploymentsTable.upsert(p), changedDeployments(s)); err != nil {
+	err := errors.Join(
+		queueUpsert(batch, deploymentsTable.upsert(p), deployments),
+		queueUpsert(batch, deliveriesTable.upsert(p), deliveries),
+		queueUpsert(batch, attemptsTable.upsert(p), attempts))
+	if err != nil {
 		return err
 	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("write the read models: %w", err)
 	}
 	return nil
-}
-
-func changedDeployments(s *State) []deploymentRow {
-	var list []deploymentRow
-	for _, d := range s.deployments {
-		if d.dirty {
-			list = append(list, d.row())
-		}
-	}
-	return list
 }
 
 func queueUpsert[T any](batch *pgx.Batch, sql string, list []T) error {
@@ -158,17 +193,5 @@ func queueUpsert[T any](batch *pgx.Batch, sql string, list []T) error {
 		return fmt.Errorf("encode rows: %w", err)
 	}
 	batch.Queue(sql, string(b))
-	return nil
-}
-
-// copyRows sends rows, and empties them.
-func copyRows(ctx context.Context, tx pgx.Tx, t table, p place, r *rows) error {
-	if r.n == 0 {
-		return nil
-	}
-	if _, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(r.finish()), t.copyIn(p)); err != nil {
-		return fmt.Errorf("copy %d rows into %s: %w", r.n, t.in(p), err)
-	}
-	r.reset()
 	return nil
 }

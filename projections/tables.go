@@ -1,17 +1,17 @@
 package projections
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
-// table names the columns of a read model, in their order: that of
-// schema.sql, of the row's JSON and of the row's COPY form. A test compares them.
+// table is a read model. Its columns are the JSON names of its row's type, in the
+// order of schema.sql. A test compares them with the database.
 type table struct {
 	name    string
 	key     []string
@@ -19,26 +19,20 @@ type table struct {
 }
 
 var (
-	deploymentsTable = table{"deployments", []string{"instance", "slug"}, []string{
-		"instance", "slug", "status",
-		"live_commit", "live_delivery_id", "live_attempt", "live_since", "live_actor", "live_position",
-		"running_commit", "running_delivery_id", "running_attempt", "running_since", "running_actor", "running_position",
-		"last_type", "last_commit", "last_delivery_id", "last_attempt", "last_since", "last_actor", "last_position",
-		"last_end", "failed_step", "failed_exit_code", "failed_signal", "failed_error",
-		"pending", "deployed", "failed", "voided",
-	}}
-	deliveriesTable = table{"deliveries", []string{"delivery_id", "instance"}, []string{
-		"instance", "delivery_id", "state", "event", "ref", "repository", "commit", "actor", "source",
-		"received_at", "received_position", "voided_position", "reason", "detail",
-		"attempts", "open", "redeliveries", "replays", "last_position", "last_at",
-	}}
-	attemptsTable = table{"attempts", []string{"delivery_id", "instance", "deployment", "attempt"}, []string{
-		"instance", "delivery_id", "deployment", "attempt", "outcome", "cause", "assigned_position", "assigned_at",
-		"actor", "branch", "commit", "previous_commit", "started_position", "started_at", "host",
-		"ended_position", "ended_at", "duration_ms", "step", "exit_code", "signal", "error",
-		"reason", "detail", "superseded_by", "next", "continued_by",
-	}}
+	deploymentsTable = tableOf[deploymentRow]("deployments", "instance", "slug")
+	deliveriesTable  = tableOf[Delivery]("deliveries", "delivery_id", "instance")
+	attemptsTable    = tableOf[Attempt]("attempts", "delivery_id", "instance", "deployment", "attempt")
 )
+
+func tableOf[Row any](name string, key ...string) table {
+	t := table{name: name, key: key}
+	row := reflect.TypeFor[Row]()
+	for i := range row.NumField() {
+		column, _, _ := strings.Cut(row.Field(i).Tag.Get("json"), ",")
+		t.columns = append(t.columns, column)
+	}
+	return t
+}
 
 // upsert takes a JSON array of rows, and writes those that are new or changed.
 func (t table) upsert(p place) string {
@@ -46,11 +40,6 @@ func (t table) upsert(p place) string {
 	return fmt.Sprintf("insert into %s (%s) select %s from json_populate_recordset(null::%s, $1::json)"+
 		" on conflict (%s) do update set (%s) = (excluded.%s)",
 		name, columns, columns, name, strings.Join(t.key, ", "), columns, strings.Join(t.columns, ", excluded."))
-}
-
-// copyIn takes rows in the binary COPY form.
-func (t table) copyIn(p place) string {
-	return fmt.Sprintf("copy %s (%s) from stdin binary", t.in(p), strings.Join(t.columns, ", "))
 }
 
 // deploymentRow is the flat form of a Deployment, as the table has it.
@@ -145,142 +134,4 @@ func unmarshalRow[T Delivery | Attempt | deploymentRow](b []byte) (T, error) {
 		r.AssignedAt, r.StartedAt, r.EndedAt = stored(r.AssignedAt), stored(r.StartedAt), stored(r.EndedAt)
 	}
 	return row, nil
-}
-
-// rows is the binary COPY form of rows of one table, under construction
-// (PostgreSQL documentation, COPY, "Binary Format").
-type rows struct {
-	b []byte
-	n int
-}
-
-var copySignature = []byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00")
-
-func (r *rows) begin(columns int) {
-	if r.n == 0 {
-		r.b = append(r.b[:0], copySignature...)
-	}
-	r.n++
-	r.b = binary.BigEndian.AppendUint16(r.b, uint16(columns))
-}
-
-func (r *rows) reset() { r.b, r.n = r.b[:0], 0 }
-
-func (r *rows) finish() []byte { return append(r.b, 0xff, 0xff) }
-
-// text is a text that is null where it is empty; key is one that is never null.
-func (r *rows) text(s string) {
-	if s == "" {
-		r.null()
-		return
-	}
-	r.key(s)
-}
-
-func (r *rows) key(s string) {
-	r.b = binary.BigEndian.AppendUint32(r.b, uint32(len(s)))
-	r.b = append(r.b, s...)
-}
-
-func (r *rows) int4(n int) {
-	r.b = binary.BigEndian.AppendUint32(r.b, 4)
-	r.b = binary.BigEndian.AppendUint32(r.b, uint32(int32(n)))
-}
-
-func (r *rows) int8(n int64) {
-	r.b = binary.BigEndian.AppendUint32(r.b, 8)
-	r.b = binary.BigEndian.AppendUint64(r.b, uint64(n))
-}
-
-// count8 and count4 are numbers that are null where they are 0.
-func (r *rows) count8(n int64) {
-	if n == 0 {
-		r.null()
-		return
-	}
-	r.int8(n)
-}
-
-func (r *rows) count4(n int) {
-	if n == 0 {
-		r.null()
-		return
-	}
-	r.int4(n)
-}
-
-func (r *rows) null() { r.b = binary.BigEndian.AppendUint32(r.b, 0xffffffff) }
-
-func (r *rows) optional(n *int) {
-	if n == nil {
-		r.null()
-		return
-	}
-	r.int4(*n)
-}
-
-// epoch is 2000-01-01, from which Postgres counts microseconds.
-const epoch = 946684800
-
-func (r *rows) moment(t time.Time) {
-	if t.IsZero() {
-		r.null()
-		return
-	}
-	r.int8((t.Unix()-epoch)*1_000_000 + int64(t.Nanosecond()/1000))
-}
-
-func (r *rows) delivery(d *Delivery) {
-	r.begin(len(deliveriesTable.columns))
-	r.key(d.Instance)
-	r.key(d.ID)
-	r.key(string(d.State))
-	r.text(d.Event)
-	r.text(d.Ref)
-	r.text(d.Repository)
-	r.text(d.Commit)
-	r.text(d.Actor)
-	r.text(d.Source)
-	r.moment(d.ReceivedAt)
-	r.count8(d.ReceivedPosition)
-	r.count8(d.VoidedPosition)
-	r.text(d.Reason)
-	r.text(d.Detail)
-	r.int4(d.Attempts)
-	r.int4(d.Open)
-	r.int4(d.Redeliveries)
-	r.int4(d.Replays)
-	r.int8(d.LastPosition)
-	r.moment(d.LastAt)
-}
-
-func (r *rows) attempt(a *Attempt) {
-	r.begin(len(attemptsTable.columns))
-	r.key(a.Instance)
-	r.key(a.DeliveryID)
-	r.key(a.Deployment)
-	r.int4(a.Attempt)
-	r.key(string(a.Outcome))
-	r.text(string(a.Cause))
-	r.count8(a.AssignedPosition)
-	r.moment(a.AssignedAt)
-	r.text(a.Actor)
-	r.text(a.Branch)
-	r.text(a.Commit)
-	r.text(a.PreviousCommit)
-	r.count8(a.StartedPosition)
-	r.moment(a.StartedAt)
-	r.text(a.Host)
-	r.count8(a.EndedPosition)
-	r.moment(a.EndedAt)
-	r.count8(a.DurationMS)
-	r.text(a.Step)
-	r.optional(a.ExitCode)
-	r.text(a.Signal)
-	r.text(a.Error)
-	r.text(a.Reason)
-	r.text(a.Detail)
-	r.text(a.SupersededBy)
-	r.text(a.Next)
-	r.count4(a.ContinuedBy)
 }
