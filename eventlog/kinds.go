@@ -49,16 +49,34 @@ var kinds = vocabulary{
 }
 
 // EventType implements Data.
-func (Received) EventType() Type    { return TypeReceived }
-func (Redelivered) EventType() Type { return TypeRedelivered } // EventType implements Data.
-func (Forwarded) EventType() Type   { return TypeForwarded }   // EventType implements Data.
-func (Voided) EventType() Type      { return TypeVoided }      // EventType implements Data.
-func (Started) EventType() Type     { return TypeStarted }     // EventType implements Data.
-func (Deployed) EventType() Type    { return TypeDeployed }    // EventType implements Data.
-func (Failed) EventType() Type      { return TypeFailed }      // EventType implements Data.
-func (Interrupted) EventType() Type { return TypeInterrupted } // EventType implements Data.
-func (Replayed) EventType() Type    { return TypeReplayed }    // EventType implements Data.
-func (Redacted) EventType() Type    { return TypeRedacted }    // EventType implements Data.
+func (Received) EventType() Type { return TypeReceived }
+
+// EventType implements Data.
+func (Redelivered) EventType() Type { return TypeRedelivered }
+
+// EventType implements Data.
+func (Forwarded) EventType() Type { return TypeForwarded }
+
+// EventType implements Data.
+func (Voided) EventType() Type { return TypeVoided }
+
+// EventType implements Data.
+func (Started) EventType() Type { return TypeStarted }
+
+// EventType implements Data.
+func (Deployed) EventType() Type { return TypeDeployed }
+
+// EventType implements Data.
+func (Failed) EventType() Type { return TypeFailed }
+
+// EventType implements Data.
+func (Interrupted) EventType() Type { return TypeInterrupted }
+
+// EventType implements Data.
+func (Replayed) EventType() Type { return TypeReplayed }
+
+// EventType implements Data.
+func (Redacted) EventType() Type { return TypeRedacted }
 
 // Types lists the types of events that this binary knows, in the order of a
 // delivery's life.
