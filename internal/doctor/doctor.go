@@ -66,6 +66,7 @@ func Run(ctx context.Context, o Options, tell func(Finding)) error {
 		{"lock", d.lock},
 		{"git", d.git},
 		{"paths", d.paths},
+		{"space", d.space},
 		{"steps", d.steps},
 		{"daemon", d.daemon},
 	} {

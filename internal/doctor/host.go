@@ -24,9 +24,6 @@ import (
 )
 
 const (
-	// Free space below which the daemon will soon fail, or should be looked after.
-	spaceNeeded = 100 << 20
-	spaceWanted = 1 << 30
 	// shortSecret is a length, in bytes, at which a secret may be guessed.
 	shortSecret = 16
 	// variety is how many different bytes a random secret has at least.
@@ -125,30 +122,9 @@ func (d *doctor) stateDir(context.Context) {
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && owner.Uid != 0 {
 		d.say(Warn, "run it with runuser -u to see what the daemon sees", "this is root, and %s belongs to the user %d: what only that user may not do is not found", dir, owner.Uid)
 	}
-	var space unix.Statfs_t
-	if err := unix.Statfs(dir, &space); err != nil {
-		d.say(Warn, "", "the free space of %s cannot be told: %v", dir, err)
-		return
+	if !bad {
+		d.say(OK, "", "%s can be used", dir)
 	}
-	free := space.Bavail * uint64(space.Bsize)
-	const advice = "make room: run logs are in {state_dir}/runs (docs/operations.md, Disk use)"
-	switch {
-	case free < spaceNeeded:
-		d.say(Fail, advice, "%s has %s free: pushes will be refused soon", dir, size(free))
-	case space.Files > 0 && space.Ffree < 1000:
-		d.say(Fail, advice, "%s has room for %d more files: pushes will be refused soon", dir, space.Ffree)
-	case free < spaceWanted:
-		d.say(Warn, advice, "%s has %s free", dir, size(free))
-	case !bad:
-		d.say(OK, "", "%s, %s free", dir, size(free))
-	}
-}
-
-func size(bytes uint64) string {
-	if bytes < 1<<30 {
-		return fmt.Sprintf("%d MiB", bytes>>20)
-	}
-	return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30))
 }
 
 func (d *doctor) queues(context.Context) {
@@ -236,13 +212,7 @@ func (d *doctor) paths(context.Context) {
 			d.say(Fail, "a deployment's path is missing, empty or a git repository", "%s: %s", slug, oneLine(err))
 			continue
 		}
-		// What is missing is made: then the nearest directory above counts.
-		dir := dep.Path
-		info, err := os.Stat(dir)
-		for errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
-			dir = filepath.Dir(dir)
-			info, err = os.Stat(dir)
-		}
+		dir, info, err := nearest(dep.Path)
 		switch {
 		case err == nil && !info.IsDir():
 			bad = true

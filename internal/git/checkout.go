@@ -35,6 +35,7 @@ func (r *Repo) Checkout(ctx context.Context, commit string, out io.Writer) error
 	}
 	defer unlock()
 	if err := r.checkout(ctx, commit, out); err != nil {
+		r.sweep()
 		return fmt.Errorf("checkout %s: %w", commit, err)
 	}
 	return nil

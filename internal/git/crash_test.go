@@ -25,12 +25,16 @@ func TestStaleLocks(t *testing.T) {
 	w.must(w.deploy("main", first))
 	second := w.commit("second", map[string]string{"a": "2"})
 	w.push("main")
-	for _, lock := range []string{"index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/remotes/origin/main.lock"} {
+	for _, lock := range []string{"index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/remotes/origin/main.lock", "modules/sub/index.lock"} {
 		w.write(filepath.Join(w.repo.Dir(), ".git", lock), "")
 	}
+	w.write(filepath.Join(w.repo.Dir(), ".git", "modules", "sub", "objects", "x"), "")
 	w.repo.remote = "file://" + w.bare // so that the configuration is written, too
 	w.must(w.deploy("main", second))
 	w.assertLive(second)
+	if _, err := os.Stat(filepath.Join(w.repo.Dir(), ".git", "modules", "sub", "index.lock")); err == nil {
+		t.Error("the lock of a submodule is still there")
+	}
 
 	held, err := os.Create(filepath.Join(w.repo.Dir(), ".git", "index.lock"))
 	w.must(err)

@@ -3,6 +3,7 @@ package git
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -103,4 +104,13 @@ func (w *world) must(err error) {
 	if err != nil {
 		w.t.Fatalf("%v\noutput:\n%s", err, w.out.String())
 	}
+}
+
+func gitProgram(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

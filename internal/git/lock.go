@@ -20,7 +20,7 @@ const lockName = "durhack-deployer.flock"
 const lockPoll = 20 * time.Millisecond
 
 // lock excludes every other Repo on the same directory until unlock is called,
-// and then removes the lock files that a killed git left behind.
+// and then removes what a git that failed or was killed has left behind.
 func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(r.dir, ".git", lockName), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -46,6 +46,7 @@ func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
 		_ = f.Close()
 		return nil, err
 	}
+	r.sweep()
 	return func() { _ = f.Close() }, nil
 }
 
@@ -56,14 +57,18 @@ func (r *Repo) removeStaleLocks() error {
 	var locks []string
 	gitDir := filepath.Join(r.dir, ".git")
 	// No ref may end in .lock, so under refs too such a file is a lock.
-	for _, root := range []string{gitDir, filepath.Join(gitDir, "refs")} {
+	roots := []string{gitDir, filepath.Join(gitDir, "refs")}
+	for _, module := range moduleDirs(os.DirFS(gitDir)) {
+		roots = append(roots, filepath.Join(gitDir, module), filepath.Join(gitDir, module, "refs"))
+	}
+	for _, root := range roots {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				return nil
 			case err != nil:
 				return err
-			case d.IsDir() && root == gitDir && path != root:
+			case d.IsDir() && filepath.Base(root) != "refs" && path != root:
 				return fs.SkipDir
 			case d.Type().IsRegular() && strings.HasSuffix(path, ".lock"):
 				locks = append(locks, path)
@@ -74,8 +79,12 @@ func (r *Repo) removeStaleLocks() error {
 			return fmt.Errorf("look for stale locks: %w", err)
 		}
 	}
+	if len(locks) == 0 {
+		return nil
+	}
+	open := openFiles()
 	for _, lock := range locks {
-		if pid := openedBy(lock); pid != "" {
+		if pid := open.by(lock); pid != "" {
 			return fmt.Errorf("%s is held by process %s: somebody else's git is at work there", lock, pid)
 		}
 		if err := os.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -83,20 +92,4 @@ func (r *Repo) removeStaleLocks() error {
 		}
 	}
 	return nil
-}
-
-// openedBy names a process that has path open, as far as we may look.
-func openedBy(path string) string {
-	want, err := os.Stat(path)
-	if err != nil {
-		return ""
-	}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, fd := range fds {
-		// Stat follows the link to the open file itself, whatever its name is by now.
-		if info, err := os.Stat(fd); err == nil && os.SameFile(want, info) {
-			return strings.Split(fd, "/")[2]
-		}
-	}
-	return ""
 }

@@ -144,8 +144,12 @@ func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Wr
 }
 
 func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string) error {
-	return r.run(ctx, r.dir, nil, out, "fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head",
+	err := r.run(ctx, r.dir, nil, out, "fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head",
 		"--end-of-options", remote, refspec)
+	if err != nil {
+		r.sweep() // at once: it may be what fills the disk
+	}
+	return err
 }
 
 // cause prefers err, and is never nil when the context has ended.

@@ -1,0 +1,102 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Free space below which the daemon will soon fail, or should be looked after.
+const (
+	spaceNeeded = 100 << 20
+	spaceWanted = 1 << 30
+	filesNeeded = 1000
+)
+
+// space looks at the file system of each directory that is written to: the state's
+// own, which may be several, and the paths of enabled deployments.
+func (d *doctor) space(context.Context) {
+	type place struct{ name, dir string }
+	places := []place{{"state_dir", d.Config.StateDir}}
+	for _, part := range []string{"queues", "runs", "postgres"} {
+		places = append(places, place{part, filepath.Join(d.Config.StateDir, part)})
+	}
+	for _, slug := range d.Config.Slugs() {
+		if dep := d.Config.Deployments[slug]; dep.Enabled {
+			places = append(places, place{slug, dep.Path})
+		}
+	}
+	var seen []uint64 // the file systems, as they come
+	on := map[uint64][]string{}
+	dirs := map[uint64]string{}
+	for _, p := range places {
+		dir, _, err := nearest(p.dir)
+		var stat unix.Stat_t
+		if err == nil {
+			err = unix.Stat(dir, &stat)
+		}
+		if err != nil {
+			d.say(Warn, "run this as the user that the daemon runs as", "%s: the free space of %s cannot be told: %v", p.name, p.dir, err)
+			continue
+		}
+		if !slices.Contains(seen, stat.Dev) {
+			seen, dirs[stat.Dev] = append(seen, stat.Dev), dir
+		} else if filepath.Dir(p.dir) == d.Config.StateDir {
+			continue // state_dir has been named
+		}
+		on[stat.Dev] = append(on[stat.Dev], p.name)
+	}
+	for _, dev := range seen {
+		var free unix.Statfs_t
+		if err := unix.Statfs(dirs[dev], &free); err != nil {
+			d.say(Warn, "", "the free space of %s cannot be told: %v", dirs[dev], err)
+			continue
+		}
+		level, text := judge(free)
+		advice := ""
+		if level != OK {
+			advice = "make room, or deploys will fail and pushes be refused: docs/operations.md, Disk use"
+		}
+		d.say(level, advice, "%s: %s, for %s", dirs[dev], text, strings.Join(on[dev], ", "))
+	}
+}
+
+// judge says what is free of a file system, and whether that will do.
+func judge(s unix.Statfs_t) (Level, string) {
+	free := s.Bavail * uint64(s.Bsize)
+	text := size(free) + " free"
+	switch limited := s.Files > 0; { // some make inodes as they need them
+	case limited && s.Ffree < filesNeeded:
+		return Fail, fmt.Sprintf("%s, but room for only %d more files (inodes)", text, s.Ffree)
+	case free < spaceNeeded:
+		return Fail, text
+	case free < spaceWanted:
+		return Warn, text
+	}
+	return OK, text
+}
+
+func size(bytes uint64) string {
+	if bytes < 1<<30 {
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	}
+	return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30))
+}
+
+// nearest is a directory, or where it is missing, the nearest above it: there it
+// will be made.
+func nearest(dir string) (string, fs.FileInfo, error) {
+	info, err := os.Stat(dir)
+	for errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		dir = filepath.Dir(dir)
+		info, err = os.Stat(dir)
+	}
+	return dir, info, err
+}

@@ -1,0 +1,109 @@
+package git
+
+import (
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// unfinished are the names, in a git directory, of what is not finished yet:
+// packs that are being received, directories for the objects of a fetch, and the
+// same of LFS.
+var unfinished = []string{
+	"objects/tmp_*", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/pack-*.keep", "lfs/tmp/*", "lfs/incomplete/*",
+}
+
+// sweep removes what fetches that failed or were killed have left, also those of
+// submodules: git itself keeps it for weeks, and a disk that is full stays full.
+// What a process has open is left to it: somebody's git by hand. Whatever cannot
+// be removed is no reason to fail.
+func (r *Repo) sweep() {
+	gitDir := os.DirFS(filepath.Join(r.dir, ".git"))
+	var left []string
+	for _, store := range append(moduleDirs(gitDir), ".") {
+		for _, pattern := range unfinished {
+			found, _ := fs.Glob(gitDir, path.Join(store, pattern))
+			for _, name := range found {
+				if strings.HasSuffix(name, ".keep") && !keptByFetch(gitDir, name) {
+					continue
+				}
+				left = append(left, filepath.Join(r.dir, ".git", name))
+			}
+		}
+	}
+	if len(left) == 0 {
+		return
+	}
+	open := openFiles()
+	for _, name := range left {
+		inUse := false
+		_ = filepath.WalkDir(name, func(at string, _ fs.DirEntry, _ error) error {
+			inUse = inUse || open.by(at) != ""
+			return nil
+		})
+		if !inUse {
+			_ = os.RemoveAll(name)
+		}
+	}
+}
+
+// moduleDirs are the git directories of submodules, relative to that of the
+// repository. They may lie in each other.
+func moduleDirs(gitDir fs.FS) []string {
+	var dirs []string
+	_ = fs.WalkDir(gitDir, "modules", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir():
+			return nil
+		case d.Name() == "objects":
+			dirs = append(dirs, path.Dir(name))
+			return fs.SkipDir
+		case d.Name() == "refs" || d.Name() == "logs" || d.Name() == "lfs":
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return dirs
+}
+
+// keptByFetch says whether a fetch keeps a pack until its refs are there. People
+// keep packs in the same way.
+func keptByFetch(gitDir fs.FS, name string) bool {
+	b, err := fs.ReadFile(gitDir, name)
+	return err == nil && strings.HasPrefix(string(b), "fetch-pack ")
+}
+
+type fileID struct{ dev, inode uint64 }
+
+func idOf(info fs.FileInfo) fileID {
+	stat := info.Sys().(*syscall.Stat_t)
+	return fileID{stat.Dev, stat.Ino}
+}
+
+// processes are those that have files open, by the file.
+type processes map[fileID]string
+
+// openFiles looks for the open files of all processes, as far as we may.
+func openFiles() processes {
+	open := processes{}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		// Stat follows the link to the open file itself, whatever its name is by now.
+		if info, err := os.Stat(fd); err == nil {
+			open[idOf(info)] = strings.Split(fd, "/")[2]
+		}
+	}
+	return open
+}
+
+// by is the process that has a file open, or empty.
+func (p processes) by(name string) string {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return ""
+	}
+	return p[idOf(info)]
+}
