@@ -1,31 +1,42 @@
 package handlers
 
 import (
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 )
 
-// inherited are the only variables of the daemon that steps see. Everything
-// else stays out: DATABASE_URL, credentials, NOTIFY_SOCKET.
-var inherited = [...]string{"HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"}
+// inherited are the only variables of the daemon that git and the steps see
+// without being told to. Everything else stays out: DATABASE_URL, credentials,
+// NOTIFY_SOCKET.
+var inherited = [...]string{
+	"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
+	// What leads to remotes and registries.
+	"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+	"SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK",
+}
 
 // fallbackPath is for a daemon that has no PATH, as under some init systems.
 const fallbackPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Environment is the environment of a job's programs: a clean one, with what the
-// job is in DURHACK_ variables. searchPaths come before the daemon's PATH.
-func Environment(job Job, searchPaths []string) []string {
+// Environment is the environment of every program that runs for a deployment, git
+// among them: a clean one, with what was configured (NAME=value, later ones win),
+// and what the job is in DURHACK_ variables. searchPaths come before PATH.
+func Environment(job Job, configured, searchPaths []string) []string {
 	var vars []string
 	for _, name := range inherited {
 		if v, ok := os.LookupEnv(name); ok {
 			vars = append(vars, name+"="+v)
 		}
 	}
-	path := os.Getenv("PATH")
-	if path == "" {
-		path = fallbackPath
+	vars = append(vars, configured...)
+	path := fallbackPath
+	for _, kv := range vars {
+		if p, ok := strings.CutPrefix(kv, "PATH="); ok && p != "" {
+			path = p
+		}
 	}
 	if len(searchPaths) > 0 {
 		path = strings.Join(searchPaths, string(filepath.ListSeparator)) + string(filepath.ListSeparator) + path
@@ -43,4 +54,18 @@ func Environment(job Job, searchPaths []string) []string {
 		vars = append(vars, kv[0]+"="+strings.ReplaceAll(kv[1], "\x00", ""))
 	}
 	return vars
+}
+
+// Passwords lists those inside of URLs of an environment, as that of a proxy.
+func Passwords(vars []string) []string {
+	var passwords []string
+	for _, kv := range vars {
+		_, value, _ := strings.Cut(kv, "=")
+		if u, err := url.Parse(value); err == nil {
+			if password, has := u.User.Password(); has {
+				passwords = append(passwords, password)
+			}
+		}
+	}
+	return passwords
 }

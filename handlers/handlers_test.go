@@ -168,20 +168,31 @@ func TestEnvironmentIsClean(t *testing.T) {
 		t.Setenv(secret, "leaked")
 	}
 	t.Setenv("PATH", "/p1:/p2")
-	vars := Environment(Job{Deployment: "site", DeliveryID: "d-1", Attempt: 2, Branch: "--upload-pack=x\x00y", Commit: "c", PreviousCommit: "p"}, []string{"/s1", "/s2"})
+	passed := []string{
+		"HTTP_PROXY=1", "https_proxy=2", "ALL_PROXY=3", "no_proxy=4", "SSL_CERT_FILE=5", "SSL_CERT_DIR=6",
+		"GIT_SSL_CAINFO=7", "GIT_SSH_COMMAND=8", "SSH_AUTH_SOCK=9", "XDG_RUNTIME_DIR=10",
+	}
+	for _, kv := range passed {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	vars := Environment(Job{Deployment: "site", DeliveryID: "d-1", Attempt: 2, Branch: "--upload-pack=x\x00y", Commit: "c", PreviousCommit: "p"}, []string{"A=1"}, []string{"/s1", "/s2"})
 	if text := strings.Join(vars, "\n"); strings.Contains(text, "leaked") {
 		t.Errorf("leaked: %q", vars)
 	}
-	for _, want := range []string{
+	for _, want := range append(passed, "A=1",
 		"PATH=/s1:/s2:/p1:/p2", "DURHACK_DEPLOYMENT=site", "DURHACK_DELIVERY_ID=d-1", "DURHACK_ATTEMPT=2",
 		"DURHACK_BRANCH=--upload-pack=xy", "DURHACK_COMMIT=c", "DURHACK_PREVIOUS_COMMIT=p",
-	} {
+	) {
 		if !slices.Contains(vars, want) {
 			t.Errorf("%s is missing in %q", want, vars)
 		}
 	}
+	if vars := Environment(Job{}, []string{"PATH=/own"}, []string{"/s1"}); vars[slices.IndexFunc(vars, func(kv string) bool { return strings.HasPrefix(kv, "DURHACK_") })-1] != "PATH=/s1:/own" {
+		t.Errorf("a configured PATH does not count in %q", vars)
+	}
 	t.Setenv("PATH", "")
-	if vars := Environment(Job{}, nil); !slices.Contains(vars, "PATH="+fallbackPath) {
+	if vars := Environment(Job{}, nil, nil); !slices.Contains(vars, "PATH="+fallbackPath) {
 		t.Errorf("no PATH in %q", vars)
 	}
 }

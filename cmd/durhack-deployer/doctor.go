@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -44,7 +43,7 @@ something fails. Run it as the user that the daemon runs as.`,
 				return err
 			}
 			var printErr error
-			err = doctor.Run(cmd.Context(), doctor.Options{Config: cfg, Path: os.Getenv("PATH"), Logger: discard()}, func(f doctor.Finding) {
+			err = doctor.Run(cmd.Context(), doctor.Options{Config: cfg, Logger: discard()}, func(f doctor.Finding) {
 				printErr = errors.Join(printErr, tell(f))
 			})
 			if err = errors.Join(err, printErr); err != nil {

@@ -144,7 +144,7 @@ func cmdHalt(ts *testscript.TestScript, neg bool, args []string) {
 func environment(ts *testscript.TestScript) []string {
 	var env []string
 	for _, key := range []string{
-		"PATH", "HOME", "TMPDIR", "DATABASE_URL", "TZ", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL",
+		"PATH", "HOME", "TMPDIR", "DATABASE_URL", "TZ", "PASSED", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL",
 		"GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_AUTHOR_DATE", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_COMMITTER_DATE",
 	} {
 		env = append(env, key+"="+ts.Getenv(key))

@@ -17,10 +17,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 )
 
-// DefaultGitTimeout is how long fetch and checkout may each take where a Config
-// does not say.
-const DefaultGitTimeout = 10 * time.Minute
-
 // The steps that come before the configured ones; no configured step may have
 // one of these names.
 const (
@@ -37,8 +33,8 @@ type Config struct {
 	Steps  []StepConfig
 	// SearchPaths are looked at for programs before PATH.
 	SearchPaths []string
-	// GitTimeout is for fetch and for checkout; zero is DefaultGitTimeout.
-	GitTimeout time.Duration
+	// FetchTimeout is for the step fetch; zero leaves it to the deployment's.
+	FetchTimeout time.Duration
 }
 
 // StepConfig is one configured step.
@@ -60,9 +56,6 @@ type Handler struct{ cfg Config }
 
 // New checks the configuration; every fault is in the error.
 func New(cfg Config) (*Handler, error) {
-	if cfg.GitTimeout == 0 {
-		cfg.GitTimeout = DefaultGitTimeout
-	}
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !filepath.IsAbs(cfg.Path) {
@@ -114,7 +107,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 		{
 			Name:     StepFetch,
 			Describe: fmt.Sprintf("make commit %.12s of branch %q available in %s", job.Commit, job.Branch, h.cfg.Path),
-			Timeout:  h.cfg.GitTimeout,
+			Timeout:  h.cfg.FetchTimeout,
 			Run: func(ctx context.Context, env handlers.Env) error {
 				repo := h.repo(env)
 				if err := repo.EnsureClone(ctx, env.Out); err != nil {
@@ -126,7 +119,6 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 		{
 			Name:     StepCheckout,
 			Describe: fmt.Sprintf("put exactly commit %.12s into %s", job.Commit, h.cfg.Path),
-			Timeout:  h.cfg.GitTimeout,
 			Run: func(ctx context.Context, env handlers.Env) error {
 				return h.repo(env).Checkout(ctx, job.Commit, env.Out)
 			},

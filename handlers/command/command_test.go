@@ -76,7 +76,7 @@ func TestDeploy(t *testing.T) {
 	}
 	processFile := filepath.Join(t.TempDir(), "process")
 	r := handlers.Execute(t.Context(), plan, handlers.Env{
-		Out: runLog, Vars: handlers.Environment(job, nil), ProcessFile: processFile,
+		Out: runLog, Vars: handlers.Environment(job, nil, nil), ProcessFile: processFile,
 	}, runLog)
 	if err := runLog.Close(); err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func TestStepTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil)}, nil)
+	r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil, nil)}, nil)
 	if !errors.As(r.Err, new(*handlers.TimeoutError)) || r.FailedStep != "endless" || r.Signal != "SIGTERM" || r.ExitCode != nil {
 		t.Errorf("result %+v", r)
 	}
@@ -138,7 +138,7 @@ func TestSearchPaths(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil)}, nil)
+		r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil, nil)}, nil)
 		switch name {
 		case "found":
 			if r.ExitCode == nil || *r.ExitCode != 9 {

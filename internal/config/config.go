@@ -11,6 +11,7 @@ package config
 import (
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -50,8 +51,9 @@ type Config struct {
 	// Files are the files that were read, in the order of merging.
 	Files []string
 
-	origins []Value
-	hidden  []Secret
+	origins  []Value
+	hidden   []Secret
+	problems []*Error
 }
 
 // HostPort is where a server listens. Port 0 lets the system choose.
@@ -115,8 +117,12 @@ type Deployment struct {
 	// Steps are run by the command handler, in order. It may have none: then
 	// the checkout is the whole deploy.
 	Steps []Step
-	// Timeout bounds the whole deploy.
-	Timeout     time.Duration
+	// Timeout bounds the whole deploy, FetchTimeout what git gets from the remote;
+	// 0 is no bound of its own.
+	Timeout, FetchTimeout time.Duration
+	// Env are the variables, NAME=value, that git and every step get beside those
+	// that always are passed on.
+	Env         []string `json:"-"`
 	Pending     string
 	OnInterrupt string
 	Health      Health
@@ -177,11 +183,11 @@ func (c *Config) RequireSecret() error {
 	}
 }
 
-// Problems lists the enabled deployments that this version cannot run. Load
-// accepts them, so that a configuration can be shown; a daemon must refuse to
-// start while there are any.
+// Problems lists what keeps a worker from starting: enabled deployments that this
+// version cannot run, and files of theirs that this user may not read. Load
+// accepts them, so that a configuration can be shown.
 func (c *Config) Problems() []*Error {
-	var problems []*Error
+	problems := slices.Clone(c.problems)
 	for _, slug := range c.Slugs() {
 		d := c.Deployments[slug]
 		if !d.Enabled || d.Unsupported == "" {

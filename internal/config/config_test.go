@@ -23,6 +23,12 @@ func testHost() host {
 	return host{
 		name:     func() (string, error) { return "box.example.com", nil },
 		writable: func(string) bool { return false },
+		read: func(file string, limit int64) ([]byte, error) {
+			if strings.Contains(file, "forbidden") {
+				return nil, &os.PathError{Op: "open", Path: file, Err: os.ErrPermission}
+			}
+			return readRegularFile(file, limit)
+		},
 	}
 }
 

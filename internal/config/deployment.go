@@ -15,8 +15,9 @@ const (
 	defaultHealthTimeout = 30 * time.Second
 )
 
-// deployments reads every deployment, those of this version's handlers and the others.
-func (t table) deployments() map[string]*Deployment {
+// deployments reads every deployment, those of this version's handlers and the
+// others. base are the variables that all of them have.
+func (t table) deployments(base variables) map[string]*Deployment {
 	all := map[string]*Deployment{}
 	if t.node == nil {
 		return all
@@ -42,7 +43,7 @@ func (t table) deployments() map[string]*Deployment {
 			t.failAt(n.at, key, fmt.Sprintf("deployments %q and %q differ only in upper and lower case", other, slug), "rename one")
 		}
 		folded[lower] = slug
-		d := t.sub(slug).deployment(slug)
+		d := t.sub(slug).deployment(slug, base)
 		if other, taken := paths[d.Path]; taken && d.Path != "" {
 			t.failAt(t.sub(slug).position("path"), key+".path", fmt.Sprintf("deployments %q and %q have the same path %q", other, slug, d.Path), "each needs a directory of its own")
 		}
@@ -62,7 +63,7 @@ func (t table) deployments() map[string]*Deployment {
 	return all
 }
 
-func (t table) deployment(slug string) *Deployment {
+func (t table) deployment(slug string, base variables) *Deployment {
 	d := &Deployment{Slug: slug, at: t.node.at}
 	d.Repository = t.required("repository", `repository = "owner/name"`, validRepository)
 	d.Branch = t.required("branch", `branch = "main"`, validBranch)
@@ -76,6 +77,9 @@ func (t table) deployment(slug string) *Deployment {
 	d.Remote = t.remote(d.Repository)
 	d.Enabled = t.bool("enabled", true)
 	d.Timeout = t.duration("timeout", defaultTimeout)
+	d.FetchTimeout = t.duration("fetch_timeout", 0)
+	set := t.variables(base, d.Enabled)
+	d.Env = set.list(t.env)
 	d.Pending = t.choice("pending", PendingEvery, PendingEvery, PendingLatest)
 	d.OnInterrupt = t.choice("on_interrupt", OnInterruptRetry, OnInterruptRetry, OnInterruptFail)
 	d.Health = t.health()
@@ -94,7 +98,7 @@ func (t table) deployment(slug string) *Deployment {
 			t.warn(d.at, t.name, fmt.Sprintf("deployment %q is disabled, and could not be enabled yet: %s", slug, d.Unsupported))
 		}
 	}
-	d.Digest = digest(d)
+	d.Digest = digest(d, set)
 	return d
 }
 

@@ -10,7 +10,7 @@ import (
 // it, so it must neither change between releases without need nor let a secret
 // be guessed: the passwords of remote and the values of secret variables are
 // left out (a change of those alone leaves the digest as it is).
-func digest(d *Deployment) string {
+func digest(d *Deployment, v variables) string {
 	type step struct {
 		Name    string            `json:"name"`
 		Run     []string          `json:"run"`
@@ -20,14 +20,7 @@ func digest(d *Deployment) string {
 	}
 	steps := make([]step, len(d.Steps))
 	for i, s := range d.Steps {
-		env := make(map[string]string, len(s.Env))
-		for name, value := range s.Env {
-			if secretName(name) {
-				value = masked
-			}
-			env[name] = value
-		}
-		steps[i] = step{Name: s.Name, Run: s.Run, Dir: s.Dir, Env: env, Timeout: int64(s.Timeout)}
+		steps[i] = step{Name: s.Name, Run: s.Run, Dir: s.Dir, Env: maskedVariables(s.Env), Timeout: int64(s.Timeout)}
 	}
 	type site struct {
 		Rule   string   `json:"rule"`
@@ -56,13 +49,26 @@ func digest(d *Deployment) string {
 		InstanceName  string `json:"instance_name,omitempty"`
 		Sites         []site `json:"sites,omitempty"`
 		Unit          string `json:"systemd_unit_name,omitempty"`
+
+		FetchTimeout int64             `json:"fetch_timeout_ns,omitempty"`
+		EnvNames     []string          `json:"env_names,omitempty"`
+		Env          map[string]string `json:"env,omitempty"`
 	}{
 		d.Slug, d.Repository, d.Branch, d.Path, maskedRemote(d.Remote), d.Enabled, d.Handler, steps, int64(d.Timeout),
 		d.Pending, d.OnInterrupt, d.Health.URL, int64(d.Health.Timeout), d.InstanceName, sites, d.SystemdUnitName,
+		int64(d.FetchTimeout), v.pass, maskedVariables(v.set),
 	})
 	if err != nil {
 		return "" // strings, numbers and maps of strings cannot fail to marshal
 	}
 	sum := sha256.Sum256(canonical)
 	return hex.EncodeToString(sum[:])
+}
+
+func maskedVariables(set map[string]string) map[string]string {
+	shown := make(map[string]string, len(set))
+	for name, value := range set {
+		shown[name] = shownVariable(name, value)
+	}
+	return shown
 }

@@ -47,7 +47,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, executable_search_paths, instance, listen, lock, origin, proxy_fix, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, instance, listen, lock, origin, proxy_fix, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",
@@ -77,10 +77,18 @@ func TestErrors(t *testing.T) {
 			web(`steps = [{ name = "a", run = ["a"], env = { A = 1 } }]`),
 			`a.toml:5:45: deployments.web.steps[0].env.A must be a string, not a whole number`,
 		},
-		"syntax":        {"origin = \"a", `a.toml:1:11: unterminated basic string`},
-		"a double key":  {"[listen]\nport = 1\nport = 2", `a.toml:3:1: key port is already defined`},
-		"a bare secret": {"webhook_secret_token = hunter2", `a.toml:1:24: unexpected character U+0068 'h' at start of value`},
-		"UTF-16":        {"\xff\xfeo\x00", `a.toml:1:1: this file is UTF-16; save it as UTF-8`},
+		"a number in the top env": {"[env]\nA = 1", `a.toml:2:1: env.A must be a string, not a whole number`},
+		"pass that is no list":    {"[env]\npass = \"A\"", `a.toml:2:1: env.pass must be a list of strings, not a string`},
+		"pass of no name":         {"[env]\npass = [\"A*\"]", `a.toml:2:9: env.pass is not the name of a variable: "A*"; use letters, digits and underscores, the first no digit`},
+		"relative env_file":       {`env_file = ".env"`, `a.toml:1:1: env_file must be an absolute path, not ".env"; begin it with "/"`},
+		"missing env_file": {
+			web(build1, `env_file = "/no/such/file"`), `a.toml:6:1: deployments.web.env_file "/no/such/file" cannot be used: there is no such file`,
+		},
+		"a device as env_file": {`env_file = "/dev/zero"`, `a.toml:1:1: env_file "/dev/zero" cannot be used: it is not a regular file`},
+		"syntax":               {"origin = \"a", `a.toml:1:11: unterminated basic string`},
+		"a double key":         {"[listen]\nport = 1\nport = 2", `a.toml:3:1: key port is already defined`},
+		"a bare secret":        {"webhook_secret_token = hunter2", `a.toml:1:24: unexpected character U+0068 'h' at start of value`},
+		"UTF-16":               {"\xff\xfeo\x00", `a.toml:1:1: this file is UTF-16; save it as UTF-8`},
 
 		"origin not a URL":       {`origin = "deploy.example.com"`, `a.toml:1:1: origin is not an http or https URL; write it like "https://deploy.example.com"`},
 		"origin with a password": {`origin = "https://a:hunter2@b.example"`, `a.toml:1:1: origin must have neither a user, a query nor a fragment; write it like "https://deploy.example.com"`},

@@ -13,6 +13,7 @@ type host struct {
 	name     func() (string, error)
 	root     bool
 	writable func(dir string) bool
+	read     func(file string, limit int64) ([]byte, error)
 }
 
 func thisHost() host {
@@ -20,6 +21,7 @@ func thisHost() host {
 		name:     os.Hostname,
 		root:     os.Geteuid() == 0,
 		writable: func(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil },
+		read:     readRegularFile,
 	}
 }
 

@@ -12,6 +12,7 @@ type reader struct {
 	env      func(string) string
 	on       host
 	errors   []*Error
+	problems []*Error // see Config.Problems
 	warnings []Warning
 	values   []Value
 	hidden   []Secret

@@ -21,6 +21,7 @@ const (
 	takesNamed      // a table whose keys are names that people choose
 	takesTables     // a list of tables
 	takesStringMap  // a table of strings whose keys people choose
+	takesVariables  // the same, and a list of strings called pass
 	takesTableOrURL // a string, or a table with known keys
 	takesAnything   // a key of the Python deployer that has no effect
 )
@@ -29,7 +30,7 @@ func (f form) String() string {
 	return [...]string{
 		"a string", "a whole number", "true or false", `a duration like "90s" or "10m", or a whole number of seconds`,
 		"a list of strings", "a string or a list of strings", "a table", "a table", "a list of tables",
-		"a table of strings", "a string or a table", "anything",
+		"a table of strings", "a table of strings", "a string or a table", "anything",
 	}[f]
 }
 
@@ -55,7 +56,8 @@ func schema() *field {
 	deployment := table(map[string]*field{
 		"repository": of(takesString), "enabled": of(takesBool), "branch": of(takesString), "path": of(takesString),
 		"remote": of(takesString), "handler": of(takesString), "timeout": of(takesDuration), "pending": of(takesString),
-		"on_interrupt": of(takesString),
+		"on_interrupt": of(takesString), "fetch_timeout": of(takesDuration),
+		"env": of(takesVariables), "env_file": of(takesOneOrMore),
 		"health": {form: takesTableOrURL, fields: map[string]*field{
 			"url": of(takesString), "timeout": of(takesDuration),
 		}},
@@ -76,9 +78,10 @@ func schema() *field {
 		"origin": of(takesString), "instance": of(takesString), "state_dir": of(takesString), "database_url": of(takesString),
 		"webhook_secret_token": of(takesOneOrMore), "webhook_secret_file": of(takesOneOrMore),
 		"executable_search_paths": of(takesStrings),
-		"signing_key_file":        of(takesString),
-		"listen":                  hostPort(),
-		"admin":                   hostPort(),
+		"env":                     of(takesVariables), "env_file": of(takesOneOrMore),
+		"signing_key_file": of(takesString),
+		"listen":           hostPort(),
+		"admin":            hostPort(),
 		"proxy_fix": table(map[string]*field{
 			"x_for": of(takesInt), "x_proto": of(takesInt),
 			"x_host":   unused(takesInt, "only the client's address and scheme are taken from proxies"),
@@ -201,13 +204,17 @@ func (c *checker) value(n *node, f *field, path string) {
 			}
 			c.table(element, f.fields, place)
 		}
-	case takesStringMap:
+	case takesStringMap, takesVariables:
 		if n.kind != isTable {
 			wrong()
 			return
 		}
 		for _, name := range n.keys() {
-			c.value(n.table[name], &field{form: takesString}, join(path, name))
+			each := &field{form: takesString}
+			if name == "pass" && f.form == takesVariables {
+				each.form = takesStrings
+			}
+			c.value(n.table[name], each, join(path, name))
 		}
 	}
 }

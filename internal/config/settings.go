@@ -45,7 +45,7 @@ func (r *reader) config(root *node) *Config {
 	proxy := top.sub("proxy_fix")
 	c.ProxyFix = ProxyFix{XFor: proxy.int("x_for", 0, maxProxies), XProto: proxy.int("x_proto", 0, maxProxies)}
 	c.ExecutableSearchPaths = top.searchPaths()
-	c.Deployments = top.sub("deployments").deployments()
+	c.Deployments = top.sub("deployments").deployments(top.variables(variables{}, true))
 
 	admin := top.sub("admin")
 	c.AdminSet = admin.has("host") || admin.has("port")
@@ -59,7 +59,7 @@ func (r *reader) config(root *node) *Config {
 		}
 		r.failAt(at, "admin.port", fmt.Sprintf("listen and admin are both %s", c.Listen), "give them different ports")
 	}
-	c.origins, c.hidden, c.Warnings = sortValues(r.values), r.hidden, r.warnings
+	c.origins, c.hidden, c.problems, c.Warnings = sortValues(r.values), r.hidden, r.problems, r.warnings
 	return c
 }
 

@@ -136,27 +136,33 @@ func readConfigFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// readSecretFile reads a secret, without the line end that editors add. It
-// opens without blocking, so that a pipe in the file's place cannot hang it.
-func readSecretFile(path string) (Secret, error) {
+// readRegularFile reads a file of at most limit bytes. It opens without blocking,
+// so that a pipe in the file's place cannot hang it.
+func readRegularFile(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read from
 	info, err := f.Stat()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return "", errors.New("it is not a regular file")
+		return nil, errors.New("it is not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("it is larger than %d KiB", limit>>10)
+	}
+	return data, err
+}
+
+// readSecretFile reads a secret, without the line end that editors add.
+func readSecretFile(path string) (Secret, error) {
+	data, err := readRegularFile(path, maxSecret)
 	if err != nil {
 		return "", err
-	}
-	if len(data) > maxSecret {
-		return "", fmt.Errorf("it is larger than %d KiB", maxSecret>>10)
 	}
 	secret := strings.TrimRight(string(data), "\r\n")
 	if strings.TrimSpace(secret) == "" {

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 )
 
@@ -28,7 +27,9 @@ func (t table) steps() []Step {
 		}
 		names[s.Name] = true
 		s.Run = step.run()
-		s.Env = step.environment()
+		if step.get("env") != nil {
+			s.Env = step.sub("env").assignments()
+		}
 		steps = append(steps, s)
 	}
 	return steps
@@ -55,39 +56,4 @@ func (t table) run() []string {
 		t.record("run", run, n)
 	}
 	return run
-}
-
-func (t table) environment() map[string]string {
-	n := t.get("env")
-	if n == nil {
-		return nil
-	}
-	env := map[string]string{}
-	for _, name := range n.keys() {
-		value := n.table[name]
-		if value.bad {
-			continue
-		}
-		sub := table{reader: t.reader, node: n, name: t.name + ".env"}
-		switch {
-		case !variablePattern.MatchString(name):
-			sub.fail(value, name, fmt.Sprintf("%s is not the name of a variable: %q", sub.name, name), "use letters, digits and underscores, the first no digit")
-			continue
-		case strings.ContainsRune(value.text, 0):
-			sub.fail(value, name, fmt.Sprintf("%s has a NUL character, which no variable can hold", join(sub.name, name)), "")
-			continue
-		}
-		env[name] = value.text
-		shown := value.text
-		if secretName(name) {
-			shown = masked
-			t.hide(value.text)
-			if u, err := url.Parse(value.text); err == nil && u.User != nil {
-				password, _ := u.User.Password()
-				t.hide(password)
-			}
-		}
-		sub.record(name, shown, value)
-	}
-	return env
 }

@@ -24,12 +24,19 @@ func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error)
 	for i, s := range d.Steps {
 		steps[i] = command.StepConfig{Name: s.Name, Run: s.Run, Dir: s.Dir, Env: s.Env, Timeout: s.Timeout}
 	}
-	return command.New(command.Config{Path: d.Path, Remote: d.Remote, Steps: steps, SearchPaths: cfg.ExecutableSearchPaths})
+	return command.New(command.Config{
+		Path: d.Path, Remote: d.Remote, Steps: steps, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
+	})
 }
 
 // Repository is the clone that a deployment works in.
 func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
-	return git.Open(d.Path, d.Remote, git.Options{SearchPaths: cfg.ExecutableSearchPaths})
+	return git.Open(d.Path, d.Remote, git.Options{Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths})
+}
+
+// Environment is what programs of a deployment get outside of a run.
+func Environment(cfg *config.Config, d *config.Deployment) []string {
+	return handlers.Environment(handlers.Job{Deployment: d.Slug, Branch: d.Branch}, d.Env, cfg.ExecutableSearchPaths)
 }
 
 // clone is a git.Repo as the worker wants to ask it.
@@ -83,6 +90,6 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker,
 		RunsDir: filepath.Join(o.Config.StateDir, "runs"), Secrets: secrets,
-		SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
+		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 	}).Run(ctx)
 }

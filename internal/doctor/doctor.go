@@ -34,8 +34,6 @@ type Finding struct {
 // Options are what is looked at.
 type Options struct {
 	Config *config.Config
-	// Path is the PATH that steps' programs are looked for in.
-	Path   string
 	Logger *slog.Logger
 }
 

@@ -82,7 +82,7 @@ run = [%q]
 		t.Fatal(err)
 	}
 	var lines []string
-	err = Run(t.Context(), Options{Config: cfg, Path: os.Getenv("PATH"), Logger: quiet}, func(f Finding) {
+	err = Run(t.Context(), Options{Config: cfg, Logger: quiet}, func(f Finding) {
 		if f.Level != OK && f.Advice == "" && f.Check != "configuration" {
 			t.Errorf("no advice for %+v", f)
 		}

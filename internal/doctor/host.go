@@ -241,7 +241,11 @@ func (d *doctor) steps(context.Context) {
 			if strings.Contains(step.Run[0], "/") && !filepath.IsAbs(step.Run[0]) {
 				continue // it comes with the checkout
 			}
-			if _, err := process.LookPath(step.Run[0], dep.Path, d.Config.ExecutableSearchPaths, d.Path); err != nil {
+			env := daemon.Environment(d.Config, dep)
+			for name, value := range step.Env {
+				env = append(env, name+"="+value)
+			}
+			if _, err := process.LookPath(step.Run[0], dep.Path, d.Config.ExecutableSearchPaths, env); err != nil {
 				missing++
 				d.say(Fail, "install it, or name its directory in executable_search_paths", "step %q of %s: %v", step.Name, slug, err)
 				continue
@@ -250,6 +254,6 @@ func (d *doctor) steps(context.Context) {
 		}
 	}
 	if missing == 0 {
-		d.say(OK, "", "%s found, with this user's PATH", counted(found, "program"))
+		d.say(OK, "", "%s found", counted(found, "program"))
 	}
 }

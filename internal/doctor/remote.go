@@ -193,7 +193,7 @@ func databaseAdvice(cfg *config.Config, err error) string {
 
 // git asks each remote of an enabled deployment for its branch.
 func (d *doctor) git(ctx context.Context) {
-	if _, err := process.LookPath("git", "/", d.Config.ExecutableSearchPaths, d.Path); err != nil {
+	if _, err := process.LookPath("git", "/", d.Config.ExecutableSearchPaths, daemon.Environment(d.Config, &config.Deployment{})); err != nil {
 		d.say(Fail, "install git", "%v", err)
 		return
 	}

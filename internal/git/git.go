@@ -30,8 +30,7 @@ const remote = "durhack-deployer"
 
 // Options are the lesser choices of Open; the zero value will do.
 type Options struct {
-	// Vars is the environment to begin with; nil is the caller's HOME, USER,
-	// PATH, LANG, SSH_AUTH_SOCK and no more.
+	// Vars is the environment to begin with; nil is the caller's own.
 	Vars []string
 	// SearchPaths are looked at for git before the PATH of Vars.
 	SearchPaths []string
@@ -57,19 +56,9 @@ type Repo struct {
 // nothing yet.
 func Open(dir, remote string, opts Options) *Repo {
 	if opts.Vars == nil {
-		opts.Vars = inherit("HOME", "USER", "LOGNAME", "PATH", "LANG", "TMPDIR", "SSH_AUTH_SOCK")
+		opts.Vars = os.Environ()
 	}
 	return &Repo{dir: dir, remote: remote, opts: opts, secrets: mask.NewSet(userinfo(remote))}
-}
-
-func inherit(names ...string) []string {
-	var vars []string
-	for _, name := range names {
-		if v, ok := os.LookupEnv(name); ok {
-			vars = append(vars, name+"="+v)
-		}
-	}
-	return vars
 }
 
 // Dir is the working tree.
@@ -252,11 +241,18 @@ func (r *Repo) environment() []string {
 		config = append(config, [2]string{"safe.directory", real})
 	}
 	vars := append([]string(nil), r.opts.Vars...)
+	given := 0 // by whoever configured the variables of git's configuration
+	for _, kv := range vars {
+		if count, ok := strings.CutPrefix(kv, "GIT_CONFIG_COUNT="); ok {
+			n, _ := strconv.Atoi(count)
+			given = max(0, n)
+		}
+	}
 	vars = append(vars, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
 		"GIT_CEILING_DIRECTORIES="+filepath.Dir(filepath.Clean(r.dir)),
-		"GIT_CONFIG_COUNT="+strconv.Itoa(len(config)))
+		"GIT_CONFIG_COUNT="+strconv.Itoa(given+len(config)))
 	for i, kv := range config {
-		n := strconv.Itoa(i)
+		n := strconv.Itoa(given + i)
 		vars = append(vars, "GIT_CONFIG_KEY_"+n+"="+kv[0], "GIT_CONFIG_VALUE_"+n+"="+kv[1])
 	}
 	return append(vars, r.vars...)

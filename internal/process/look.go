@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LookPath finds a program: in searchPaths, then in the directories of pathVar
-// (the form of $PATH). Relative directories are not looked at: what runs must
+// LookPath finds a program: in searchPaths, then in the directories of the PATH
+// of env. Relative directories are not looked at: what runs must
 // not depend on what a repository contains. A name with a slash is a path,
 // relative to dir. The error is a *NotFoundError.
-func LookPath(program, dir string, searchPaths []string, pathVar string) (string, error) {
+func LookPath(program, dir string, searchPaths, env []string) (string, error) {
 	if strings.Contains(program, "/") {
 		full := program
 		if !filepath.IsAbs(full) {
@@ -27,7 +27,7 @@ func LookPath(program, dir string, searchPaths []string, pathVar string) (string
 	}
 	var searched []string
 	detail := ""
-	for _, d := range slices.Concat(searchPaths, filepath.SplitList(pathVar)) {
+	for _, d := range slices.Concat(searchPaths, filepath.SplitList(getenv(env, "PATH"))) {
 		if !filepath.IsAbs(d) || slices.Contains(searched, d) {
 			continue
 		}

@@ -80,7 +80,7 @@ func Run(ctx context.Context, c Command) error {
 			return &StartError{Program: program, Path: program, Err: &os.PathError{Op: "chdir", Path: c.Dir, Err: errors.Unwrap(err)}}
 		}
 	}
-	path, err := LookPath(program, c.Dir, c.SearchPaths, getenv(c.Env, "PATH"))
+	path, err := LookPath(program, c.Dir, c.SearchPaths, c.Env)
 	if err != nil {
 		return err
 	}

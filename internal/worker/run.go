@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -65,14 +66,16 @@ func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handl
 	runCtx, cancel := w.runContext(ctx, held)
 	defer cancel()
 	begin := time.Now()
-	log, err := handlers.OpenRunLog(r.started.RunLog, w.o.Secrets, handlers.RunLogOptions{Log: w.o.Logger})
+	vars := handlers.Environment(job, w.o.Vars, w.o.SearchPaths)
+	secrets := slices.Concat(w.o.Secrets, handlers.Passwords(vars))
+	log, err := handlers.OpenRunLog(r.started.RunLog, secrets, handlers.RunLogOptions{Log: w.o.Logger})
 	if err != nil { // a full disk must not fail a deploy: the output's tail is kept all the same
 		w.o.Logger.Warn("no run log is kept", "path", r.started.RunLog, "error", err)
 	}
 	result := handlers.Result{Err: planErr, FailedStep: stepPlan}
 	if planErr == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
-			Out: log, Vars: handlers.Environment(job, w.o.SearchPaths), SearchPaths: w.o.SearchPaths,
+			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths,
 			Grace: w.o.StepGrace, ProcessFile: processFile(r.started.RunLog),
 		}, log)
 	} else {

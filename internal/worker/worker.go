@@ -96,6 +96,8 @@ type Options struct {
 	RunsDir string
 	// Secrets are masked in run logs and output tails.
 	Secrets []string
+	// Vars are configured variables, NAME=value, for git and the steps.
+	Vars []string
 	// SearchPaths are looked at for programs before PATH.
 	SearchPaths []string
 	// DrainGrace is how long a run may go on once Run's context ended (default 10 s).
