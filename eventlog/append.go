@@ -39,9 +39,20 @@ type Group struct {
 // there is none. With the position of its own `started`, a run can be ended by
 // whoever comes first and by nobody after; with that of the last end, only one
 // of those who saw it can start.
+//
+// With a DeliveryID, and no Deployment, it holds while the newest event of that
+// delivery, of whatever type, is at Position: what was decided on the delivery's
+// events is recorded only where no other event has come since.
 type Fence struct {
-	Instance, Deployment string
-	Position             int64
+	Instance, Deployment, DeliveryID string
+	Position                         int64
+}
+
+// fenceKey is what a fence is about.
+type fenceKey struct{ instance, deployment, deliveryID string }
+
+func (f Fence) key() fenceKey {
+	return fenceKey{clean(f.Instance), clean(f.Deployment), clean(f.DeliveryID)}
 }
 
 // Payload is the raw body of a delivery.

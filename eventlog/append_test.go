@@ -95,7 +95,7 @@ func TestFence(t *testing.T) {
 	if _, err := l.Payload(testContext(t), late.Payload.Digest); !errors.Is(err, ErrNoPayload) {
 		t.Errorf("the payload of a refused group: got %v, want ErrNoPayload", err)
 	}
-	end := Group{Transitions: []Transition{deployed("d2", "web", 1)}, Fence: &Fence{"test", "web", run2.Position}}
+	end := Group{Transitions: []Transition{deployed("d2", "web", 1)}, Fence: &Fence{Instance: "test", Deployment: "web", Position: run2.Position}}
 	first := mustAppend(t, l, end)
 	mustAppend(t, l, group(started("d3", "web", 1)))
 	// Once ended, a run has no second end, whoever brings it.
@@ -111,7 +111,7 @@ func TestFence(t *testing.T) {
 		t.Errorf("repeat returned %+v, want %+v", again[0], first[0])
 	}
 	// A void is no event of a run: it does not move the fence.
-	next := &Fence{"test", "web", mustAppend(t, l, group(started("d5", "web", 1)))[0].Position}
+	next := &Fence{Instance: "test", Deployment: "web", Position: mustAppend(t, l, group(started("d5", "web", 1)))[0].Position}
 	mustAppend(t, l, group(Transition{Instance: "test", DeliveryID: "d6", Deployment: "web", Attempt: 1, Data: Voided{Reason: ReasonStale}}))
 	mustAppend(t, l, Group{Transitions: []Transition{
 		{Instance: "test", DeliveryID: "d5", Deployment: "web", Attempt: 1, Data: Interrupted{Then: "fail"}},
@@ -120,8 +120,32 @@ func TestFence(t *testing.T) {
 	// A start in the same commit fences too.
 	results, err := l.AppendAll(testContext(t), []Group{
 		group(started("d4", "new", 1)),
-		{Transitions: []Transition{deployed("d4", "new", 1)}, Fence: &Fence{"test", "new", 0}},
+		{Transitions: []Transition{deployed("d4", "new", 1)}, Fence: &Fence{Instance: "test", Deployment: "new", Position: 0}},
 	})
+	if err != nil || results[0].Err != nil || !errors.Is(results[1].Err, ErrFenced) {
+		t.Errorf("got %v, %v", results, err)
+	}
+}
+
+// What was decided on a delivery's events is not recorded after another of them.
+func TestFenceOfADelivery(t *testing.T) {
+	l := newLog(t)
+	first := mustAppend(t, l, group(received("d1"), started("d1", "web", 1)))[1]
+	mustAppend(t, l, group(received("d2"))) // another delivery's events do not matter
+	replayed := func(attempt int, position int64) Group {
+		g := group(Transition{Instance: "test", DeliveryID: "d1", Attempt: attempt, Data: Replayed{Reason: "again"}})
+		g.Fence = &Fence{Instance: "test", DeliveryID: "d1", Position: position}
+		return g
+	}
+	second := mustAppend(t, l, replayed(2, first.Position))
+	if again := mustAppend(t, l, replayed(2, first.Position)); !sameEvent(second[0], again[0]) {
+		t.Errorf("repeat returned %+v, want %+v", again[0], second[0])
+	}
+	if _, err := l.Append(testContext(t), replayed(3, first.Position)); !errors.Is(err, ErrFenced) {
+		t.Errorf("after another event: got %v, want ErrFenced", err)
+	}
+	// One in the same commit counts too.
+	results, err := l.AppendAll(testContext(t), []Group{group(started("d1", "api", 1)), replayed(4, second[0].Position)})
 	if err != nil || results[0].Err != nil || !errors.Is(results[1].Err, ErrFenced) {
 		t.Errorf("got %v, %v", results, err)
 	}

@@ -14,15 +14,13 @@ type snapshot struct {
 	lastID   ulid.ULID
 	at       time.Time
 	existing map[identity]Event
-	// runs is the position of the newest event of a deployment's runs; only
-	// deployments that are fenced in the batch are looked up.
-	runs map[deploymentKey]int64
+	// newest is the position of the newest event that a fence counts; only what is
+	// fenced in the batch is looked up.
+	newest map[fenceKey]int64
 	// bodies are the digests that a delivery's events name; only deliveries that
 	// are redacted in the batch are looked up.
 	bodies map[deliveryKey][]string
 }
-
-type deploymentKey struct{ instance, deployment string }
 
 type deliveryKey struct{ instance, delivery string }
 
@@ -62,7 +60,10 @@ func decide(s snapshot, ids idSource, requests []*request) decision {
 			s.existing[identityOf(e)] = e
 			s.position, s.at = e.Position, e.RecordedAt
 			if kinds.find(e.Type).ofRun {
-				s.runs[deploymentKey{e.Instance, e.DeploymentSlug()}] = e.Position
+				s.newest[fenceKey{instance: e.Instance, deployment: e.DeploymentSlug()}] = e.Position
+			}
+			if key := (fenceKey{instance: e.Instance, deliveryID: e.DeliveryID}); s.newest[key] != 0 {
+				s.newest[key] = e.Position
 			}
 		}
 		if len(fresh) > 0 {
@@ -112,9 +113,10 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 	// A group that is recorded already stays recorded, whatever has run
 	// since: its commit may have been answered by a connection that broke.
 	if len(fresh) > 0 && r.fence != nil {
-		newest := s.runs[deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}]
+		newest := s.newest[r.fence.key()]
 		if newest != r.fence.Position {
-			return nil, nil, fmt.Errorf("%w (of %s: its newest is at position %d, the fence at %d)", ErrFenced, r.fence.Deployment, newest, r.fence.Position)
+			return nil, nil, fmt.Errorf("%w (of %s: its newest is at position %d, the fence at %d)",
+				ErrFenced, r.fence.Deployment+r.fence.DeliveryID, newest, r.fence.Position)
 		}
 	}
 	return events, fresh, nil

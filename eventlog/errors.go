@@ -12,8 +12,9 @@ import (
 
 // Errors of the log, to be matched with errors.Is.
 var (
-	// ErrFenced refuses a group whose Fence does not hold: the run was ended, or another has started.
-	ErrFenced = errors.New("fenced: the deployment's runs have gone on since")
+	// ErrFenced refuses a group whose Fence does not hold: the run was ended, another
+	// has started, or the delivery has another event.
+	ErrFenced = errors.New("fenced: its events have gone on since")
 	// ErrNoPayload says that no body is stored under a digest.
 	ErrNoPayload = errors.New("no payload is stored under this digest")
 	// ErrRedacted refuses a group that would store a body of a delivery whose

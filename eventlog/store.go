@@ -19,7 +19,8 @@ const (
 	sqlFence = `select position from public.events
 		where type in ('started', 'deployed', 'failed', 'interrupted') and instance = $1 and deployment = $2
 		order by (-position) limit 1`
-	sqlNamed = `select substring(data::text from '"payload_digest":"([0-9a-f]{64})"') from public.events
+	sqlDeliveryFence = `select position from public.events where instance = $1 and delivery_id = $2 order by position desc limit 1`
+	sqlNamed         = `select substring(data::text from '"payload_digest":"([0-9a-f]{64})"') from public.events
 		where delivery_id = $1 and instance = $2 and type in ('received', 'redelivered')`
 	sqlPayload = `select public.event_log_store($1, $2, $3, $4)`
 	sqlAppend  = `select public.event_log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
@@ -99,10 +100,10 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 
 func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapshot, error) {
 	s := snapshot{
-		existing: make(map[identity]Event), runs: make(map[deploymentKey]int64), bodies: make(map[deliveryKey][]string),
+		existing: make(map[identity]Event), newest: make(map[fenceKey]int64), bodies: make(map[deliveryKey][]string),
 	}
 	var keys columns
-	var fences []deploymentKey
+	var fences []fenceKey
 	for _, r := range batch {
 		for _, row := range r.rows {
 			keys.add(row)
@@ -114,9 +115,9 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 			keys.add(row{identity: r.rows[0].delivery().redaction()})
 		}
 		if r.fence != nil {
-			key := deploymentKey{clean(r.fence.Instance), clean(r.fence.Deployment)}
-			if _, ok := s.runs[key]; !ok {
-				s.runs[key] = 0
+			key := r.fence.key()
+			if _, ok := s.newest[key]; !ok {
+				s.newest[key] = 0
 				fences = append(fences, key)
 			}
 		}
@@ -149,12 +150,16 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 		return rows.Err()
 	})
 	for _, key := range fences {
-		b.Queue(sqlFence, key.instance, key.deployment).QueryRow(func(row pgx.Row) error {
+		sql, of := sqlFence, key.deployment
+		if key.deliveryID != "" {
+			sql, of = sqlDeliveryFence, key.deliveryID
+		}
+		b.Queue(sql, key.instance, of).QueryRow(func(row pgx.Row) error {
 			var position int64
 			if err := row.Scan(&position); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 				return fmt.Errorf("read the fence: %w", err)
 			}
-			s.runs[key] = position
+			s.newest[key] = position
 			return nil
 		})
 	}

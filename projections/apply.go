@@ -164,7 +164,7 @@ func (s *State) attempt(e *eventlog.Event, r *record, d *deploymentRecord) *atte
 // leave takes an open attempt out of the counts; the caller gives it its new outcome.
 func (s *State) leave(r *record, d *deploymentRecord, a *attempt) {
 	a.dirty = true
-	if !a.open() {
+	if !a.Open() {
 		return
 	}
 	if a.pending() {
@@ -204,7 +204,7 @@ func (s *State) end(e *eventlog.Event, r *record, slug string, outcome Outcome, 
 	case a.Outcome == OutcomeInterrupted && a.ContinuedBy != 0:
 		s.breach(e, "attempt %d of %s %s, but attempt %d has continued it", e.Attempt, slug, outcome, a.ContinuedBy)
 		return
-	case !a.open():
+	case !a.Open():
 		s.breach(e, "attempt %d of %s %s, but it is %s since position %d", e.Attempt, slug, outcome, a.Outcome, a.EndedPosition)
 		return
 	case a.StartedPosition == 0 && outcome != OutcomeVoided:

@@ -159,7 +159,8 @@ func (w *world) arrive(t *rapid.T) {
 	}
 }
 
-// again redelivers or replays what is known, to deployments where nothing is open.
+// again redelivers or replays what is known, also where a run of it is still
+// open: no program of ours orders that any more, but older logs hold it.
 func (w *world) again(t *rapid.T) {
 	if len(w.deliveries) == 0 {
 		return
@@ -169,12 +170,9 @@ func (w *world) again(t *rapid.T) {
 	w.redelivery++
 	var list []eventlog.Assignment
 	for _, slug := range rapid.SliceOfDistinct(rapid.SampledFrom(slugs), rapid.ID[string]).Draw(t, "parts") {
-		open := slices.ContainsFunc(w.runs, func(r *run) bool {
-			return r.instance == instance && r.delivery == id && r.slug == slug && r.state != "done"
+		list = append(list, eventlog.Assignment{
+			Deployment: slug, Attempt: w.highest(instance, id) + 1, Order: eventlog.Order{Branch: "main", Commit: commitOf(w.redelivery)},
 		})
-		if !open {
-			list = append(list, eventlog.Assignment{Deployment: slug, Attempt: w.highest(instance, id) + 1, Order: eventlog.Order{Branch: "main", Commit: commitOf(w.redelivery)}})
-		}
 	}
 	if len(list) == 0 || rapid.Bool().Draw(t, "ignored") {
 		w.add(instance, id, "", w.redelivery, "octocat", eventlog.Redelivered{Action: eventlog.ActionIgnored, Detail: "known"})
@@ -191,6 +189,16 @@ func (w *world) again(t *rapid.T) {
 	}
 }
 
+// takeOver ends the interrupted runs that r, a later attempt of the same
+// delivery at the same deployment, is the continuation of.
+func (w *world) takeOver(r *run) {
+	for _, o := range w.runs {
+		if o != r && o.instance == r.instance && o.delivery == r.delivery && o.slug == r.slug && o.state == "retry" && o.attempt < r.attempt {
+			o.state, o.end = "done", "interrupted"
+		}
+	}
+}
+
 func (w *world) start(t *rapid.T) {
 	list := w.inState("waiting", "retry")
 	if len(list) == 0 {
@@ -204,6 +212,7 @@ func (w *world) start(t *rapid.T) {
 		r.attempt = w.highest(r.instance, r.delivery) + 1
 	}
 	r.state = "running"
+	w.takeOver(r)
 	w.add(r.instance, r.delivery, r.slug, r.attempt, "worker", eventlog.Started{
 		Commit: commitOf(r.commit), PreviousCommit: commitOf(w.live[r.instance+r.slug]), Host: "h", Plan: []string{"fetch"},
 	})
@@ -226,6 +235,7 @@ func (w *world) end(t *rapid.T) {
 		if r.state == "retry" {
 			r.attempt = w.highest(r.instance, r.delivery) + 1
 		}
+		w.takeOver(r)
 		finish("voided", eventlog.Voided{Reason: eventlog.ReasonSuperseded, Detail: "newer", SupersededBy: "other"})
 		return
 	}

@@ -158,8 +158,8 @@ type Attempt struct {
 	ContinuedBy int `json:"continued_by,omitempty"`
 }
 
-// open says that the attempt still owes an end.
-func (a *Attempt) open() bool {
+// Open says that the attempt still owes an end.
+func (a *Attempt) Open() bool {
 	switch a.Outcome {
 	case OutcomeWaiting, OutcomeRunning:
 		return true
@@ -170,4 +170,4 @@ func (a *Attempt) open() bool {
 }
 
 // pending says that the attempt waits for a worker, rather than runs.
-func (a *Attempt) pending() bool { return a.open() && a.Outcome != OutcomeRunning }
+func (a *Attempt) pending() bool { return a.Open() && a.Outcome != OutcomeRunning }

@@ -113,6 +113,25 @@ func (s *State) Attempts(instance string) []Attempt {
 	return list
 }
 
+// Newest returns the newest attempt of the run that the event at position
+// ordered: the one that it assigned, or the last that went on after an
+// interruption. The order has ended exactly when that attempt is not open. It is
+// false where the event ordered no attempt of its own.
+func (s *State) Newest(instance, deliveryID, slug string, position int64) (Attempt, bool) {
+	var newest *attempt
+	if r := s.deliveries[deliveryKey{instance, deliveryID}]; r != nil {
+		for _, a := range r.attempts {
+			if a.Deployment == slug && a.AssignedPosition == position && (newest == nil || a.Attempt.Attempt > newest.Attempt.Attempt) {
+				newest = a
+			}
+		}
+	}
+	if newest == nil {
+		return Attempt{}, false
+	}
+	return newest.Attempt, true
+}
+
 // record returns the record of e's delivery, made where there is none.
 func (s *State) record(e *eventlog.Event) *record {
 	key := deliveryKey{e.Instance, e.DeliveryID}
@@ -170,7 +189,7 @@ func (r *record) find(slug string, n int) *attempt {
 func (r *record) interruptedBelow(slug string, n int) *attempt {
 	var newest *attempt
 	for _, a := range r.attempts {
-		if a.Deployment == slug && a.Attempt.Attempt < n && a.Outcome == OutcomeInterrupted && a.open() &&
+		if a.Deployment == slug && a.Attempt.Attempt < n && a.Outcome == OutcomeInterrupted && a.Open() &&
 			(newest == nil || a.Attempt.Attempt > newest.Attempt.Attempt) {
 			newest = a
 		}

@@ -33,7 +33,9 @@ type replayRow struct {
 type replayPlan struct {
 	id       string
 	received int64
-	runs     []eventlog.Assignment
+	// newest is the position of the delivery's newest event, on which it was planned.
+	newest int64
+	runs   []eventlog.Assignment
 	// why is set where there is nothing to order.
 	why error
 }
@@ -99,7 +101,7 @@ func (c *cli) planReplay(ctx context.Context, cfg *config.Config, store *daemon.
 	if err != nil {
 		return p, err
 	}
-	p.received = events[0].Position
+	p.received, p.newest = events[0].Position, events[len(events)-1].Position
 	body, err := storedDelivery(ctx, store, events)
 	var missing *missingBodyError
 	if errors.As(err, &missing) {
@@ -116,9 +118,11 @@ func (c *cli) planReplay(ctx context.Context, cfg *config.Config, store *daemon.
 	runs, void, err := router.PlanReplay(events, body, router.Rules(cfg), only)
 	switch {
 	case errors.Is(err, router.ErrNotChosen):
-		p.why = fmt.Errorf("replay %s: %w", id, err)
+		p.why = err
+	case errors.Is(err, router.ErrOpen):
+		p.why = &hintedError{err, "`" + c.command("why", id) + "` tells when it has ended; --deployment replays only another part"}
 	case err != nil:
-		return p, fmt.Errorf("replay %s: %w", id, err)
+		return p, err
 	case void != nil:
 		p.why = &hintedError{
 			fmt.Errorf("%s is not replayed, because it would be voided again: %s: %s", id, void.Reason, void.Detail),
@@ -189,10 +193,16 @@ func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 		return p.why
 	}
-	_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
-		Instance: cfg.Instance, DeliveryID: id, Attempt: p.attempt(), Actor: actor(),
-		Data: eventlog.Replayed{Reason: strings.TrimSpace(o.reason), Deployments: p.runs},
-	}}})
+	_, err = store.Log.Append(ctx, eventlog.Group{
+		Transitions: []eventlog.Transition{{
+			Instance: cfg.Instance, DeliveryID: id, Attempt: p.attempt(), Actor: actor(),
+			Data: eventlog.Replayed{Reason: strings.TrimSpace(o.reason), Deployments: p.runs},
+		}},
+		Fence: &eventlog.Fence{Instance: cfg.Instance, DeliveryID: id, Position: p.newest},
+	})
+	if errors.Is(err, eventlog.ErrFenced) {
+		return c.replay(ctx, cfg, store, id, o) // something has come of it meanwhile
+	}
 	if err != nil {
 		return fmt.Errorf("append the replay of %s: %w", id, err)
 	}

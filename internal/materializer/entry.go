@@ -99,17 +99,20 @@ func entriesOf(e eventlog.Event) ([]Entry, error) {
 	return entries, nil
 }
 
-// run names the runs of one delivery at one deployment.
-type run struct{ delivery, deployment string }
+// run names an attempt of one delivery at one deployment.
+type run struct {
+	delivery, deployment string
+	attempt              int
+}
 
-func (e Entry) run() run { return run{e.DeliveryID, e.Deployment} }
+func (e Entry) run() run { return run{e.DeliveryID, e.Deployment, e.Attempt} }
 
 // endOf says which attempt the event ends, if it ends one.
-func endOf(e eventlog.Event) (r run, attempt int, ends bool) {
+func endOf(e eventlog.Event) (r run, ends bool) {
 	switch e.Type {
 	case eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided:
 		slug := e.DeploymentSlug()
-		return run{e.DeliveryID, slug}, e.Attempt, slug != ""
+		return run{e.DeliveryID, slug, e.Attempt}, slug != ""
 	}
-	return run{}, 0, false
+	return run{}, false
 }

@@ -232,15 +232,8 @@ func (s *site) setCheckpoint(t rapid.TB, position int64) {
 // work ends the first entry of a queue, as a worker does: event, then file.
 func (s *site) work(t rapid.TB, slug string) {
 	t.Helper()
-	q, err := s.open(slug)
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries, err := q.List()
-	if err != nil || len(entries) == 0 {
-		t.Fatalf("list %s: %v, %v", slug, entries, err)
-	}
-	raw, err := q.Read(entries[0])
+	q, entry := s.first(t, slug)
+	raw, err := q.Read(entry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,9 +242,29 @@ func (s *site) work(t rapid.TB, slug string) {
 		t.Fatal(err)
 	}
 	s.append(t, deployed(e.DeliveryID, slug, e.Attempt))
-	if err := q.Remove(entries[0]); err != nil {
+	s.remove(t, slug)
+}
+
+// remove removes the first entry of a queue.
+func (s *site) remove(t rapid.TB, slug string) {
+	t.Helper()
+	q, entry := s.first(t, slug)
+	if err := q.Remove(entry); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (s *site) first(t rapid.TB, slug string) (*queue.Queue, queue.Entry) {
+	t.Helper()
+	q, err := s.open(slug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := q.List()
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("list %s: %v, %v", slug, entries, err)
+	}
+	return q, entries[0]
 }
 
 func quarantined(t rapid.TB, s *site, slug string) []string {

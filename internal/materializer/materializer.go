@@ -33,8 +33,7 @@ type Options struct {
 	// opened and closes it after Run; where it returns the same *queue.Queue that
 	// the worker watches, the worker is woken at once.
 	OpenQueue func(slug string) (*queue.Queue, error)
-	// Slugs are the configured deployments. A missing directory of one of them
-	// is taken for a lost one.
+	// Slugs are the configured deployments.
 	Slugs []string
 	Log   Log
 	// Pool is where the checkpoint is kept.
@@ -52,9 +51,9 @@ type Materializer struct {
 }
 
 const (
-	// marker is the hidden file that says that the directory holds everything up
-	// to the checkpoint. It goes where the directory goes, so a directory that
-	// was deleted (and perhaps made again, empty) is noticed.
+	// marker is the hidden file that says that the directory is the one that was
+	// made equal to the log. It goes where the directory goes, so a directory that
+	// is deleted while we run (and perhaps made again, empty) is noticed.
 	marker = ".materialized"
 
 	// saveEvery is how many events without an assignment may pass before the
@@ -88,17 +87,16 @@ func (m *Materializer) Position() int64 { return m.position.Load() }
 func (m *Materializer) Run(ctx context.Context) error {
 	defer m.flush(ctx)
 	pause := m.pause
-	for ready, incomplete := false, false; ; {
+	for ready := false; ; {
 		before := m.Position()
 		var err error
 		if !ready {
-			err = m.begin(ctx, incomplete)
+			err = m.begin(ctx)
 			ready = err == nil
 		}
 		if ready {
 			err = m.o.Log.Follow(ctx, m.Position(), m.apply)
-			incomplete = errors.Is(err, errIncomplete)
-			ready = !incomplete
+			ready = !errors.Is(err, errIncomplete)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -123,39 +121,10 @@ func (m *Materializer) Run(ctx context.Context) error {
 	}
 }
 
-// begin finds the position to follow from, and makes sure that the directories
-// hold everything up to it. There is one recovery: Rebuild.
-func (m *Materializer) begin(ctx context.Context, incomplete bool) error {
-	k, err := m.key()
-	if err != nil {
-		return err
-	}
-	stored, found, err := loadCheckpoint(ctx, m.o.Pool, k)
-	if err != nil {
-		return err
-	}
-	head, err := m.o.Log.Head(ctx)
-	if err != nil {
-		return fmt.Errorf("read the head of the log: %w", err)
-	}
-	why := ""
-	switch lost := m.lost(); {
-	case !found:
-		why = "no checkpoint"
-	case stored > head:
-		why = "the checkpoint is beyond the log, which was restored from an older copy"
-	case incomplete:
-		why = errIncomplete.Error()
-	case lost != "":
-		why = "no queue directory that is known to be complete for " + lost
-	}
-	if why == "" {
-		m.position.Store(stored)
-		m.saved = stored
-		return nil
-	}
-	m.o.Logger.Info("rebuilding the queues of the deployments", "because", why)
-	head, err = m.rebuild(ctx)
+// begin makes the directories equal to the log and finds the position to follow
+// from. There is one way to recover, whatever was lost: it is the ordinary start.
+func (m *Materializer) begin(ctx context.Context) error {
+	head, err := m.rebuild(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,30 +133,16 @@ func (m *Materializer) begin(ctx context.Context, incomplete bool) error {
 	return nil
 }
 
-// lost names a deployment whose directory does not hold what it should.
-func (m *Materializer) lost() string {
-	slugs, err := m.slugs()
-	if err != nil {
-		return "any deployment" // unreadable: the rebuild names the error
-	}
-	for _, slug := range slugs {
-		if !m.marked(slug) {
-			return slug
-		}
-	}
-	return ""
-}
-
 // apply writes the files of a batch of events, in order, and then moves the
 // checkpoint.
 func (m *Materializer) apply(ctx context.Context, events []eventlog.Event) error {
 	if len(events) == 0 {
 		return nil
 	}
-	ended := map[run]int{}
+	ended := map[run]bool{}
 	for _, e := range events {
-		if r, attempt, ends := endOf(e); ends && e.Instance == m.o.Instance {
-			ended[r] = max(ended[r], attempt)
+		if r, ends := endOf(e); ends && e.Instance == m.o.Instance {
+			ended[r] = true
 		}
 	}
 	wrote := false
@@ -203,7 +158,7 @@ func (m *Materializer) apply(ctx context.Context, events []eventlog.Event) error
 			return err
 		}
 		for _, entry := range entries {
-			if ended[entry.run()] >= entry.Attempt {
+			if ended[entry.run()] {
 				continue // catching up: that work is done
 			}
 			if err := m.put(ctx, entry); err != nil {

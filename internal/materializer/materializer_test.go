@@ -320,12 +320,15 @@ func TestMaterializerAgainstAModel(t *testing.T) {
 		model := modelOf(t, s)
 		m, stop := s.run(t)
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
-			switch rapid.SampledFrom([]string{"order", "order", "order", "work", "crash", "lose", "rebuild"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"order", "order", "order", "work", "interrupt", "crash", "lose", "rebuild"}).Draw(t, "step") {
 			case "order":
 				model.order(t)
 			case "work":
 				s.caughtUp(t, m)
 				model.work(t)
+			case "interrupt":
+				s.caughtUp(t, m)
+				model.interrupt(t)
 			case "crash":
 				stop()
 				model.settle(t) // a worker goes on without it

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"pgregory.net/rapid"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
 // model is what the queues should hold, in order, by deployment.
@@ -65,6 +67,28 @@ func (m *model) work(t *rapid.T) {
 		return
 	}
 	m.s.work(t, slug)
+	m.open[slug] = m.open[slug][1:]
+}
+
+// interrupt ends the first run of a deployment after an interruption, so by an
+// attempt that is newer than any order of its delivery.
+func (m *model) interrupt(t *rapid.T) {
+	slug := rapid.SampledFrom([]string{"web", "docs"}).Draw(t, "interrupted")
+	if len(m.open[slug]) == 0 {
+		return
+	}
+	var id string
+	var attempt int
+	if _, err := fmt.Sscanf(m.open[slug][0], slug+" %s %d", &id, &attempt); err != nil {
+		t.Fatal(err)
+	}
+	m.attempt[id]++
+	at := func(attempt int, data eventlog.Data) eventlog.Transition {
+		return eventlog.Transition{DeliveryID: id, Deployment: slug, Attempt: attempt, Data: data}
+	}
+	m.s.append(t, at(attempt, eventlog.Started{Commit: sha}), at(attempt, eventlog.Interrupted{Then: "retry"}))
+	m.s.append(t, at(m.attempt[id], eventlog.Started{Commit: sha}), deployed(id, slug, m.attempt[id]))
+	m.s.remove(t, slug)
 	m.open[slug] = m.open[slug][1:]
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -34,9 +35,8 @@ func (m *Materializer) Rebuild(ctx context.Context) error {
 }
 
 // Expected lists, by deployment and in order, the entries that the queues
-// should hold: each assignment of this instance without an end (deployed,
-// failed or voided, of its attempt or a later one). Names that could not be a
-// directory are listed as well.
+// should hold: each assignment of this instance that has not ended. Names that
+// could not be a directory are listed as well.
 func (m *Materializer) Expected(ctx context.Context) (map[string][]Entry, error) {
 	head, err := m.o.Log.Head(ctx)
 	if err != nil {
@@ -164,7 +164,7 @@ func (m *Materializer) sweepChunk(ctx context.Context, q *queue.Queue, head int6
 		switch {
 		case i < 0:
 			err = q.Quarantine(x.file, fmt.Errorf("the log, which ends at position %d, has no such assignment", head))
-		case orders.ended[x.entry.run()] >= x.entry.Attempt:
+		case !orders.open(x.entry):
 			err = q.Remove(x.file)
 		default:
 			// Ordered since the rebuild began, and written by the running daemon.
@@ -212,7 +212,9 @@ func (m *Materializer) slugs() ([]string, error) {
 // whole log, which keeps only which deliveries may have open work and so stays
 // small, and an exact one over those.
 func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]Entry, error) {
-	open := map[run]int{} // the highest attempt that was ordered and not ended since
+	// Attempts that were ordered and have no end of their own: those that are open,
+	// and those that went on as another attempt.
+	open := map[run]bool{}
 	for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Instance: m.o.Instance, Types: orderTypes}) {
 		if err != nil {
 			return nil, fmt.Errorf("read what the log orders: %w", err)
@@ -220,15 +222,12 @@ func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]E
 		if e.Position > head {
 			break
 		}
-		if r, attempt, ends := endOf(e); ends {
-			if open[r] <= attempt {
-				delete(open, r)
-			}
+		if r, ends := endOf(e); ends {
+			delete(open, r)
 			continue
 		}
 		if e.Type == eventlog.TypeForwarded { // told by its columns: not worth decoding
-			r := run{e.DeliveryID, e.DeploymentSlug()}
-			open[r] = max(open[r], e.Attempt)
+			open[run{e.DeliveryID, e.DeploymentSlug(), e.Attempt}] = true
 			continue
 		}
 		entries, err := entriesOf(e)
@@ -236,7 +235,7 @@ func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]E
 			return nil, err
 		}
 		for _, entry := range entries {
-			open[entry.run()] = max(open[entry.run()], entry.Attempt)
+			open[entry.run()] = true
 		}
 	}
 	deliveries := map[string]bool{}
@@ -250,7 +249,7 @@ func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]E
 			return nil, err
 		}
 		for _, e := range orders.entries {
-			if orders.ended[e.run()] < e.Attempt {
+			if orders.open(e) {
 				expected[e.Deployment] = append(expected[e.Deployment], e)
 			}
 		}
@@ -261,24 +260,29 @@ func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]E
 	return expected, nil
 }
 
-// orders is what the log says of some deliveries.
+// orders is what the log says of some deliveries of an instance.
 type orders struct {
-	entries []Entry
-	// ended is the highest attempt that has ended.
-	ended map[run]int
+	instance string
+	entries  []Entry
+	state    *projections.State
 }
 
-// orders reads the assignments up to head, and all ends, of some deliveries.
+// open says that the entry's order has not ended.
+func (o orders) open(e Entry) bool {
+	newest, ok := o.state.Newest(o.instance, e.DeliveryID, e.Deployment, e.Position)
+	return ok && newest.Open()
+}
+
+// orders reads the assignments up to head of some deliveries, and all that has
+// become of them.
 func (m *Materializer) orders(ctx context.Context, deliveryIDs []string, head int64) (orders, error) {
-	o := orders{ended: map[run]int{}}
-	filter := eventlog.Filter{Instance: m.o.Instance, DeliveryIDs: deliveryIDs, Types: orderTypes}
-	for e, err := range m.o.Log.Find(ctx, filter) {
+	o := orders{instance: m.o.Instance, state: projections.NewState()}
+	for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Instance: m.o.Instance, DeliveryIDs: deliveryIDs}) {
 		if err != nil {
 			return orders{}, fmt.Errorf("read what the log orders: %w", err)
 		}
-		if r, attempt, ends := endOf(e); ends {
-			o.ended[r] = max(o.ended[r], attempt)
-			continue
+		if err := o.state.Apply(&e); err != nil {
+			return orders{}, err
 		}
 		if e.Position > head {
 			continue

@@ -32,7 +32,7 @@ func Redeliver(known DeliveryState, d delivery.Delivery, rules []Rule) eventlog.
 				what += ", and is disabled now"
 			default:
 				a := p.Assignment
-				a.Attempt = p.Attempt + 1
+				a.Attempt = p.Highest + 1
 				a.ConfigDigest = rules[i].ConfigDigest
 				out.Deployments = append(out.Deployments, a)
 				what += fmt.Sprintf(" and tries again as attempt %d", a.Attempt)
@@ -61,11 +61,15 @@ var (
 	// ErrNotChosen says that the delivery concerns none of the deployments that
 	// the caller limited the replay to.
 	ErrNotChosen = errors.New("the delivery would go to none of the chosen deployments")
+	// ErrOpen says that a run of the delivery has not ended yet. Another order would
+	// be for the very same run.
+	ErrOpen = errors.New("a run of the delivery is still open")
 )
 
 // PlanReplay decides a past delivery again, with today's rules. events are the
 // delivery's own, in position order; body is what came in then. Where only is
-// not empty, just those deployments count. It returns the runs to record in a
+// not empty, just those deployments count; in none of them may a run of the
+// delivery be open. It returns the runs to record in a
 // `replayed` event whose attempt is that of each run, or why there are none.
 func PlanReplay(events []eventlog.Event, body delivery.Delivery, rules []Rule, only []string) ([]eventlog.Assignment, *eventlog.Voided, error) {
 	known, err := Fold(events)
@@ -81,12 +85,19 @@ func PlanReplay(events []eventlog.Event, body delivery.Delivery, rules []Rule, o
 	}
 	attempt := known.Highest() + 1
 	var runs []eventlog.Assignment
+	var open []string
 	for _, a := range decision.Forwards {
 		if len(only) > 0 && !slices.Contains(only, a.Deployment) {
 			continue
 		}
+		if p := known.Parts[a.Deployment]; p.Open() {
+			open = append(open, p.describe(a.Deployment))
+		}
 		a.Attempt = attempt
 		runs = append(runs, a)
+	}
+	if len(open) > 0 {
+		return nil, nil, fmt.Errorf("replay %s: %w: %s", body.ID, ErrOpen, strings.Join(open, "; "))
 	}
 	if len(runs) == 0 {
 		var would []string

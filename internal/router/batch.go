@@ -148,6 +148,8 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules [
 		return eventlog.Group{
 			Transitions: []eventlog.Transition{transition("", state.Redelivered+1, again)},
 			Payload:     payload,
+			// A replay at the same moment would order the same attempt.
+			Fence: &eventlog.Fence{Instance: r.o.Instance, DeliveryID: d.ID, Position: state.Position},
 		}, nil
 	}
 	decision.Received.Entry = entry

@@ -187,6 +187,44 @@ func TestRedeliveryOfAFailureRetriesIt(t *testing.T) {
 	}
 }
 
+// A replay comes between the router's reading and its append: two orders of one
+// attempt would be one run.
+func TestReplayOvertakesARedelivery(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	record := func(deployment string, attempt int, data eventlog.Data) {
+		if _, err := log.Append(context.Background(), eventlog.Group{Transitions: []eventlog.Transition{
+			{Instance: "test", DeliveryID: "d", Deployment: deployment, Attempt: attempt, Actor: "sam", Data: data},
+		}}); err != nil {
+			t.Error(err)
+		}
+	}
+	var once sync.Once
+	l := &faultyLog{Log: log, before: func(groups []eventlog.Group) ([]eventlog.Result, error, bool) {
+		if _, ok := groups[0].Transitions[0].Data.(eventlog.Redelivered); ok {
+			once.Do(func() {
+				record("", 2, eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Order: eventlog.Order{Branch: "main", Commit: sha}}}})
+			})
+		}
+		return nil, nil, false
+	}}
+	defer start(t, q, Options{Log: l})()
+	d := named("d", body("refs/heads/main", sha, "octo/app"))
+	put(t, q, d)
+	waitEmpty(t, q)
+	for _, slug := range []string{"docs", "web"} {
+		record(slug, 1, eventlog.Started{Commit: sha})
+		record(slug, 1, eventlog.Failed{Commit: sha, Step: "build"})
+	}
+	put(t, q, d)
+	waitEmpty(t, q)
+	all := events(t, log, eventlog.Filter{Types: []eventlog.Type{eventlog.TypeRedelivered}})
+	var r eventlog.Redelivered
+	if len(all) != 1 || json.Unmarshal(all[0].Data, &r) != nil || len(r.Deployments) != 1 || r.Deployments[0].Deployment != "docs" {
+		t.Errorf("want one redelivery that retries docs alone, got %+v", all)
+	}
+}
+
 func TestUnreadableEntriesAreSetAside(t *testing.T) {
 	log, _ := openLog(t)
 	q := openQueue(t)

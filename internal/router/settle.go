@@ -27,6 +27,8 @@ func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlo
 		case err == nil:
 			r.log(groups[i], w)
 			err = r.done(w.entry)
+		case errors.Is(err, eventlog.ErrFenced): // decided again in the next batch
+			err = nil
 		case errors.As(err, &conflict), errors.Is(err, eventlog.ErrRedacted):
 			// Another router was faster, or the redaction of this delivery. The next
 			// batch reads what was appended.

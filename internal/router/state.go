@@ -6,12 +6,13 @@ import (
 	"slices"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // Status says where a deployment's part of a delivery stands.
 type Status string
 
-// The statuses of a Part, by its newest attempt.
+// The statuses of a Part.
 const (
 	StatusWaiting  Status = "waiting"
 	StatusRunning  Status = "running"
@@ -25,14 +26,20 @@ type Part struct {
 	// Assignment is the newest one. Its Attempt may be less than the part's: a
 	// run that was interrupted goes on as a new attempt of the same assignment.
 	Assignment eventlog.Assignment
-	// Attempt is the newest attempt that was assigned or run.
+	// Attempt is the one that Status is about: one that has not ended, where there
+	// is one, else the one that ended last.
 	Attempt int
+	// Highest is the highest attempt that was assigned or run.
+	Highest int
 	Status  Status
-	// Step is where the newest attempt failed, for StatusFailed.
+	// Step is where the attempt failed, for StatusFailed.
 	Step string
-	// Reason is why the newest attempt was voided, for StatusVoided.
+	// Reason is why the attempt was voided, for StatusVoided.
 	Reason eventlog.Reason
 }
+
+// Open says that something of the part is still to come.
+func (p Part) Open() bool { return p.Status == StatusWaiting || p.Status == StatusRunning }
 
 // DeliveryState is the fold of one delivery's events.
 type DeliveryState struct {
@@ -47,6 +54,8 @@ type DeliveryState struct {
 	Redacted *eventlog.Redacted
 	// Parts is keyed by deployment.
 	Parts map[string]Part
+	// Position is that of the newest event.
+	Position int64
 	// Actor is that of the received event.
 	Actor string
 
@@ -61,7 +70,7 @@ func (s DeliveryState) Handled(entry string) bool { return s.entries[entry] }
 func (s DeliveryState) Highest() int {
 	highest := s.Replayed
 	for _, p := range s.Parts {
-		highest = max(highest, p.Attempt)
+		highest = max(highest, p.Highest)
 	}
 	return highest
 }
@@ -72,15 +81,23 @@ func (s DeliveryState) Deployments() []string {
 }
 
 // Fold reads the events of one delivery of one instance, in position order. An
-// event that this binary does not know is an error.
+// event that this binary does not know is an error. Where the runs stand is the
+// read models' fold, so that router, worker and queues agree about it.
 func Fold(events []eventlog.Event) (DeliveryState, error) {
 	s := DeliveryState{Parts: map[string]Part{}, entries: map[string]bool{}}
+	if len(events) == 0 {
+		return s, nil
+	}
+	runs := projections.NewState()
+	assigned := map[string]eventlog.Assignment{}
 	for _, e := range events {
+		if err := runs.Apply(&e); err != nil {
+			return DeliveryState{}, err
+		}
 		data, err := e.Decode()
 		if err != nil {
 			return DeliveryState{}, err
 		}
-		slug := e.DeploymentSlug()
 		switch d := data.(type) {
 		case eventlog.Received:
 			s.Received, s.Actor = &d, e.Actor
@@ -93,51 +110,50 @@ func Fold(events []eventlog.Event) (DeliveryState, error) {
 		case eventlog.Redacted:
 			s.Redacted = &d
 		case eventlog.Voided:
-			if slug == "" {
+			if e.Deployment == nil {
 				s.Void = &d
-			} else {
-				s.reach(slug, e.Attempt, Part{Status: StatusVoided, Reason: d.Reason})
 			}
-		case eventlog.Started:
-			s.reach(slug, e.Attempt, Part{Status: StatusRunning})
-		case eventlog.Deployed:
-			s.reach(slug, e.Attempt, Part{Status: StatusDeployed})
-		case eventlog.Failed:
-			s.reach(slug, e.Attempt, Part{Status: StatusFailed, Step: d.Step})
-		case eventlog.Interrupted:
-			// Policy follows: a `started` with the next attempt, or a `failed` with
-			// this one. Until then the work waits.
-			s.reach(slug, e.Attempt, Part{Status: StatusWaiting})
 		}
 		orders, err := e.Assignments()
 		if err != nil {
 			return DeliveryState{}, err
 		}
 		for _, a := range orders {
-			s.assign(a)
+			assigned[a.Deployment] = a
 		}
+	}
+	s.Position = events[len(events)-1].Position
+	told := map[string]projections.Attempt{}
+	for _, a := range runs.Attempts("") { // by deployment, in the order of their numbers
+		p := s.Parts[a.Deployment]
+		p.Assignment, p.Highest = assigned[a.Deployment], a.Attempt
+		if was, ok := told[a.Deployment]; !ok || tells(a, was) {
+			told[a.Deployment] = a
+			p.Attempt, p.Status, p.Step, p.Reason = a.Attempt, statusOf(a.Outcome), a.Step, eventlog.Reason(a.Reason)
+		}
+		s.Parts[a.Deployment] = p
 	}
 	return s, nil
 }
 
-// reach records what happened to an attempt, unless a newer attempt is known.
-func (s DeliveryState) reach(slug string, attempt int, now Part) {
-	p := s.Parts[slug]
-	if attempt < p.Attempt {
-		return
+// tells says whether a, rather than b, is where the part stands.
+func tells(a, b projections.Attempt) bool {
+	if a.Open() != b.Open() {
+		return a.Open()
 	}
-	now.Assignment, now.Attempt = p.Assignment, attempt
-	s.Parts[slug] = now
+	if a.Open() {
+		return a.Outcome == projections.OutcomeRunning
+	}
+	return a.EndedPosition > b.EndedPosition
 }
 
-func (s DeliveryState) assign(a eventlog.Assignment) {
-	p := s.Parts[a.Deployment]
-	p.Assignment = a
-	// The run of this very attempt may have been taken up by a racing retry.
-	if a.Attempt > p.Attempt {
-		p.Attempt, p.Status, p.Step, p.Reason = a.Attempt, StatusWaiting, "", ""
+func statusOf(outcome projections.Outcome) Status {
+	if outcome == projections.OutcomeInterrupted {
+		// Policy follows: a `started` with the next attempt, or a `failed` with this
+		// one. Until then the work waits.
+		return StatusWaiting
 	}
-	s.Parts[a.Deployment] = p
+	return Status(outcome)
 }
 
 // describe says where the part stands, for people.
@@ -166,7 +182,7 @@ func (s DeliveryState) Pending() bool {
 		return s.Void == nil
 	}
 	for _, p := range s.Parts {
-		if p.Status == StatusWaiting || p.Status == StatusRunning {
+		if p.Open() {
 			return true
 		}
 	}

@@ -28,17 +28,26 @@ func happened(t *testing.T, slug string, attempt int, data eventlog.Data) eventl
 func history(t *testing.T, more ...eventlog.Event) []eventlog.Event {
 	t.Helper()
 	forwarded := eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: sha, Rule: "r", ConfigDigest: "old"}}
-	return append([]eventlog.Event{
+	return inOrder(append([]eventlog.Event{
 		happened(t, "", 1, eventlog.Received{Event: "push", Entry: "E1"}),
 		happened(t, "web", 1, forwarded),
 		happened(t, "docs", 1, forwarded),
-	}, more...)
+	}, more...))
+}
+
+// inOrder gives the events their positions.
+func inOrder(events []eventlog.Event) []eventlog.Event {
+	for i := range events {
+		events[i].Position = int64(i + 1)
+	}
+	return events
 }
 
 func TestFold(t *testing.T) {
 	retried := eventlog.Redelivered{Action: eventlog.ActionRetried, Entry: "E2",
 		Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Order: eventlog.Order{Branch: "main", Commit: sha}}}}
 	replayed := eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 4, Order: eventlog.Order{Commit: sha}}}}
+	began := happened(t, "web", 1, eventlog.Started{})
 	tests := []struct {
 		name    string
 		events  []eventlog.Event
@@ -54,10 +63,10 @@ func TestFold(t *testing.T) {
 		{"failed", history(t, happened(t, "web", 1, eventlog.Failed{Step: "bu\nild"})), StatusFailed, 1, 1,
 			`web failed it at step "bu\nild" (attempt 1) and tries again as attempt 2`, 2},
 		{"stale", history(t, happened(t, "web", 1, eventlog.Voided{Reason: eventlog.ReasonStale})), StatusVoided, 1, 1, "web voided it: stale (attempt 1)", 0},
-		{"interrupted", history(t, happened(t, "web", 1, eventlog.Interrupted{Then: "retry"})), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
-		{"interrupted and running again", history(t, happened(t, "web", 1, eventlog.Interrupted{Then: "retry"}), happened(t, "web", 2, eventlog.Started{})),
+		{"interrupted", history(t, began, happened(t, "web", 1, eventlog.Interrupted{Then: "retry"})), StatusWaiting, 1, 1, "web waits for it (attempt 1)", 0},
+		{"interrupted and running again", history(t, began, happened(t, "web", 1, eventlog.Interrupted{Then: "retry"}), happened(t, "web", 2, eventlog.Started{})),
 			StatusRunning, 2, 2, "web is running it (attempt 2)", 0},
-		{"interrupted and failed", history(t, happened(t, "web", 1, eventlog.Interrupted{Then: "fail"}), happened(t, "web", 1, eventlog.Failed{})),
+		{"interrupted and failed", history(t, began, happened(t, "web", 1, eventlog.Interrupted{Then: "fail"}), happened(t, "web", 1, eventlog.Failed{})),
 			StatusFailed, 1, 1, "web failed it (attempt 1) and tries again as attempt 2", 2},
 		{"retried", history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "", 1, retried)), StatusWaiting, 2, 2, "web waits for it (attempt 2)", 0},
 		{"retried and failed", history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "", 1, retried), happened(t, "web", 2, eventlog.Failed{})),
@@ -68,6 +77,14 @@ func TestFold(t *testing.T) {
 			StatusWaiting, 4, 4, "web waits for it (attempt 4)", 0},
 		{"a replay that met a run of its number", history(t, happened(t, "web", 4, eventlog.Started{}), happened(t, "", 4, replayed)),
 			StatusRunning, 4, 4, "web is running it (attempt 4)", 0},
+		// No program of ours orders that any more, but older logs hold it.
+		{"a replay of a run that was open, which went on and failed", history(t, began, happened(t, "", 4, replayed),
+			happened(t, "web", 1, eventlog.Interrupted{Then: "retry"}), happened(t, "web", 5, eventlog.Started{}), happened(t, "web", 5, eventlog.Failed{})),
+			StatusWaiting, 4, 5, "web waits for it (attempt 4)", 0},
+		{"the same, once the replay has failed, too", history(t, began, happened(t, "", 4, replayed),
+			happened(t, "web", 1, eventlog.Interrupted{Then: "retry"}), happened(t, "web", 5, eventlog.Started{}), happened(t, "web", 5, eventlog.Deployed{}),
+			happened(t, "web", 4, eventlog.Started{}), happened(t, "web", 4, eventlog.Failed{})),
+			StatusFailed, 4, 5, "web failed it (attempt 4) and tries again as attempt 6", 6},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -131,9 +148,9 @@ func TestRedeliverOfWhatIsNotDeployedAnyMore(t *testing.T) {
 }
 
 func TestRedeliverOfAVoid(t *testing.T) {
-	s, err := Fold([]eventlog.Event{
+	s, err := Fold(inOrder([]eventlog.Event{
 		happened(t, "", 1, eventlog.Received{}), happened(t, "", 1, eventlog.Voided{Reason: eventlog.ReasonNoDeployment}),
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +161,11 @@ func TestRedeliverOfAVoid(t *testing.T) {
 }
 
 func TestPlanReplay(t *testing.T) {
-	failedTwice := history(t, happened(t, "web", 1, eventlog.Failed{}), happened(t, "web", 2, eventlog.Failed{}))
+	failed := func(slug string, attempt int) eventlog.Event {
+		return happened(t, slug, attempt, eventlog.Failed{})
+	}
+	started := func(slug string) eventlog.Event { return happened(t, slug, 1, eventlog.Started{}) }
+	failedTwice := history(t, failed("docs", 1), failed("web", 1), failed("web", 2))
 	push1 := push(body("refs/heads/main", sha, "octo/app"))
 	tests := []struct {
 		name    string
@@ -160,9 +181,16 @@ func TestPlanReplay(t *testing.T) {
 		{"one", failedTwice, push1, []string{"docs"}, []string{"docs"}, 3, "", nil},
 		{"none of these", failedTwice, push1, []string{"api"}, nil, 0, "", ErrNotChosen},
 		{"void by today's rules", failedTwice, push(body("refs/heads/gone", sha, "octo/app")), nil, nil, 0, eventlog.ReasonNoDeployment, nil},
-		{"was void, is not by today's rules", []eventlog.Event{
+		{"waits", history(t), push1, nil, nil, 0, "", ErrOpen},
+		{"waits at one", history(t, failed("web", 1)), push1, nil, nil, 0, "", ErrOpen},
+		{"waits at another", history(t, failed("web", 1)), push1, []string{"web"}, []string{"web"}, 2, "", nil},
+		{"runs", history(t, failed("web", 1), started("docs")), push1, []string{"docs"}, nil, 0, "", ErrOpen},
+		{"was interrupted", history(t, failed("web", 1), started("docs"), happened(t, "docs", 1, eventlog.Interrupted{Then: "retry"})), push1, nil, nil, 0, "", ErrOpen},
+		{"was interrupted for good", history(t, failed("web", 1), started("docs"), happened(t, "docs", 1, eventlog.Interrupted{Then: "fail"}), failed("docs", 1)),
+			push1, nil, []string{"docs", "web"}, 2, "", nil},
+		{"was void, is not by today's rules", inOrder([]eventlog.Event{
 			happened(t, "", 1, eventlog.Received{}), happened(t, "", 1, eventlog.Voided{Reason: eventlog.ReasonNoDeployment}),
-		}, push1, nil, []string{"docs", "web"}, 1, "", nil},
+		}), push1, nil, []string{"docs", "web"}, 1, "", nil},
 		{"unknown", nil, push1, nil, nil, 0, "", ErrUnknownDelivery},
 	}
 	for _, tt := range tests {

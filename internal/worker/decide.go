@@ -21,18 +21,18 @@ var errNotOrdered = errors.New("the log has no such assignment")
 
 // decide voids an assignment that no longer makes sense, and runs the others.
 func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializer.Entry) error {
-	known, err := w.attempts(held, job)
+	order, err := w.order(held, job)
 	if err != nil {
 		return err
 	}
-	if known.ended >= job.Attempt { // ended before a crash, or written again by a rebuild
-		removeResult(w.logPath(job.DeliveryID, known.ended))
-		return w.o.Queue.Done(e)
-	}
-	if !known.ordered {
+	if !order.known {
 		return w.quarantine(e, errNotOrdered)
 	}
-	attempt := known.next(job.Attempt)
+	if !order.newest.Open() { // ended before a crash, or written again by a rebuild
+		removeResult(w.logPath(job.DeliveryID, order.newest.Attempt))
+		return w.o.Queue.Done(e)
+	}
+	attempt := order.next
 	void, checkErr := w.void(held, e, job)
 	if held.Err() != nil {
 		return context.Cause(held)

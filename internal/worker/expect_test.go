@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // events are those of the delivery, or all.
@@ -34,6 +35,16 @@ func (s *site) story(delivery string) []string {
 		lines = append(lines, line)
 	}
 	return lines
+}
+
+// fold is what the read models say.
+func (s *site) fold() *projections.State {
+	s.t.Helper()
+	state, err := projections.FoldAt(s.log.Find(context.Background(), eventlog.Filter{}))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return state
 }
 
 func (s *site) expect(delivery string, want ...string) {

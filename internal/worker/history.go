@@ -3,9 +3,11 @@ package worker
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // history is what a worker needs to know of its deployment's past: a fold of
@@ -76,51 +78,45 @@ func (h *history) apply(e eventlog.Event) error {
 	return nil
 }
 
-// attempts is what the log says of one delivery's runs at one deployment.
-type attempts struct {
-	newest  int // highest attempt that is assigned or was run
-	started int // highest attempt that was started
-	ended   int // highest attempt with an end
-	// ordered says that the log holds the order that a queue entry is made of.
-	ordered bool
+// order is what the log says of the assignment that a queue entry is made of.
+type order struct {
+	// known says that the log holds it.
+	known bool
+	// newest is its newest attempt; the order has ended when that is not open.
+	newest projections.Attempt
+	// next is the number of the run that it gets now.
+	next int
 }
 
-func (w *Worker) attempts(ctx context.Context, job materializer.Entry) (attempts, error) {
-	var a attempts
-	slug := w.o.Deployment.Slug
+func (w *Worker) order(ctx context.Context, job materializer.Entry) (order, error) {
+	var o order
+	position, highest := int64(0), 0
+	slug, state := w.o.Deployment.Slug, projections.NewState()
 	for e, err := range w.o.Log.Find(ctx, eventlog.Filter{Instance: w.o.Instance, DeliveryID: job.DeliveryID}) {
 		if err != nil {
-			return a, fmt.Errorf("read the events of delivery %s: %w", job.DeliveryID, err)
+			return o, fmt.Errorf("read the events of delivery %s: %w", job.DeliveryID, err)
 		}
-		orders, err := e.Assignments()
-		if err != nil {
-			return a, err
+		if err := state.Apply(&e); err != nil {
+			return o, err
 		}
-		for _, o := range orders {
-			if o.Deployment == slug {
-				a.newest = max(a.newest, o.Attempt)
-				a.ordered = a.ordered || e.ID == job.EventID && o == job.Assignment
-			}
-		}
-		if e.DeploymentSlug() != slug {
+		if e.ID != job.EventID {
 			continue
 		}
-		switch e.Type {
-		case eventlog.TypeStarted:
-			a.started = max(a.started, e.Attempt)
-		case eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided:
-			a.ended = max(a.ended, e.Attempt)
+		assignments, err := e.Assignments()
+		if err != nil {
+			return o, err
 		}
-		a.newest = max(a.newest, e.Attempt)
+		o.known, position = slices.Contains(assignments, job.Assignment), e.Position
 	}
-	return a, nil
-}
-
-// next is the attempt number of the run that an assignment gets now: its own,
-// or a new one when that was started already (and interrupted).
-func (a attempts) next(assigned int) int {
-	if a.started >= assigned {
-		return a.newest + 1
+	o.newest, _ = state.Newest(w.o.Instance, job.DeliveryID, slug, position)
+	for _, a := range state.Attempts(w.o.Instance) {
+		if a.Deployment == slug {
+			highest = max(highest, a.Attempt)
+		}
 	}
-	return assigned
+	o.next = o.newest.Attempt
+	if o.newest.StartedPosition != 0 { // interrupted: it goes on as a new attempt
+		o.next = highest + 1
+	}
+	return o, nil
 }

@@ -33,6 +33,22 @@ func TestInterruptedRunIsRetriedOrFailed(t *testing.T) {
 	s.checkRuns()
 }
 
+// No program of ours replays what is open any more, but older logs hold it: the
+// run goes on as a newer attempt than the replay's, which is still owed.
+func TestReplayOfAnOpenRunIsOwedThoughTheRunWentOn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	s.order("d", commit, true)
+	s.startedByHand("d", commit, host, 1)
+	s.replay("d", commit, 2)
+	s.run()
+	s.expect("d", "forwarded 1", "started 1", "replayed 2", "interrupted 1", "started 3", "deployed 3", "started 2", "deployed 2")
+	if deliveries := s.fold().Deliveries(instance); deliveries[0].Open != 0 {
+		t.Errorf("still open: %+v", deliveries)
+	}
+}
+
 // A deploy that takes the daemon down each time is not tried for ever; a replay
 // begins to count anew.
 func TestThirdInterruptionFails(t *testing.T) {
