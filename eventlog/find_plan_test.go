@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 )
 
@@ -36,29 +39,16 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 		"a commit":                       {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit}, "events_commit", 308, 1},
 		"the beginning of a commit":      {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit[:9]}, "events_commit", 308, 1},
 		"no commit":                      {Filter{Types: []Type{TypeReceived}, Commit: "0000000"}, "events_commit", 0, 0},
+		"the beginning of a delivery":    {Filter{Instance: "prod", Types: []Type{TypeReceived}, DeliveryPrefix: "d123"}, "events_delivery", 492, 11},
+		"no delivery":                    {Filter{Instance: "prod", Types: []Type{TypeReceived}, DeliveryPrefix: "e"}, "events_delivery", 0, 0},
 		"a deployment":                   {Filter{Deployment: "app7"}, "events_deployment", 29, 600},
 		"the newest of a deployment":     {Filter{Deployment: "app7", Limit: 5, Newest: true}, "events_deployment", 39630, 5},
 		"a deployment after a while":     {Filter{Deployment: "app7", After: 39000}, "events_deployment", 39029, 15},
 		"a deployment that has no event": {Filter{Deployment: "none", Limit: 1, Newest: true}, "events_deployment", 0, 0},
 	} {
 		sql, args := c.filter.query()
-		rows, err := pool.Query(testContext(t), "explain "+sql, args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var plan []string
-		for rows.Next() {
-			var line string
-			if err := rows.Scan(&line); err != nil {
-				t.Fatal(err)
-			}
-			plan = append(plan, line)
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(strings.Join(plan, "\n"), c.index) {
-			t.Errorf("%s: the plan is\n%s", name, strings.Join(plan, "\n"))
+		if plan := explain(t, pool, sql, args...); !strings.Contains(plan, c.index) {
+			t.Errorf("%s: the plan is\n%s", name, plan)
 		}
 		var found []int64
 		for e, err := range openLog(t, pool).Find(testContext(t), c.filter) {
@@ -71,4 +61,20 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 			t.Errorf("%s: found %s", name, fmt.Sprint(found[:min(len(found), 3)], " of ", len(found)))
 		}
 	}
+	if plan := explain(t, pool, sqlInstances); !strings.Contains(plan, "events_delivery") || strings.Contains(plan, "Seq Scan") {
+		t.Errorf("the instances: the plan is\n%s", plan)
+	}
+}
+
+func explain(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) string {
+	t.Helper()
+	rows, err := pool.Query(testContext(t), "explain "+sql, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(plan, "\n")
 }

@@ -199,6 +199,10 @@ func TestFind(t *testing.T) {
 		{"newest", Filter{Instance: "test", Limit: 2, Newest: true}, []int64{4, 5}},
 		{"deliveries", Filter{DeliveryIDs: []string{"d2", "none"}, Instance: "test"}, []int64{4, 5}},
 		{"no deliveries", Filter{DeliveryIDs: []string{}}, nil},
+		{"beginning of a delivery", Filter{DeliveryPrefix: "d"}, []int64{1, 2, 3, 4, 5, 6}},
+		{"all of a delivery", Filter{DeliveryPrefix: "d1", Instance: "test"}, []int64{1, 2, 3}},
+		{"more than a delivery", Filter{DeliveryPrefix: "d11"}, nil},
+		{"no pattern of a delivery", Filter{DeliveryPrefix: "_"}, nil},
 		{"commit", Filter{Commit: "0123456789012345678901234567890123456789", DeliveryID: "d2"}, []int64{4, 5}},
 		{"beginning of a commit", Filter{Commit: "0123456", Types: []Type{TypeReceived}}, []int64{1, 4, 6}},
 		{"no such commit", Filter{Commit: "123456"}, nil},
@@ -230,6 +234,9 @@ func TestFind(t *testing.T) {
 		if fmt.Sprint(matched) != fmt.Sprint(test.want) {
 			t.Errorf("%s: matched %v, want %v", test.name, matched, test.want)
 		}
+	}
+	if got, err := l.Instances(testContext(t)); fmt.Sprint(got, err) != "[elsewhere test] <nil>" {
+		t.Errorf("instances: %v, %v", got, err)
 	}
 	for range l.Find(testContext(t), Filter{}) {
 		break // must not leave a connection behind: the pool's Close would wait for it

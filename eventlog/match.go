@@ -13,6 +13,7 @@ func (f Filter) Match(e Event) bool {
 		(f.Instance == "" || f.Instance == e.Instance) &&
 		(f.DeliveryID == "" || f.DeliveryID == e.DeliveryID) &&
 		(f.DeliveryIDs == nil || slices.Contains(f.DeliveryIDs, e.DeliveryID)) &&
+		strings.HasPrefix(e.DeliveryID, f.DeliveryPrefix) &&
 		(f.Deployment == "" || f.Deployment == e.DeploymentSlug()) &&
 		(f.Commit == "" || strings.HasPrefix(commitOf(e), f.Commit)) &&
 		(len(f.Types) == 0 || slices.Contains(f.Types, e.Type)) &&

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -17,9 +18,31 @@ const eventColumns = `position, id, instance, delivery_id, type, deployment, att
 const (
 	sqlHead = `select position from public.log_head`
 	// The expression of the index events_commit, character for character.
-	sqlCommitHash = `(substring(data::text from '"commit"\s*:\s*"([0-9a-f]+)"')) collate "C"`
-	sqlRead       = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
+	sqlCommitHash    = `(substring(data::text from '"commit"\s*:\s*"([0-9a-f]+)"')) collate "C"`
+	sqlDeliveryBytes = `(delivery_id collate "C")`
+	sqlRead          = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
 )
+
+// sqlInstances hops from one instance to the next along the index events_delivery.
+const sqlInstances = `with recursive hop (instance) as (
+		select min(instance) from public.events where type = 'received'
+		union all
+		select (select min(e.instance) from public.events e where e.type = 'received' and e.instance > hop.instance)
+		from hop where hop.instance is not null)
+	select instance from hop where instance is not null`
+
+// Instances lists the instances that have received anything, in order.
+func (l *Log) Instances(ctx context.Context) ([]string, error) {
+	rows, err := l.pool.Query(ctx, sqlInstances)
+	if err != nil {
+		return nil, fmt.Errorf("list the instances: %w", err)
+	}
+	instances, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("list the instances: %w", err)
+	}
+	return instances, nil
+}
 
 // Head is the position of the newest event, 0 where there is none.
 func (l *Log) Head(ctx context.Context) (int64, error) {
@@ -95,6 +118,9 @@ type Filter struct {
 	Newest bool
 	// DeliveryIDs, where not nil, are the deliveries to return; an empty list is none.
 	DeliveryIDs []string
+	// DeliveryPrefix is the beginning of a delivery ID. Together with TypeReceived
+	// alone and an Instance there is an index for it.
+	DeliveryPrefix string
 	// Commit is the beginning of a hash, in lower case: only events whose data
 	// name such a commit. Together with TypeReceived alone there is an index for it.
 	Commit string
@@ -120,6 +146,11 @@ func (f Filter) query() (string, []any) {
 			ids[i] = clean(id)
 		}
 		add("delivery_id = any($%d)", ids)
+	}
+	if f.DeliveryPrefix != "" {
+		// By bytes, what begins so lies before what goes on with the greatest character.
+		add(sqlDeliveryBytes+" >= $%d", clean(f.DeliveryPrefix))
+		add(sqlDeliveryBytes+" < $%d", clean(f.DeliveryPrefix)+string(unicode.MaxRune))
 	}
 	if f.Deployment != "" {
 		add("deployment = $%d", clean(f.Deployment))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -28,7 +27,7 @@ func (c *cli) deployCommand() *cobra.Command {
 		Use: "deploy SLUG [--ref REF] [--wait] [--json]", Short: "Deploy a branch's tip, or a commit, by hand",
 		Long: `Puts a delivery of your own in the main queue, so that it takes the road of
 every push: routed, logged, run by the daemon under the deployment's lock. REF
-is a branch, a tag or a commit hash; without it the tip of the deployment's
+is a branch, a tag or a commit hash, or a unique beginning of one; without it the tip of the deployment's
 branch is meant. A commit named with --ref is run even when something newer is
 live: that is how to go back on purpose.`,
 		Example: `  durhack-deployer deploy web --wait
@@ -97,7 +96,7 @@ func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref s
 	if !d.Enabled {
 		return "", "", &hintedError{fmt.Errorf("deployment %q is disabled", slug), "set enabled = true and restart the daemon"}
 	}
-	commit, err = resolve(ctx, cfg, d, ref)
+	commit, err = c.commit(ctx, cfg, d, ref)
 	if err != nil {
 		return "", "", err
 	}
@@ -126,29 +125,6 @@ func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref s
 		return "", "", fmt.Errorf("put the deploy in the main queue: %w", err)
 	}
 	return entry.ID, commit, nil
-}
-
-// deployment finds a slug, or names those that there are.
-func deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
-	if d, ok := cfg.Deployments[slug]; ok {
-		return d, nil
-	}
-	if len(cfg.Deployments) == 0 {
-		return nil, usagef("unknown deployment %q: the configuration has none", slug)
-	}
-	return nil, usagef("unknown deployment %q; one of: %s", slug, strings.Join(cfg.Slugs(), ", "))
-}
-
-// resolve asks the remote which commit a reference means.
-func resolve(ctx context.Context, cfg *config.Config, d *config.Deployment, ref string) (string, error) {
-	if ref == "" {
-		ref = "refs/heads/" + d.Branch
-	}
-	found, err := daemon.Repository(cfg, d).Resolve(ctx, ref)
-	if err != nil {
-		return "", fmt.Errorf("find %q at the remote of %s: %w", ref, d.Slug, err)
-	}
-	return found.Commit, nil
 }
 
 func newDeliveryID(now time.Time) string {

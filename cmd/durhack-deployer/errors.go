@@ -86,7 +86,7 @@ func hint(err error) string {
 		return "install the newer durhack-deployer that migrated this database, or restore the database of this one"
 	}
 	if errors.Is(err, git.ErrRefNotFound) {
-		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that have been fetched before"
+		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that were pushed or fetched before"
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {

@@ -55,6 +55,9 @@ from one database to another.`,
 				return usagef("--follow goes on until interrupted: leave out --until and --limit")
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+				if err := logDelivery(cmd.Context(), cfg, store, &filter); err != nil {
+					return err
+				}
 				emit := c.eventPrinter(cfg, asJSON, false)
 				if follow {
 					return c.followLog(cmd.Context(), store.Log, filter, emit)
@@ -91,6 +94,26 @@ from one database to another.`,
 	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(strings.Split(typeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// logDelivery makes the beginning of a delivery's ID the whole. One that is not
+// there is no error: the log may be followed until it is.
+func logDelivery(ctx context.Context, cfg *config.Config, store *daemon.Store, filter *eventlog.Filter) error {
+	if filter.DeliveryID == "" {
+		return nil
+	}
+	instances, err := store.Log.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := deliveryOf(ctx, cfg, store, instances, filter.DeliveryID)
+	if errors.As(err, new(*unknownDeliveryError)) {
+		return nil
+	}
+	if err == nil {
+		filter.DeliveryID = id
+	}
+	return err
 }
 
 // eventPrinter prints events as JSON lines or as the story's lines; see story

@@ -32,7 +32,7 @@ tip of its branch). The remote is asked for the commit; nothing else is done.`,
 			if err != nil {
 				return err
 			}
-			commit, err := resolve(cmd.Context(), cfg, d, ref)
+			commit, err := c.commit(cmd.Context(), cfg, d, ref)
 			if err != nil {
 				return err
 			}

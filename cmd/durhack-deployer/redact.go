@@ -36,7 +36,11 @@ copies elsewhere: GitHub's own, and your backups.`,
 				return usagef("say why with --reason TEXT: it goes into the log with your name")
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				return c.redact(cmd.Context(), cfg, store, args[0], reason, yes)
+				id, err := deliveryID(cmd.Context(), cfg, store, args[0])
+				if err != nil {
+					return err
+				}
+				return c.redact(cmd.Context(), cfg, store, id, reason, yes)
 			})
 		},
 	}

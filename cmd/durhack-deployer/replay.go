@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +65,7 @@ what the log says was decided, with both reasons. Exit code 3 if there is any,
 				return err
 			}
 			if o.simulate {
-				return c.simulate(cmd.Context(), unique(args), o, filter)
+				return c.simulate(cmd.Context(), args, o, filter)
 			}
 			cfg, err := c.config()
 			if err != nil {
@@ -78,7 +77,10 @@ what the log says was decided, with both reasons. Exit code 3 if there is any,
 				}
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				ids := unique(args)
+				ids, err := deliveryIDs(cmd.Context(), cfg, store, args)
+				if err != nil {
+					return err
+				}
 				if len(ids) == 0 {
 					if ids, err = o.find(cmd.Context(), cfg, store, filter); err != nil {
 						return err
@@ -131,17 +133,6 @@ func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filt
 	}
 	filter.Types = []eventlog.Type{eventlog.TypeReceived}
 	return filter, parseTimes(now, timeFlag{"since", o.since, &filter.Since}, timeFlag{"until", o.until, &filter.Until})
-}
-
-// unique leaves out what was named before: a slip must not deploy twice.
-func unique(ids []string) []string {
-	var once []string
-	for _, id := range ids {
-		if !slices.Contains(once, id) {
-			once = append(once, id)
-		}
-	}
-	return once
 }
 
 // find lists the deliveries that --failed and the time window choose, in order of arrival.

@@ -51,16 +51,15 @@ func newVerdictRow(v router.Verdict) *verdictRow {
 
 // simulate decides stored deliveries by another configuration and prints what
 // would be decided differently. It appends nothing.
-func (c *cli) simulate(ctx context.Context, ids []string, o replayOptions, filter eventlog.Filter) error {
+func (c *cli) simulate(ctx context.Context, deliveries []string, o replayOptions, filter eventlog.Filter) error {
 	other, err := config.Load(o.withConfig, os.Getenv)
 	if err != nil {
 		return err
 	}
 	return c.withStore(ctx, func(cfg *config.Config, store *daemon.Store) error {
-		for _, id := range ids {
-			if _, err := deliveryEvents(ctx, cfg, store, id); err != nil {
-				return err
-			}
+		ids, err := deliveryIDs(ctx, cfg, store, deliveries)
+		if err != nil {
+			return err
 		}
 		filter.Instance, filter.DeliveryIDs = cfg.Instance, ids
 		p := painterFor(c.out)

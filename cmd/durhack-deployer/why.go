@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
@@ -24,8 +24,9 @@ exit code, the last lines of output and the path of the run log. DELIVERY is the
 ID on GitHub's "Recent deliveries" page, or as printed by "log" and "deploy".
 With --json it prints the delivery's events.
 
-Of a COMMIT (all of its hash, or the first seven digits or more) it lists every
-delivery that carried it, the newest first, and says where the commit is live.
+Of a COMMIT it lists every delivery that carried it, the newest first, and says
+where the commit is live. The first six characters of either are enough where
+they are of no other.
 
 Of a deployment it says what is live, since when, by whom and through which
 delivery; then what came after that, and why it is not what is live.`,
@@ -59,22 +60,30 @@ delivery; then what came after that, and why it is not what is live.`,
 
 // why answers for a delivery, or else for a commit.
 func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, what string, asJSON bool) error {
-	events, err := deliveryEvents(ctx, cfg, store, what)
+	carried, err := carrying(ctx, cfg, store, what)
 	if err != nil {
-		if fewDigits.MatchString(what) {
-			return &hintedError{err, "if that is a commit, name at least seven digits of its hash"}
+		return err
+	}
+	id, err := deliveryID(ctx, cfg, store, what)
+	if unknown, ok := errors.AsType[*unknownDeliveryError](err); ok && !unknown.unrouted && hashPattern.MatchString(what) {
+		if len(carried) > 0 {
+			return c.whyCommit(ctx, cfg, store, carried, asJSON)
 		}
-		if !hashPattern.MatchString(what) {
-			return err
+		return &hintedError{fmt.Errorf("%w, and no delivery that carried such a commit", err), hint(err)}
+	}
+	if err != nil {
+		return err
+	}
+	if id != what && len(carried) > 0 {
+		lines := []string{"delivery " + id}
+		for _, e := range carried {
+			lines = append(lines, summary(e))
 		}
-		found, ferr := c.whyCommit(ctx, cfg, store, what, asJSON)
-		if found || ferr != nil {
-			return ferr
-		}
-		return &hintedError{
-			fmt.Errorf("the log of instance %q knows no delivery %q, and no delivery that carried such a commit", cfg.Instance, what),
-			"a push that never came is on GitHub's \"Recent deliveries\" page; `durhack-deployer log --type received` lists those that did",
-		}
+		return ambiguous(what, lines)
+	}
+	events, err := deliveryEvents(ctx, cfg, store, id)
+	if err != nil {
+		return err
 	}
 	if asJSON {
 		return writeJSONLines(c.out, events)
@@ -87,38 +96,9 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 	if err != nil {
 		return err
 	}
-	a := answer{w: c.out, p: painterFor(c.out), id: what, state: state, known: known, command: c.command,
+	a := answer{w: c.out, p: painterFor(c.out), id: id, state: state, known: known, command: c.command,
 		configured: func(slug string) bool { return cfg.Deployments[slug] != nil }}
 	return a.tell(events)
-}
-
-// deliveryEvents reads one delivery's events, or says where else to look.
-func deliveryEvents(ctx context.Context, cfg *config.Config, store *daemon.Store, id string) ([]eventlog.Event, error) {
-	var events []eventlog.Event
-	for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, DeliveryID: id}) {
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
-	}
-	if len(events) > 0 {
-		return events, nil
-	}
-	unknown := fmt.Errorf("the log of instance %q knows no delivery %q", cfg.Instance, id)
-	entries, err := queueEntries(cfg, config.MainQueue)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		if e.DeliveryID != id {
-			continue
-		}
-		if e.Reason != "" {
-			return nil, &hintedError{unknown, "it is in quarantine: " + e.Reason}
-		}
-		return nil, &hintedError{unknown, "it waits in the main queue to be routed: is `durhack-deployer work` or `serve` running?"}
-	}
-	return nil, &hintedError{unknown, "`durhack-deployer log --type received` lists the deliveries; one that never came is on GitHub's \"Recent deliveries\" page"}
 }
 
 // live says, of a commit that was deployed, whether it still is what is live.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,13 +13,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
-
-// hashPattern is what `why` takes for a commit: fewer digits than seven would
-// name too many.
-var hashPattern = regexp.MustCompile(`\A[0-9a-fA-F]{7,64}\z`)
-
-// fewDigits is what may be meant for a commit, but is too short for one.
-var fewDigits = regexp.MustCompile(`\A[0-9a-fA-F]{4,6}\z`)
 
 // commitRow is a line of `why COMMIT --json`: a delivery that carried the commit.
 type commitRow struct {
@@ -47,42 +39,33 @@ type commitPart struct {
 	Live bool `json:"live"`
 }
 
-// whyCommit tells of every delivery that carried a commit, the newest first. It
-// is false where no delivery did.
-func (c *cli) whyCommit(ctx context.Context, cfg *config.Config, store *daemon.Store, prefix string, asJSON bool) (bool, error) {
-	prefix = strings.ToLower(prefix)
-	var carried []eventlog.Event
+// whyCommit tells of the deliveries that carried a commit, the newest first.
+func (c *cli) whyCommit(ctx context.Context, cfg *config.Config, store *daemon.Store, carried []eventlog.Event, asJSON bool) error {
 	var ids []string
-	for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, Types: []eventlog.Type{eventlog.TypeReceived}, Commit: prefix}) {
-		if err != nil {
-			return false, err
-		}
-		carried, ids = append(carried, e), append(ids, e.DeliveryID)
-	}
-	if len(carried) == 0 {
-		return false, nil
+	for _, e := range carried {
+		ids = append(ids, e.DeliveryID)
 	}
 	events, err := eventsOf(ctx, cfg, store, ids)
 	if err != nil {
-		return false, err
+		return err
 	}
 	known, err := deployments(ctx, cfg, store, moment{})
 	if err != nil {
-		return false, err
+		return err
 	}
 	slices.Reverse(carried)
 	var rows []commitRow
 	for _, e := range carried {
 		state, err := router.Fold(events[e.DeliveryID])
 		if err != nil {
-			return false, err
+			return err
 		}
 		rows = append(rows, newCommitRow(e, state, known))
 	}
 	if asJSON {
-		return true, writeJSONLines(c.out, rows)
+		return writeJSONLines(c.out, rows)
 	}
-	return true, c.tellCommit(rows, known)
+	return c.tellCommit(rows, known)
 }
 
 // eventsOf reads the events of many deliveries, by delivery.

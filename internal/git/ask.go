@@ -150,11 +150,9 @@ type Ref struct {
 	Commit string
 }
 
-var shortHash = regexp.MustCompile(`\A[0-9a-f]{7,64}\z`)
-
 // Resolve finds what a person means: a full hash, which is taken as it is; a full
-// ref; a branch; a tag (the commit that it stands for); or the beginning of the
-// hash of a commit that is here already. Nothing found is ErrRefNotFound.
+// ref; a branch; or a tag (the commit that it stands for). Nothing found is
+// ErrRefNotFound; see Beginning for the beginning of a hash.
 func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
 	if ValidHash(name) {
 		return Ref{Commit: name}, nil
@@ -182,13 +180,37 @@ func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
 			return Ref{Name: n, Commit: refs[n]}, nil
 		}
 	}
-	if shortHash.MatchString(name) && r.exists() {
-		full, err := r.output(ctx, r.dir, "rev-parse", "--verify", "--quiet", name+"^{commit}")
-		if err == nil && strings.HasPrefix(full, name) {
-			return Ref{Commit: full}, nil
-		}
-	}
 	return Ref{}, fmt.Errorf("%q in %s: %w", name, r.publicRemote(), ErrRefNotFound)
+}
+
+var shortHash = regexp.MustCompile(`\A[0-9a-f]{4,64}\z`) // git takes no fewer than four
+
+// Commit is a commit that is here already, and what tells it from others.
+type Commit struct{ Hash, Date, Subject string }
+
+// Beginning lists the commits that are here already whose hash begins so.
+func (r *Repo) Beginning(ctx context.Context, hash string) ([]Commit, error) {
+	if !shortHash.MatchString(hash) || !r.exists() {
+		return nil, nil
+	}
+	objects, err := r.output(ctx, r.dir, "rev-parse", "--disambiguate="+hash)
+	if err != nil {
+		return nil, fmt.Errorf("look for commits that begin with %s: %w", hash, err)
+	}
+	var commits []Commit
+	for object := range strings.FieldsSeq(objects) {
+		text, err := r.output(ctx, r.dir, "cat-file", "-t", "--end-of-options", object)
+		if err != nil || text != "commit" {
+			continue // a tree or a file; or one that is lost, which cannot be deployed
+		}
+		text, err = r.output(ctx, r.dir, "show", "--no-patch", "--no-show-signature", "--format=%cI %s", "--end-of-options", object)
+		if err != nil {
+			return nil, fmt.Errorf("read commit %s: %w", object, err)
+		}
+		date, subject, _ := strings.Cut(text, " ")
+		commits = append(commits, Commit{object, date, subject})
+	}
+	return commits, nil
 }
 
 // lsRemote asks the remote for refs by their full names.

@@ -177,15 +177,20 @@ func TestQuestions(t *testing.T) {
 		"refs/tags/v1":    {"refs/tags/v1", first},
 		"light":           {"refs/tags/light", first},
 		unknown:           {"", unknown},
-		first[:9]:         {"", first},
 	} {
 		if got, err := w.repo.Resolve(ctx, name); got != want || err != nil {
 			t.Errorf("Resolve(%q) = %+v, %v; want %+v", name, got, err, want)
 		}
 	}
-	for _, name := range []string{"nonesuch", "refs/heads/nonesuch", "heads/main", "abcdef1"} {
+	for _, name := range []string{"nonesuch", "refs/heads/nonesuch", "heads/main", first[:9]} {
 		if got, err := w.repo.Resolve(ctx, name); !errors.Is(err, ErrRefNotFound) {
 			t.Errorf("Resolve(%q) = %+v, %v", name, got, err)
+		}
+	}
+	for beginning, want := range map[string]string{first[:6]: first, second: second, "abcdef1": "", "main": "", first[:3]: ""} {
+		got, err := w.repo.Beginning(ctx, beginning)
+		if err != nil || len(got) > 1 || (want == "") != (len(got) == 0) || want != "" && (got[0].Hash != want || got[0].Subject == "" || got[0].Date == "") {
+			t.Errorf("Beginning(%q) = %+v, %v; want %q", beginning, got, err, want)
 		}
 	}
 }

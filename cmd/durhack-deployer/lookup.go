@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
+)
+
+// Everything that a person names is looked up here: a deployment by its slug, a
+// delivery and a commit by a unique beginning.
+
+const (
+	// minAbbreviation is how many characters of an ID or a hash are enough.
+	minAbbreviation = 6
+	// maxListed bounds how many are listed of what an abbreviation may mean.
+	maxListed = 10
+)
+
+// hashPattern is what may be meant for a commit.
+var hashPattern = regexp.MustCompile(`\A[0-9a-fA-F]{6,64}\z`)
+
+// ambiguous says what an abbreviation may mean, a line each.
+func ambiguous(text string, lines []string) error {
+	more := ""
+	if len(lines) > maxListed {
+		lines, more = lines[:maxListed], "\n  ... and more"
+	}
+	return &usageError{&hintedError{
+		fmt.Errorf("%q is ambiguous:\n  %s%s", text, strings.Join(lines, "\n  "), more),
+		"give more of the one that you mean",
+	}}
+}
+
+// deployment finds a slug, or names those that there are.
+func deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
+	if d, ok := cfg.Deployments[slug]; ok {
+		return d, nil
+	}
+	if len(cfg.Deployments) == 0 {
+		return nil, usagef("unknown deployment %q: the configuration has none", slug)
+	}
+	return nil, usagef("unknown deployment %q; one of: %s", slug, strings.Join(cfg.Slugs(), ", "))
+}
+
+// unknownDeliveryError says that the log has no such delivery.
+type unknownDeliveryError struct {
+	error
+	unrouted bool // it is in the main queue
+}
+
+func (e *unknownDeliveryError) Unwrap() error { return e.error }
+
+// deliveryID finds the delivery that has this ID, or the only one whose ID begins
+// so. Of one that is not routed yet, which the log does not have, it says that.
+func deliveryID(ctx context.Context, cfg *config.Config, store *daemon.Store, text string) (string, error) {
+	return deliveryOf(ctx, cfg, store, []string{cfg.Instance}, text)
+}
+
+// deliveryOf is deliveryID for other instances, or several.
+func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, instances []string, text string) (string, error) {
+	found := map[string]string{} // a line for each, by its ID: two instances may have got the same
+	for _, instance := range instances {
+		exact, err := deliveries(ctx, store, eventlog.Filter{Instance: instance, DeliveryID: text, Limit: 1}) // whatever it begins with
+		if err != nil {
+			return "", err
+		}
+		if len(exact) > 0 {
+			return text, nil
+		}
+		if len(text) < minAbbreviation {
+			continue
+		}
+		more, err := deliveries(ctx, store, eventlog.Filter{Instance: instance, DeliveryPrefix: text, Types: []eventlog.Type{eventlog.TypeReceived}})
+		if err != nil {
+			return "", err
+		}
+		for _, e := range more {
+			found[e.DeliveryID] = fmt.Sprintf("%s  %s  %s", e.DeliveryID, clock(e.RecordedAt), shorten(summary(e), maxSummary))
+		}
+	}
+	inLog := len(found)
+	waiting, queueErr := unrouted(cfg, instances, text)
+	for _, w := range waiting {
+		if found[w.DeliveryID] == "" {
+			found[w.DeliveryID] = fmt.Sprintf("%s  %s  %s", w.DeliveryID, clock(w.Since), w.why())
+		}
+	}
+	switch ids := slices.Sorted(maps.Keys(found)); {
+	case len(ids) > 1:
+		return "", ambiguous(text, slices.Sorted(maps.Values(found)))
+	case inLog == 1:
+		return ids[0], nil
+	case queueErr != nil:
+		return "", queueErr
+	}
+	name, hint := text, "`durhack-deployer log --type received` lists the deliveries; one that never came is on GitHub's \"Recent deliveries\" page"
+	switch {
+	case len(waiting) > 0:
+		name, hint = waiting[0].DeliveryID, "it "+waiting[0].why()
+	case len(text) < minAbbreviation:
+		hint = fmt.Sprintf("an abbreviation has at least %d characters; %s", minAbbreviation, hint)
+	}
+	unknown := fmt.Errorf("the log of instance %s knows no delivery %q", strings.Trim(fmt.Sprintf("%q", instances), "[]"), name)
+	return "", &unknownDeliveryError{&hintedError{unknown, hint}, len(waiting) > 0}
+}
+
+// deliveries are the events that a filter finds, at most one more than are listed.
+func deliveries(ctx context.Context, store *daemon.Store, f eventlog.Filter) ([]eventlog.Event, error) {
+	var found []eventlog.Event
+	for e, err := range store.Log.Find(ctx, f) {
+		if err != nil {
+			return nil, err
+		}
+		if found = append(found, e); len(found) > maxListed {
+			break
+		}
+	}
+	return found, nil
+}
+
+// unrouted lists the deliveries of the main queue that may be meant.
+func unrouted(cfg *config.Config, instances []string, text string) ([]queueRow, error) {
+	if !slices.Contains(instances, cfg.Instance) {
+		return nil, nil
+	}
+	entries, err := queueEntries(cfg, config.MainQueue)
+	return slices.DeleteFunc(entries, func(e queueRow) bool {
+		return e.DeliveryID != text && (len(text) < minAbbreviation || !strings.HasPrefix(e.DeliveryID, text))
+	}), err
+}
+
+// why says why an entry of the main queue is not in the log.
+func (r queueRow) why() string {
+	if r.Reason != "" {
+		return "is in quarantine: " + r.Reason
+	}
+	return "waits in the main queue to be routed: is `durhack-deployer work` or `serve` running?"
+}
+
+// deliveryIDs is deliveryID of each, and each once: a slip must not deploy twice.
+func deliveryIDs(ctx context.Context, cfg *config.Config, store *daemon.Store, texts []string) ([]string, error) {
+	var ids []string
+	for _, text := range texts {
+		id, err := deliveryID(ctx, cfg, store, text)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// deliveryEvents reads the events of one delivery, whose ID deliveryID found.
+func deliveryEvents(ctx context.Context, cfg *config.Config, store *daemon.Store, id string) ([]eventlog.Event, error) {
+	var events []eventlog.Event
+	for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, DeliveryID: id}) {
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// carrying lists the deliveries whose commit has this hash, or begins so.
+func carrying(ctx context.Context, cfg *config.Config, store *daemon.Store, text string) ([]eventlog.Event, error) {
+	if !hashPattern.MatchString(text) {
+		return nil, nil
+	}
+	var found []eventlog.Event
+	f := eventlog.Filter{Instance: cfg.Instance, Types: []eventlog.Type{eventlog.TypeReceived}, Commit: strings.ToLower(text)}
+	for e, err := range store.Log.Find(ctx, f) {
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, e)
+	}
+	return found, nil
+}
+
+// commit finds what a reference means for a deployment: a ref of the remote, or
+// the beginning of a hash, of which the working tree and then the log are asked.
+func (c *cli) commit(ctx context.Context, cfg *config.Config, d *config.Deployment, ref string) (string, error) {
+	if ref == "" {
+		ref = "refs/heads/" + d.Branch
+	}
+	repo := daemon.Repository(cfg, d)
+	found, err := repo.Resolve(ctx, ref)
+	if err == nil {
+		return found.Commit, nil
+	}
+	err = fmt.Errorf("find %q at the remote of %s: %w", ref, d.Slug, err)
+	if !errors.Is(err, git.ErrRefNotFound) || !hashPattern.MatchString(ref) {
+		return "", err
+	}
+	known, gitErr := repo.Beginning(ctx, strings.ToLower(ref))
+	if gitErr != nil {
+		return "", gitErr
+	}
+	lines := map[string]string{}
+	for _, k := range known {
+		lines[k.Hash] = fmt.Sprintf("%s  %s  %s", k.Hash, k.Date, shorten(k.Subject, maxSummary))
+	}
+	if len(known) == 0 { // it was pushed, but never fetched here
+		if logErr := c.pushedCommits(ctx, d, ref, lines); logErr != nil {
+			return "", errors.Join(err, fmt.Errorf("look for it in the log: %w", logErr))
+		}
+	}
+	switch commits := slices.Sorted(maps.Keys(lines)); len(commits) {
+	case 0:
+		return "", err
+	case 1:
+		return commits[0], nil
+	default:
+		return "", ambiguous(ref, slices.Sorted(maps.Values(lines)))
+	}
+}
+
+// pushedCommits adds, by commit, what the log knows of pushes to the deployment's
+// repository whose commit begins so.
+func (c *cli) pushedCommits(ctx context.Context, d *config.Deployment, text string, lines map[string]string) error {
+	return c.withStore(ctx, func(cfg *config.Config, store *daemon.Store) error {
+		events, err := carrying(ctx, cfg, store, text)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			data, err := e.Decode()
+			if err != nil {
+				return err
+			}
+			if r, ok := data.(eventlog.Received); ok && strings.EqualFold(r.Repository, d.Repository) {
+				lines[r.Commit] = fmt.Sprintf("%s  %s  %s", r.Commit, clock(e.RecordedAt), summary(e))
+			}
+		}
+		return nil
+	})
+}
