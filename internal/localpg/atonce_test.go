@@ -31,7 +31,7 @@ func TestManyMakeAndRemoveTheDirectoriesAtOnce(t *testing.T) {
 				c := &Cluster{dir: dir}
 				for round := range 3 {
 					var lock *os.File
-					err := c.prepare()
+					err := c.prepare(t.Context())
 					if err == nil {
 						lock, err = c.openOwned("start.lock", os.O_RDWR)
 					}

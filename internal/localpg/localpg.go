@@ -51,7 +51,7 @@ type Config struct {
 	// Dir is the cluster's directory, usually {state_dir}/postgres. It is made
 	// if missing, and owned by the OS user that the cluster runs as: the caller,
 	// or, when that is root, whom Postgres refuses, the owner of Dir or of its
-	// parent, or else postgres or nobody.
+	// parent, or else postgres, or else a user that is added for it.
 	Dir string
 	// Log may be nil.
 	Log *slog.Logger
@@ -117,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 }
 
 func (c *Cluster) open(ctx context.Context) error {
-	err := c.prepare()
+	err := c.prepare(ctx)
 	if err != nil {
 		return err
 	}
@@ -141,9 +141,9 @@ func (c *Cluster) open(ctx context.Context) error {
 }
 
 // prepare makes the directories. No lock is held: it has its file in one of them.
-func (c *Cluster) prepare() error {
+func (c *Cluster) prepare(ctx context.Context) error {
 	var err error
-	if c.owner, err = chooseOwner(c.dir); err != nil {
+	if c.owner, err = chooseOwner(ctx, c.dir); err != nil {
 		return err
 	}
 	if err := c.makeDir(); err != nil {

@@ -1,6 +1,8 @@
 package localpg
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +34,7 @@ func (o owner) credential() *syscall.Credential {
 }
 
 // chooseOwner decides who runs the cluster in dir. See Config.Dir.
-func chooseOwner(dir string) (owner, error) {
+func chooseOwner(ctx context.Context, dir string) (owner, error) {
 	euid := os.Geteuid()
 	dirUID, err := ownerOf(dir)
 	exists := err == nil
@@ -60,13 +63,43 @@ func chooseOwner(dir string) (owner, error) {
 		}
 		break
 	}
-	for _, name := range []string{"postgres", "nobody"} {
-		if u, err := user.Lookup(name); err == nil && u.Uid != "0" {
-			return lookupOwner(u.Uid, true)
+	// Not nobody: everything else that runs as nobody could enter the cluster.
+	for _, name := range []string{"postgres", ownUser} {
+		if o, err := ownerNamed(name); err == nil {
+			return o, nil
 		}
 	}
-	return owner{}, errors.New("Postgres refuses to run as root, and there is no user postgres or nobody to run it as: " +
-		"give the directory to an ordinary user (chown), or set DATABASE_URL")
+	addErr := addUser(ctx)
+	o, err := ownerNamed(ownUser)
+	if err == nil {
+		return o, nil // also where another process was faster
+	}
+	return owner{}, fmt.Errorf("Postgres refuses to run as root, and there is no user postgres to run it as, nor can one be added (%w): "+
+		"give the directory to an ordinary user (chown), or set DATABASE_URL", cmp.Or(addErr, err))
+}
+
+// ownUser is added to the system where root runs a cluster and there is nobody
+// to run it as.
+const ownUser = "durhack-postgres"
+
+func addUser(ctx context.Context) error {
+	cmd, out := sessionCommand(ctx, "useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
+		"--shell", "/usr/sbin/nologin", "--comment", "the private Postgres of durhack-deployer", ownUser)
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("useradd: %w: %s", err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
+func ownerNamed(name string) (owner, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return owner{}, err
+	}
+	if u.Uid == "0" {
+		return owner{}, fmt.Errorf("%s is root", name)
+	}
+	return lookupOwner(u.Uid, true)
 }
 
 // lookupOwner needs the user to have a name: initdb refuses one without, and

@@ -64,7 +64,7 @@ func (e *NoProgramsError) Unwrap() error { return e.Fetch }
 // it is not 0, else the newest, those on PATH first.
 func (c *Cluster) findPrograms(ctx context.Context, major int) (programs, error) {
 	if c.cfg.BinDir != "" {
-		p, err := inspect(ctx, c.cfg.BinDir)
+		p, err := c.inspect(ctx, c.cfg.BinDir)
 		if err != nil {
 			return programs{}, err
 		}
@@ -72,7 +72,7 @@ func (c *Cluster) findPrograms(ctx context.Context, major int) (programs, error)
 	}
 	if p, err := exec.LookPath("initdb"); err == nil {
 		if resolved, err := filepath.EvalSymlinks(p); err == nil {
-			if found, err := inspect(ctx, filepath.Dir(resolved)); err == nil && found.suits(major) == nil {
+			if found, err := c.inspect(ctx, filepath.Dir(resolved)); err == nil && found.suits(major) == nil {
 				return found, nil
 			}
 		}
@@ -81,26 +81,31 @@ func (c *Cluster) findPrograms(ctx context.Context, major int) (programs, error)
 	if search == nil {
 		search = usualDirs
 	}
-	var best programs
-	for _, pattern := range search {
-		dirs, err := filepath.Glob(pattern)
-		if err != nil {
-			return programs{}, fmt.Errorf("search %s: %w", pattern, err)
-		}
-		for _, dir := range dirs {
-			if p, err := inspect(ctx, dir); err == nil && p.suits(major) == nil && p.major > best.major {
-				best = p
-			}
-		}
-	}
-	if best.dir != "" {
-		return best, nil
+	if best, err := c.newest(ctx, major, search...); err != nil || best.dir != "" {
+		return best, err
 	}
 	p, err := c.fetchPrograms(ctx, major)
 	if err != nil {
 		return programs{}, &NoProgramsError{Major: major, Searched: slices.Clone(search), Fetch: err}
 	}
 	return p, nil
+}
+
+// newest returns the newest installation that suits among the directories that
+// match the patterns, or none.
+func (c *Cluster) newest(ctx context.Context, major int, patterns ...string) (best programs, err error) {
+	for _, pattern := range patterns {
+		dirs, err := filepath.Glob(pattern)
+		if err != nil {
+			return programs{}, fmt.Errorf("search %s: %w", pattern, err)
+		}
+		for _, dir := range dirs {
+			if p, err := c.inspect(ctx, dir); err == nil && p.suits(major) == nil && p.major > best.major {
+				best = p
+			}
+		}
+	}
+	return best, nil
 }
 
 func (p programs) suits(major int) error {
@@ -116,8 +121,9 @@ func (p programs) suits(major int) error {
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// inspect looks for a whole installation in dir.
-func inspect(ctx context.Context, dir string) (programs, error) {
+// inspect looks for a whole installation in dir, and has it say its version: to
+// the cluster's owner, as nothing of it is ever run as root.
+func (c *Cluster) inspect(ctx context.Context, dir string) (programs, error) {
 	for _, name := range programNames {
 		st, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
@@ -127,14 +133,13 @@ func inspect(ctx context.Context, dir string) (programs, error) {
 			return programs{}, fmt.Errorf("look for the Postgres programs: %s is not a program", filepath.Join(dir, name))
 		}
 	}
-	// --version is answered before the refusal to run as root.
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
-	if err != nil {
-		return programs{}, fmt.Errorf("ask %s for its version: %w", filepath.Join(dir, "postgres"), err)
+	cmd, out := c.command(ctx, filepath.Join(dir, "postgres"), "--version")
+	if err := cmd.Run(); err != nil {
+		return programs{}, fmt.Errorf("ask %s for its version: %w", cmd.Path, c.explainRun(programs{dir: dir}, err, out.String()))
 	}
-	m := versionPattern.FindSubmatch(out)
+	m := versionPattern.FindSubmatch(out.Bytes())
 	if m == nil {
-		return programs{}, fmt.Errorf("ask %s for its version: unknown answer %.100q", filepath.Join(dir, "postgres"), out)
+		return programs{}, fmt.Errorf("ask %s for its version: unknown answer %.100q", cmd.Path, out)
 	}
 	major, err := strconv.Atoi(string(m[1]))
 	if err != nil {
