@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/internal/process"
@@ -319,7 +320,16 @@ func TestRunLogThatCannotBeOpened(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{link, dir, filepath.Join(dir, "file", "below")} {
+	pipe, read := filepath.Join(dir, "pipe"), filepath.Join(dir, "read")
+	if err := errors.Join(unix.Mkfifo(pipe, 0o600), unix.Mkfifo(read, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(read, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for _, path := range []string{link, dir, filepath.Join(dir, "file", "below"), pipe, read} {
 		l, err := OpenRunLog(path, nil, RunLogOptions{})
 		if err == nil {
 			t.Errorf("%s: no error", path)

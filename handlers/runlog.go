@@ -3,6 +3,7 @@ package handlers
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"log/slog"
@@ -75,7 +76,14 @@ func OpenRunLog(path string, secrets []string, opts RunLogOptions) (*RunLog, err
 		l.broken = err
 		return l, fmt.Errorf("open run log: %w", err)
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o640)
+	// Not to wait for the reader of a pipe that somebody put there.
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+	if err == nil {
+		if info, statErr := file.Stat(); statErr != nil || info.Mode()&os.ModeNamedPipe != 0 {
+			_ = file.Close()
+			err = errors.Join(statErr, fmt.Errorf("%s is a pipe", path))
+		}
+	}
 	if err != nil {
 		l.broken = err
 		return l, fmt.Errorf("open run log: %w", err)

@@ -42,10 +42,17 @@ func (s *site) startAs(verb, config string, as *syscall.Credential) *process {
 		s.t.Fatal(err)
 	}
 	defer log.Close()
+	return s.startWith(verb, config, as, log)
+}
+
+// startWith starts a daemon whose standard error is a file that the caller opened.
+func (s *site) startWith(verb, config string, as *syscall.Credential, stderr *os.File) *process {
+	s.t.Helper()
+	name := stderr.Name()
 	cmd := exec.Command(program, verb, "--config", config)
 	cmd.Dir = s.dir
 	cmd.Env = s.environ()
-	cmd.Stderr = log
+	cmd.Stderr = stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: as,
 		// A test binary that is killed, as on a timeout, leaves no daemon behind.

@@ -49,8 +49,8 @@ func writeJSONLines[T any](w io.Writer, rows []T) error {
 
 // isTerminal says whether w is a terminal that may get colour and redrawing.
 func isTerminal(w io.Writer) bool {
-	if o, ok := w.(output); ok {
-		w = o.Writer
+	if u, ok := w.(interface{ Unwrap() io.Writer }); ok {
+		w = u.Unwrap()
 	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"

@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/internal/stream"
 )
 
 // The exit codes are part of the contract.
@@ -25,13 +27,23 @@ const (
 // sameSignal is how soon a second signal is still the first one.
 const sameSignal = 300 * time.Millisecond
 
-// run is the whole program but os.Exit. The first SIGINT or SIGTERM ends the
-// context, so that the verb drains; a second one gives up at once.
+// How long the end of the program waits for somebody to read its output, and how
+// long output waits for errors and progress that were written before it.
+const (
+	readWithin  = 2 * time.Second
+	orderWithin = 200 * time.Millisecond
+)
+
+// run is the whole program but os.Exit. The first SIGINT, SIGTERM or SIGHUP ends
+// the context, so that the verb drains; a second one gives up at once.
 func run(args []string, s streams) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup wants it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	defer signal.Stop(signals)
 	// Caught, though nobody reads it: a write to a closed pipe is then an error
 	// like any other, so that a private Postgres is let go of in order. To ignore
@@ -40,8 +52,14 @@ func run(args []string, s streams) int {
 	signal.Notify(pipes, syscall.SIGPIPE)
 	defer signal.Stop(pipes)
 
-	s.out = output{s.out}
-	c := &cli{streams: s}
+	c := &cli{}
+	stderr := stream.NewAsync(s.err, func(dropped int) {
+		c.logger(slog.LevelWarn).Warn("lines were dropped: they could not be written to standard error", "lines", dropped)
+	})
+	defer stderr.Flush(readWithin)
+	s.out = output{stream.NewUntil(ctx, s.out, readWithin), stderr}
+	s.err = stderr
+	c.streams = s
 	type end struct {
 		cmd *cobra.Command
 		err error
@@ -88,11 +106,16 @@ func (c *cli) giveUp() {
 	}
 }
 
-// output is standard output, whose reader may leave: `log | head`.
-type output struct{ io.Writer }
+// output is standard output, whose reader may leave: `log | head`. What was
+// written to standard error before comes before it, where both are one terminal.
+type output struct {
+	*stream.Until
+	before *stream.Async
+}
 
 func (o output) Write(p []byte) (int, error) {
-	n, err := o.Writer.Write(p)
+	o.before.Flush(orderWithin)
+	n, err := o.Until.Write(p)
 	if errors.Is(err, syscall.EPIPE) {
 		err = errReaderLeft // not to be taken for a database that hung up
 	}

@@ -124,22 +124,7 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), answerWithin)
 	defer cancel()
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-ctx.Done():
-		body := s.about("not ready")
-		body["reasons"] = []string{"the checks that somebody else asked for take too long"}
-		answer(w, http.StatusServiceUnavailable, body)
-		return
-	}
-	reasons := []string{}
-	details := make(map[string]any, len(s.o.Checks))
-	for _, c := range s.o.Checks {
-		detail, more := c.Run(ctx)
-		reasons = append(reasons, more...)
-		details[c.Name] = detail
-	}
+	reasons, details := s.check(ctx)
 	code, status := http.StatusOK, "ready"
 	if len(reasons) > 0 {
 		code, status = http.StatusServiceUnavailable, "not ready"
@@ -147,6 +132,39 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	body := s.about(status)
 	body["reasons"], body["checks"] = reasons, details
 	answer(w, code, body)
+}
+
+// check runs the checks, and says which of them has no result in time: one that
+// asks a disk that hangs cannot be ended. Those of the next request wait for it.
+func (s *Server) check(ctx context.Context) (reasons []string, details map[string]any) {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return []string{"the checks that were asked for before take too long"}, nil
+	}
+	type result struct {
+		detail  any
+		reasons []string
+	}
+	results := make(chan result, len(s.o.Checks))
+	go func() {
+		defer func() { <-s.turn }()
+		for _, c := range s.o.Checks {
+			detail, reasons := c.Run(ctx)
+			results <- result{detail, reasons}
+		}
+	}()
+	reasons, details = []string{}, make(map[string]any, len(s.o.Checks))
+	for _, c := range s.o.Checks {
+		select {
+		case r := <-results:
+			details[c.Name] = r.detail
+			reasons = append(reasons, r.reasons...)
+		case <-ctx.Done():
+			return append(reasons, fmt.Sprintf("the check of %s takes too long", c.Name)), details
+		}
+	}
+	return reasons, details
 }
 
 func answer(w http.ResponseWriter, code int, body map[string]any) {

@@ -142,28 +142,38 @@ func TestACheckThatHangs(t *testing.T) {
 		<-release
 		return nil, nil
 	}})
-	first := make(chan int, 1)
+	unready := func(body string) string {
+		var parsed struct {
+			Status  string
+			Reasons []string
+		}
+		if err := json.Unmarshal([]byte(body), &parsed); err != nil || parsed.Status != "not ready" || len(parsed.Reasons) != 1 {
+			t.Errorf("the answer is %s", body)
+			return ""
+		}
+		return parsed.Reasons[0]
+	}
+	first := make(chan string, 1)
 	go func() {
-		code, _ := ask(t, addr, get("/readyz", addr))
-		first <- code
+		_, body := ask(t, addr, get("/readyz", addr))
+		first <- body
 	}()
 	<-entered
 	if code, body := ask(t, addr, get("/healthz", addr)); code != 200 {
 		t.Errorf("healthz answered %d %s", code, body)
 	}
 	code, body := ask(t, addr, get("/readyz", addr))
-	var parsed struct {
-		Status  string
-		Reasons []string
-	}
-	if err := json.Unmarshal([]byte(body), &parsed); err != nil || code != 503 || parsed.Status != "not ready" || len(parsed.Reasons) != 1 {
+	if why := unready(body); code != 503 || !strings.Contains(why, "asked for before") {
 		t.Errorf("the second who asks gets %d %s", code, body)
+	}
+	if why := unready(<-first); !strings.Contains(why, "slow") {
+		t.Errorf("the first who asks is told: %s", why)
 	}
 	if len(entered) != 0 {
 		t.Error("two checks ran at once")
 	}
 	close(release)
-	if code := <-first; code != 200 {
-		t.Errorf("the first who asked got %d", code)
+	if code, body := ask(t, addr, get("/readyz", addr)); code != 200 {
+		t.Errorf("once it does not hang, the answer is %d %s", code, body)
 	}
 }

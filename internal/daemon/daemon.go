@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
-
-	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/webhook"
@@ -102,10 +101,10 @@ func Run(ctx context.Context, o Options) error {
 		}
 		workErr = work(working, o, main, state)
 	})
-	notify(o.Logger, sd.SdNotifyReady)
+	notify(o.Logger, "READY=1")
 	<-listening.Done()
 	state.enter(phaseDraining, "")
-	notify(o.Logger, sd.SdNotifyStopping)
+	notify(o.Logger, "STOPPING=1")
 	parts.Wait()
 	return errors.Join(listenErr, workErr)
 }
@@ -150,12 +149,26 @@ func newListener(ctx context.Context, o Options, main *queue.Queue) (func(contex
 	return func(ctx context.Context) error { return server.Serve(ctx, l) }, nil
 }
 
-// notify tells systemd, where there is one that asked.
+// notify tells systemd, where there is one that asked. One that does not read
+// must not hold us up.
 func notify(log *slog.Logger, state string) {
-	if _, err := sd.SdNotify(false, state); err != nil {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err == nil {
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetWriteDeadline(time.Now().Add(notifyWithin)) // a new socket has deadlines
+		_, err = conn.Write([]byte(state))
+	}
+	if err != nil {
 		log.Warn("notify systemd", "error", err)
 	}
 }
+
+// notifyWithin bounds a message to systemd.
+const notifyWithin = time.Second
 
 var errEndedByItself = errors.New("it ended by itself")
 

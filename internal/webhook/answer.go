@@ -78,6 +78,7 @@ func (a answer) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(a.body) // a client that is gone learns nothing more
+	_ = rc.Flush()         // the log comes after the answer
 }
 
 func statusJSON(o Options) ([]byte, error) {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -152,6 +153,20 @@ func (f *fixture) read(resp *http.Response) reply {
 func (f *fixture) post(h http.Header, body []byte) reply {
 	f.t.Helper()
 	return f.send(http.MethodPost, pathWebhook, h, bytes.NewReader(body))
+}
+
+// logged is the log once it has n lines; a line comes after its answer.
+func (f *fixture) logged(n int) string {
+	f.t.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		log := f.log.String()
+		if got := strings.Count(log, "\n"); got >= n || time.Now().After(end) {
+			if got != n {
+				f.t.Fatalf("%d lines, want %d:\n%s", got, n, log)
+			}
+			return log
+		}
+	}
 }
 
 // entries are the deliveries in the queue, in order.

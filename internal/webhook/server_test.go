@@ -110,8 +110,28 @@ func TestAFailedPutIsNotAcknowledged(t *testing.T) {
 	if strings.Contains(string(r.body), "no space") {
 		t.Errorf("the public answer tells of the disk: %s", r.body)
 	}
-	if log := f.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "no space left") || strings.Contains(log, "\x1b") {
+	if log := f.logged(1); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "no space left") || strings.Contains(log, "\x1b") {
 		t.Errorf("log: %s", log)
+	}
+}
+
+// slowLog takes no line until it is let.
+type slowLog struct {
+	slog.Handler
+	pass chan struct{}
+}
+
+func (s slowLog) Handle(ctx context.Context, r slog.Record) error {
+	<-s.pass
+	return s.Handler.Handle(ctx, r)
+}
+
+func TestTheAnswerDoesNotWaitForTheLog(t *testing.T) {
+	s := slowLog{slog.DiscardHandler, make(chan struct{})}
+	f := start(t, Limits{}, func(o *Options) { o.Log = slog.New(s) })
+	defer close(s.pass)
+	if r := f.post(push("a", pushBody), pushBody); r.status != 202 {
+		t.Errorf("%d %s", r.status, r.body)
 	}
 }
 
