@@ -264,11 +264,11 @@ func (l *Log) runAppender() {
 // commit sees a batch through: until it is recorded, or refused, or nobody
 // waits for it any more.
 func (l *Log) commit(batch []*request) {
-	var wait backoff
 	for len(batch) > 0 {
 		results, err := l.attempt(batch)
 		switch {
 		case err == nil:
+			l.appends.Over()
 			for i, r := range batch {
 				r.finish(results[i])
 			}
@@ -279,9 +279,7 @@ func (l *Log) commit(batch []*request) {
 			}
 			return
 		case transient(err):
-			d := wait.next()
-			l.log.Warn("append waits for the database", "groups", len(batch), "retry_in", d, "error", err)
-			l.sleep(l.ctx, d)
+			l.sleep(l.ctx, l.appends.Failed(err))
 			batch = stillWaiting(batch)
 		case len(batch) == 1:
 			batch[0].finish(Result{Err: fmt.Errorf("append: %w", err)})

@@ -101,7 +101,8 @@ func transient(err error) bool {
 	switch {
 	case pg.Code == "57P04": // database_dropped
 		return false
-	case pg.Code == "25006", // read_only_sql_transaction: a standby that is about to be promoted
+	case pg.Code == "0A000", // feature_not_supported: a transaction that writes, on a standby that may be promoted
+		pg.Code == "25006",                // read_only_sql_transaction
 		pg.Code == "25P03",                // idle_in_transaction_session_timeout: this process stood still
 		strings.HasPrefix(pg.Code, "08"),  // connection exception
 		strings.HasPrefix(pg.Code, "40"),  // transaction rollback: serialization failure, deadlock

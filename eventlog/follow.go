@@ -3,7 +3,10 @@ package eventlog
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 const (
@@ -29,7 +32,7 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 	defer leave()
 	poll := time.NewTicker(l.poll)
 	defer poll.Stop()
-	var wait backoff
+	outage := retry.New(l.log, slog.LevelWarn, "follower waits for the database")
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -46,12 +49,10 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 			if ctx.Err() != nil {
 				continue
 			}
-			d := wait.next()
-			l.log.Warn("follower waits for the database", "after", after, "retry_in", d, "error", err)
-			l.sleep(ctx, d)
+			l.sleep(ctx, outage.Failed(err))
 			continue
 		}
-		wait = backoff{}
+		outage.Over()
 		if len(events) > 0 {
 			if err := apply(ctx, events); err != nil {
 				return err

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // DefaultPoll is how often a follower looks for new events by itself.
@@ -32,9 +34,11 @@ type Log struct {
 	once   sync.Once
 	owned  sync.WaitGroup // every goroutine of the Log
 
-	queue  queue
-	edge   knownEdge     // the appender's alone
-	notify chan struct{} // capacity 1: a NOTIFY is due
+	queue queue
+	// appends is the outage that the appender sits out.
+	appends *retry.Outage
+	edge    knownEdge     // the appender's alone
+	notify  chan struct{} // capacity 1: a NOTIFY is due
 
 	mu        sync.Mutex
 	closed    bool // guards owned against Add after Wait
@@ -58,6 +62,7 @@ func Open(pool *pgxpool.Pool, log *slog.Logger, options ...Option) *Log {
 	l := &Log{
 		pool: pool, log: log, poll: DefaultPoll, silence: attemptTimeout,
 		stop: make(chan struct{}), ctx: ctx, cancel: cancel,
+		appends:   retry.New(log, slog.LevelWarn, "append waits for the database"),
 		queue:     queue{wake: make(chan struct{}, 1)},
 		notify:    make(chan struct{}, 1),
 		followers: make(map[chan struct{}]struct{}),
@@ -94,6 +99,10 @@ func (l *Log) isStopping() bool {
 		return false
 	}
 }
+
+// Waiting returns why nothing can be appended for now, and since when; nil where
+// the last attempt succeeded.
+func (l *Log) Waiting() (since time.Time, err error) { return l.appends.Now() }
 
 // sleep waits for d and returns false where ctx or the Log ended before that.
 func (l *Log) sleep(ctx context.Context, d time.Duration) bool {

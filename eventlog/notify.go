@@ -2,9 +2,12 @@ package eventlog
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // channel carries the hint that events were committed; its payload is empty.
@@ -83,18 +86,17 @@ func (l *Log) runListener() {
 		case <-ctx.Done():
 		}
 	})
-	var wait backoff
+	outage := retry.New(l.log, slog.LevelDebug, "lost the connection that hears of appended events; followers poll meanwhile")
 	for ctx.Err() == nil {
-		err := l.listen(ctx, &wait)
+		err := l.listen(ctx, outage)
 		if ctx.Err() != nil {
 			return
 		}
-		l.log.Debug("lost the connection that hears of appended events; followers poll meanwhile", "error", err)
-		l.sleep(ctx, wait.next())
+		l.sleep(ctx, outage.Failed(err))
 	}
 }
 
-func (l *Log) listen(ctx context.Context, wait *backoff) error {
+func (l *Log) listen(ctx context.Context, outage *retry.Outage) error {
 	config := l.pool.Config()
 	if config.BeforeConnect != nil {
 		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
@@ -113,7 +115,7 @@ func (l *Log) listen(ctx context.Context, wait *backoff) error {
 	if _, err := conn.Exec(ctx, "listen "+channel); err != nil {
 		return err
 	}
-	*wait = backoff{}
+	outage.Over()
 	for {
 		// Also once at the start: hints were missed while nobody listened.
 		l.wakeFollowers()

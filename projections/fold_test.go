@@ -24,7 +24,7 @@ func deployed(n int) eventlog.Deployed { return eventlog.Deployed{Commit: commit
 
 var (
 	failure  = eventlog.Failed{Commit: commitOf(1), Step: "build", Error: "exit 1"}
-	retry    = eventlog.Interrupted{Then: "retry"}
+	again    = eventlog.Interrupted{Then: "retry"}
 	stale    = eventlog.Voided{Reason: eventlog.ReasonStale}
 	giveUp   = eventlog.Interrupted{Then: "fail"}
 	replayed = eventlog.Replayed{Deployments: []eventlog.Assignment{{Deployment: "web", Attempt: 2, Order: eventlog.Order{Commit: commitOf(1)}}}}
@@ -52,10 +52,10 @@ func TestFoldByHand(t *testing.T) {
 		{"failed, then deployed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, failure}, {"", 2, replayed}, {"web", 2, started(1)}, {"web", 2, deployed(1)}}, StatusLive, DeliveryFinished, "failed deployed", ""},
 		{"a void leaves it failed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, failure}, {"", 2, replayed}, {"web", 2, stale}}, StatusFailed, DeliveryFinished, "failed voided", ""},
 		{"a void leaves it never", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, stale}}, StatusNever, DeliveryFinished, "voided", ""},
-		{"interrupted waits", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}}, StatusPending, DeliveryPending, "interrupted", ""},
-		{"interrupted, retried", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, started(1)}}, StatusRunning, DeliveryPending, "interrupted running", ""},
-		{"interrupted, retried, deployed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, started(1)}, {"web", 2, deployed(1)}}, StatusLive, DeliveryFinished, "interrupted deployed", ""},
-		{"interrupted, then stale", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, stale}}, StatusNever, DeliveryFinished, "interrupted voided", ""},
+		{"interrupted waits", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, again}}, StatusPending, DeliveryPending, "interrupted", ""},
+		{"interrupted, retried", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, again}, {"web", 2, started(1)}}, StatusRunning, DeliveryPending, "interrupted running", ""},
+		{"interrupted, retried, deployed", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, again}, {"web", 2, started(1)}, {"web", 2, deployed(1)}}, StatusLive, DeliveryFinished, "interrupted deployed", ""},
+		{"interrupted, then stale", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, again}, {"web", 2, stale}}, StatusNever, DeliveryFinished, "interrupted voided", ""},
 		{"interrupted, failed by policy", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, giveUp}, {"web", 1, failure}}, StatusFailed, DeliveryFinished, "failed", ""},
 		{"voided whole", []part{{"", 1, received}, {"", 1, pinged}}, "", DeliveryVoided, "", ""},
 		{"voided, then replayed", []part{{"", 1, received}, {"", 1, pinged}, {"", 2, replayed}}, StatusPending, DeliveryPending, "waiting", ""},
@@ -71,8 +71,8 @@ func TestFoldByHand(t *testing.T) {
 		{"started after its end", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, stale}, {"web", 1, started(1)}}, StatusNever, DeliveryFinished, "voided", "but it is voided since position 3"},
 		{"assigned twice", []part{{"", 1, received}, {"web", 2, forwarded(1)}, {"", 2, replayed}}, StatusPending, DeliveryPending, "waiting", "assigned again"},
 		{"overlap", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"", 2, replayed}, {"web", 1, started(1)}, {"web", 2, started(1)}}, StatusRunning, DeliveryPending, "running running", "started at position 4, has not ended"},
-		{"interrupted, not running", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, retry}}, StatusPending, DeliveryPending, "waiting", "not running"},
-		{"end after its continuation", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, retry}, {"web", 2, started(1)}, {"web", 1, deployed(1)}}, StatusRunning, DeliveryPending, "interrupted running", "attempt 2 has continued it"},
+		{"interrupted, not running", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, again}}, StatusPending, DeliveryPending, "waiting", "not running"},
+		{"end after its continuation", []part{{"", 1, received}, {"web", 1, forwarded(1)}, {"web", 1, started(1)}, {"web", 1, again}, {"web", 2, started(1)}, {"web", 1, deployed(1)}}, StatusRunning, DeliveryPending, "interrupted running", "attempt 2 has continued it"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // name is the checkpoint's row. The three tables are one projection.
@@ -20,12 +21,6 @@ const name = "state"
 // up whenever Apply would now give another result, or schema.sql is changed: then
 // the daemon builds the new version's tables beside the old ones.
 const Version = 1
-
-// retry bounds the wait after a failure, from the first to the longest.
-const (
-	firstRetry   = 100 * time.Millisecond
-	longestRetry = 5 * time.Second
-)
 
 // errLost says that the checkpoint is not where this projector left it: another
 // projector, or a rebuild, has moved it.
@@ -73,9 +68,9 @@ func (e *StoppedError) Unwrap() error { return e.Err }
 // database it sits out. The first two are a *StoppedError, and are also noted in
 // the checkpoint, for Lag.
 func (p *Projector) Run(ctx context.Context) error {
-	wait := firstRetry
+	outage := retry.New(p.slog, slog.LevelWarn, "projections wait for the database")
 	for {
-		position, err := p.follow(ctx)
+		position, err := p.follow(ctx, outage)
 		var stopped *StoppedError
 		switch {
 		case ctx.Err() != nil:
@@ -87,22 +82,14 @@ func (p *Projector) Run(ctx context.Context) error {
 			return err
 		case errors.Is(err, errLost):
 			p.slog.Debug("projections: checkpoint moved by another", "position", position)
-			wait = firstRetry
 			continue
 		}
-		p.slog.Warn("projections wait for the database", "position", position, "retry_in", wait, "error", err)
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
-		wait = min(2*wait, longestRetry)
+		retry.Sleep(ctx, outage.Failed(err))
 	}
 }
 
 // follow applies the log from the checkpoint on; it always returns an error.
-func (p *Projector) follow(ctx context.Context) (int64, error) {
+func (p *Projector) follow(ctx context.Context, outage *retry.Outage) (int64, error) {
 	position, built, err := p.checkpoint(ctx)
 	if err != nil {
 		return 0, err
@@ -116,6 +103,9 @@ func (p *Projector) follow(ctx context.Context) (int64, error) {
 	err = p.log.Follow(ctx, position, func(ctx context.Context, events []eventlog.Event) error {
 		reached, err := p.apply(ctx, position, events)
 		position = reached
+		if err == nil {
+			outage.Over()
+		}
 		return err
 	})
 	return position, stops(position, err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/webhook"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -180,8 +181,12 @@ func keep(ctx context.Context, log *slog.Logger, name string, f func(context.Con
 	if tell == nil {
 		tell = func(string, error) {}
 	}
-	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		well := time.AfterFunc(pause, func() { tell(name, nil) })
+	outage := retry.New(log.With("component", name), slog.LevelError, "component failed, restarting")
+	for pause := time.Duration(0); ; {
+		well := time.AfterFunc(max(pause, time.Second), func() {
+			outage.Over()
+			tell(name, nil)
+		})
 		err := f(ctx)
 		well.Stop()
 		if ctx.Err() != nil {
@@ -191,11 +196,9 @@ func keep(ctx context.Context, log *slog.Logger, name string, f func(context.Con
 			err = errEndedByItself
 		}
 		tell(name, err)
-		log.Error("a part stopped and is started again", "part", name, "in", pause.String(), "error", err)
-		select {
-		case <-ctx.Done():
+		pause = outage.Failed(err)
+		if !retry.Sleep(ctx, pause) {
 			return
-		case <-time.After(pause):
 		}
 	}
 }

@@ -284,7 +284,7 @@ func TestKeepStartsAFailedPartAgain(t *testing.T) {
 	if want := []string{"the part: it broke", "the part: it ended by itself"}; !slices.Equal(told, want) {
 		t.Errorf("told %q, want %q", told, want)
 	}
-	if starts != 3 || strings.Count(out.String(), "part=\"the part\"") != 2 || !strings.Contains(out.String(), "it broke") {
+	if starts != 3 || strings.Count(out.String(), "component=\"the part\"") != 2 || !strings.Contains(out.String(), "it broke") {
 		t.Errorf("started %d times:\n%s", starts, out)
 	}
 }

@@ -63,7 +63,7 @@ func (c *condition) troubles() []string {
 	defer c.mu.Unlock()
 	var list []string
 	for _, part := range slices.Sorted(maps.Keys(c.failed)) {
-		list = append(list, fmt.Sprintf("%s stopped and is tried again: %v", part, c.failed[part]))
+		list = append(list, fmt.Sprintf("%s failed and is tried again: %v", part, c.failed[part]))
 	}
 	return list
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/internal/worker"
 	"github.com/ducompsoc/durhack-deployer/migrations"
@@ -126,26 +127,23 @@ func projected(ctx context.Context, p *projections.Projector, log *slog.Logger) 
 // awaitStore waits for the database as long as it takes: pushes are accepted
 // meanwhile. It returns nil, nil when ctx ended first.
 func awaitStore(ctx context.Context, o Options, state *condition) (*Store, error) {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		store, err := OpenStore(ctx, o.Config, o.Logger, true)
-		if err == nil {
-			return store, nil
-		}
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		var tooNew *migrations.TooNewError
+	var store *Store
+	var tooNew *migrations.TooNewError
+	outage := retry.New(o.Logger, slog.LevelWarn, "waiting for the database; pushes are accepted and queued")
+	outage.Until(ctx, func() (err error) {
+		store, err = OpenStore(ctx, o.Config, o.Logger, true)
 		if errors.As(err, &tooNew) {
-			return nil, err
+			return nil
 		}
-		state.enter(phaseWaiting, err.Error())
-		o.Logger.Warn("waiting for the database; pushes are accepted and queued", "retry_in", pause.String(), "error", err)
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-time.After(pause):
+		if err != nil {
+			state.enter(phaseWaiting, err.Error())
 		}
+		return err
+	})
+	if tooNew != nil {
+		return nil, tooNew
 	}
+	return store, nil
 }
 
 // NewLocker returns the lock of the configuration: flock(2) beside the queues,

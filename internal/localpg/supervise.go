@@ -3,10 +3,13 @@ package localpg
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // Supervise keeps the cluster running until ctx ends, which is not an error: it
@@ -15,8 +18,9 @@ import (
 func (c *Cluster) Supervise(ctx context.Context) error {
 	watch := &watch{c: c}
 	defer watch.close()
-	lastErr := ""
+	outage := retry.New(c.log.With("dir", c.dir), slog.LevelError, "cannot start the private Postgres; trying again")
 	for ctx.Err() == nil {
+		wait := time.Second
 		if err := watch.check(ctx); err != nil && ctx.Err() == nil {
 			c.log.Debug("the private Postgres does not answer", "error", err)
 			err = c.Start(ctx)
@@ -24,16 +28,14 @@ func (c *Cluster) Supervise(ctx context.Context) error {
 			case errors.Is(err, errClosed):
 				return err
 			case err == nil:
-				lastErr = ""
 				continue
-			case ctx.Err() == nil && err.Error() != lastErr: // once, not each second
-				lastErr = err.Error()
-				c.log.Error("cannot start the private Postgres; trying again", "dir", c.dir, "error", err)
+			case ctx.Err() == nil:
+				wait = outage.Failed(err)
 			}
+		} else {
+			outage.Over()
 		}
-		if pause(ctx, time.Second) != nil {
-			break
-		}
+		retry.Sleep(ctx, wait)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 const (
@@ -52,7 +54,7 @@ func (l *Flock) Acquire(ctx context.Context, name string) (held context.Context,
 			held, release := l.hold(ctx, name, f)
 			return held, release, nil
 		}
-		sleep(ctx, flockPoll)
+		retry.Sleep(ctx, flockPoll)
 	}
 }
 

@@ -7,11 +7,9 @@
 package lock
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"regexp"
-	"time"
 )
 
 // ErrLost is the cause with which a held context is cancelled when the lock is no
@@ -26,16 +24,4 @@ func checkName(name string) error {
 		return fmt.Errorf("%q cannot name a lock: letters, digits, dots, dashes and underscores only", name)
 	}
 	return nil
-}
-
-// sleep waits for d and says false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 const (
@@ -21,11 +23,6 @@ const (
 	minTTL = 500 * time.Millisecond
 	// redisPoll is how often a waiter asks for a lock that somebody else holds.
 	redisPoll = 200 * time.Millisecond
-	// A server that does not answer is asked again after redisBackoff, doubled
-	// each time up to redisMaxBackoff, and complained about every redisComplain.
-	redisBackoff    = 100 * time.Millisecond
-	redisMaxBackoff = 5 * time.Second
-	redisComplain   = time.Minute
 	// redisAnswer is how long one answer may take, connecting included.
 	redisAnswer = 3 * time.Second
 )
@@ -128,28 +125,23 @@ func (l *Redis) Acquire(ctx context.Context, name string) (held context.Context,
 	// One token for all attempts: when an answer is lost on the way, the next
 	// attempt finds the key to be its own instead of waiting for it to expire.
 	token := rand.Text()
-	backoff := redisBackoff
-	var complained time.Time
+	outage := retry.New(l.log.With("lock", name), slog.LevelWarn, "the lock server does not answer; the deploy waits for it")
 	for {
 		asked := time.Now()
 		lock, err := l.obtain(ctx, name, token)
 		switch {
 		case err == nil:
+			outage.Over()
 			held, release := l.hold(ctx, name, lock, asked.Add(l.ttl))
 			return held, release, nil
 		case ctx.Err() != nil:
 			l.forget(ctx, name, token)
 			return nil, nil, fmt.Errorf("wait for the lock of %s: %w", name, context.Cause(ctx))
 		case errors.Is(err, redislock.ErrNotObtained):
-			backoff = redisBackoff
-			sleep(ctx, redisPoll)
+			outage.Over()
+			retry.Sleep(ctx, redisPoll)
 		default:
-			if now := time.Now(); complained.IsZero() || now.Sub(complained) >= redisComplain {
-				complained = now
-				l.log.Warn("the lock server does not answer; the deploy waits for it", "lock", name, "error", err)
-			}
-			sleep(ctx, backoff)
-			backoff = min(2*backoff, redisMaxBackoff)
+			retry.Sleep(ctx, outage.Failed(err))
 		}
 	}
 }
@@ -208,7 +200,7 @@ func (l *Redis) hold(ctx context.Context, name string, lock *redislock.Lock, unt
 func (l *Redis) refresh(running context.Context, lock *redislock.Lock, until time.Time) error {
 	wait := l.ttl / 3
 	for {
-		if !sleep(running, min(wait, time.Until(until))) {
+		if !retry.Sleep(running, min(wait, time.Until(until))) {
 			return nil
 		}
 		asked := time.Now()

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
@@ -89,7 +88,6 @@ func (s *site) close() {
 
 func (s *site) materializer() *Materializer {
 	m := New(Options{Instance: s.instance, QueuesDir: s.dir, OpenQueue: s.open, Slugs: s.slugs, Log: s.log, Pool: s.pool, Logger: quiet})
-	m.pause = time.Millisecond
 	return m
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -46,8 +47,6 @@ type Materializer struct {
 	o        Options
 	position atomic.Int64
 	saved    int64 // only Run's goroutine uses it
-	// pause is the first one after an error; it doubles up to lastPause.
-	pause time.Duration
 }
 
 const (
@@ -60,8 +59,6 @@ const (
 	// checkpoint is moved: reading them again costs little.
 	saveEvery = 256
 
-	firstPause = 100 * time.Millisecond
-	lastPause  = 5 * time.Second
 	// saveTimeout bounds the wait for a checkpoint, which may lag without harm.
 	saveTimeout = 2 * time.Second
 )
@@ -74,7 +71,7 @@ func New(o Options) *Materializer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Materializer{o: o, pause: firstPause}
+	return &Materializer{o: o}
 }
 
 // Position is the newest position whose files are durable, 0 before Run has
@@ -86,16 +83,23 @@ func (m *Materializer) Position() int64 { return m.position.Load() }
 // event that this binary does not know ends it with that error.
 func (m *Materializer) Run(ctx context.Context) error {
 	defer m.flush(ctx)
-	pause := m.pause
+	outage := retry.New(m.o.Logger, slog.LevelWarn, "materializing paused")
 	for ready := false; ; {
-		before := m.Position()
 		var err error
 		if !ready {
-			err = m.begin(ctx)
-			ready = err == nil
+			if err = m.begin(ctx); err == nil {
+				ready = true
+				outage.Over()
+			}
 		}
 		if ready {
-			err = m.o.Log.Follow(ctx, m.Position(), m.apply)
+			err = m.o.Log.Follow(ctx, m.Position(), func(ctx context.Context, events []eventlog.Event) error {
+				err := m.apply(ctx, events)
+				if err == nil {
+					outage.Over()
+				}
+				return err
+			})
 			ready = !errors.Is(err, errIncomplete)
 		}
 		if ctx.Err() != nil {
@@ -106,18 +110,7 @@ func (m *Materializer) Run(ctx context.Context) error {
 		if errors.As(err, &hole) || errors.As(err, &unknown) || errors.Is(err, eventlog.ErrClosed) {
 			return fmt.Errorf("materialize the queues: %w", err)
 		}
-		if m.Position() > before {
-			pause = m.pause
-		}
-		m.o.Logger.Warn("materializing paused", "error", err, "retry_in", pause, "position", m.Position())
-		t := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		case <-t.C:
-		}
-		pause = min(2*pause, lastPause)
+		retry.Sleep(ctx, outage.Failed(err))
 	}
 }
 

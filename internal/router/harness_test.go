@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -88,17 +89,18 @@ func start(t rapid.TB, q *queue.Queue, o Options) (stop func()) {
 		o.Rules = func() []Rule { return rules }
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	r := New(o)
-	r.pause = time.Millisecond
-	go func() { ended <- r.Run(ctx) }()
+	go func() {
+		for r.Run(ctx) != nil && retry.Sleep(ctx, time.Millisecond) { // as the daemon does
+		}
+		close(ended)
+	}()
 	var once sync.Once
 	return func() {
 		once.Do(func() {
 			cancel()
-			if err := <-ended; err != nil {
-				t.Errorf("Run: %v", err)
-			}
+			<-ended
 			if err := w.Close(); err != nil {
 				t.Error(err)
 			}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -69,8 +68,6 @@ type Router struct {
 	// conflicts and failures count, by entry, what kept it from being appended.
 	// Only Run's goroutine uses them.
 	conflicts, failures map[ulid.ULID]int
-	// pause is the first one after an error; it doubles up to lastPause.
-	pause time.Duration
 }
 
 const (
@@ -83,9 +80,6 @@ const (
 	// maxFailures is how often an entry may fail alone, while others of the same
 	// commit succeed, for a reason that is not known to be its own.
 	maxFailures = 10
-
-	firstPause = 100 * time.Millisecond
-	lastPause  = 5 * time.Second
 )
 
 // New returns a Router that has not started.
@@ -99,17 +93,16 @@ func New(o Options) *Router {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Router{o: o, conflicts: map[ulid.ULID]int{}, failures: map[ulid.ULID]int{}, pause: firstPause}
+	return &Router{o: o, conflicts: map[ulid.ULID]int{}, failures: map[ulid.ULID]int{}}
 }
 
 // Run routes until ctx ends, and then returns nil. What was not routed stays in
-// the queue. Errors of the log and of the disk are retried with a growing
-// pause; Run returns early only when the queue can be watched no longer.
+// the queue. Errors of the log and of the disk end it too, and it may be run
+// again after a pause.
 //
 // Run twice at once on one queue is safe for the log (the loser of each race
 // reads again), but has no use.
 func (r *Router) Run(ctx context.Context) error {
-	pause := r.pause
 	for {
 		entries, err := r.o.Queue.Next(ctx, r.o.BatchSize)
 		if ctx.Err() != nil {
@@ -118,29 +111,8 @@ func (r *Router) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("wait for the main queue: %w", err)
 		}
-		err = r.route(ctx, entries)
-		if err == nil {
-			pause = r.pause
-			continue
+		if err := r.route(ctx, entries); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("routing paused; the deliveries wait in the queue: %w", err)
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		r.o.Logger.Warn("routing paused; the deliveries wait in the queue", "error", err, "retry_in", pause)
-		if !sleep(ctx, pause) {
-			return nil
-		}
-		pause = min(2*pause, lastPause)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

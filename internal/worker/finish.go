@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -24,10 +25,12 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 	// The result must be recorded though the lock is lost or the daemon stops.
 	ctx, cancel := lingering(context.WithoutCancel(ctx), ctx, w.resultGrace)
 	defer cancel()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	outage := w.outage("record the result of " + r.deliveryID)
+	for {
 		err := w.appendEnd(ctx, r, end)
 		switch {
 		case err == nil:
+			outage.Over()
 			if !endsAssignment(end) {
 				return nil // retried; the entry waits for it
 			}
@@ -41,8 +44,7 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 			w.o.Logger.Error("the log refused the result; recording it without its text", "delivery", r.deliveryID, "error", err)
 			end = withoutText(end, err)
 		}
-		w.o.Logger.Warn("record the result, will try again", "delivery", r.deliveryID, "in", pause.String(), "error", err)
-		sleep(ctx, pause)
+		retry.Sleep(ctx, outage.Failed(err))
 	}
 }
 

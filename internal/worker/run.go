@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -126,7 +127,7 @@ func (w *Worker) runContext(ctx, held context.Context) (context.Context, context
 	runCtx, cancel := context.WithCancelCause(held)
 	stop := context.AfterFunc(ctx, func() {
 		w.o.Logger.Info("stopping: the running deploy may finish", "within", w.o.DrainGrace.String())
-		if !sleep(runCtx, w.o.DrainGrace) {
+		if !retry.Sleep(runCtx, w.o.DrainGrace) {
 			return
 		}
 		cancel(errShutdown)
@@ -148,24 +149,12 @@ func (w *Worker) runContext(ctx, held context.Context) (context.Context, context
 func lingering(parent, ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	out, cancel := context.WithCancel(parent)
 	stop := context.AfterFunc(ctx, func() {
-		if sleep(out, grace) {
+		if retry.Sleep(out, grace) {
 			cancel()
 		}
 	})
 	return out, func() {
 		cancel()
 		stop()
-	}
-}
-
-// sleep waits for d and says false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

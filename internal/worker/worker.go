@@ -23,6 +23,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -141,7 +142,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	// What a crash left open is ended before anything waits for new work, so
 	// that nothing is reported as running that is not.
-	if !w.retry(ctx, "recover", func() error { return w.locked(ctx, func(context.Context) error { return nil }) }) {
+	if !w.outage("recover").Until(ctx, func() error { return w.locked(ctx, func(context.Context) error { return nil }) }) {
 		return nil
 	}
 	for {
@@ -152,7 +153,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("take the next entry: %w", err)
 		}
-		if !w.retry(ctx, "work on "+entries[0].Name, func() error { return w.take(ctx, entries[0]) }) {
+		if !w.outage("work on "+entries[0].Name).Until(ctx, func() error { return w.take(ctx, entries[0]) }) {
 			return nil
 		}
 	}
@@ -162,26 +163,9 @@ func (w *Worker) Run(ctx context.Context) error {
 // deployment's runs since our history was read, which must be read again.
 var errTakenOver = errors.New("another worker has taken over")
 
-const (
-	firstPause = 100 * time.Millisecond
-	lastPause  = 5 * time.Second
-)
-
-// retry calls f until it succeeds, pausing longer each time; false when ctx ended first.
-func (w *Worker) retry(ctx context.Context, what string, f func() error) bool {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := f()
-		if err == nil {
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		w.o.Logger.Warn("will try again", "doing", what, "in", pause.String(), "error", err)
-		if !sleep(ctx, pause) {
-			return false
-		}
-	}
+// outage is told of as what cannot be done for now.
+func (w *Worker) outage(doing string) *retry.Outage {
+	return retry.New(w.o.Logger.With("doing", doing), slog.LevelWarn, "will try again")
 }
 
 // locked runs f with the deployment's lock held, on a history that is up to
