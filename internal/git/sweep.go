@@ -13,7 +13,7 @@ import (
 // packs that are being received, directories for the objects of a fetch, and the
 // same of LFS.
 var unfinished = []string{
-	"objects/tmp_*", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/pack-*.keep", "lfs/tmp/*", "lfs/incomplete/*",
+	"objects/tmp_*", "objects/[0-9a-f][0-9a-f]/tmp_obj_*", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/pack-*.keep", "lfs/tmp/*", "lfs/incomplete/*",
 }
 
 // sweep removes what fetches that failed or were killed have left, also those of
