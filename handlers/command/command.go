@@ -110,7 +110,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 			Timeout:  h.cfg.FetchTimeout,
 			Run: func(ctx context.Context, env handlers.Env) error {
 				repo := h.repo(env)
-				if err := repo.EnsureClone(ctx, env.Out); err != nil {
+				if err := repo.EnsureClone(ctx, job.Commit, env.Out); err != nil {
 					return err
 				}
 				return repo.FetchCommit(ctx, job.Branch, job.Commit, env.Out)

@@ -34,7 +34,14 @@ func (r *Repo) Checkout(ctx context.Context, commit string, out io.Writer) error
 		return err
 	}
 	defer unlock()
-	if err := r.checkout(ctx, commit, out); err != nil {
+	err = r.checkout(ctx, commit, out)
+	if _, obstructed := errors.AsType[*ObstructedError](err); err != nil && !obstructed && r.damaged(ctx, commit) {
+		say(out, "%v", err)
+		if err = r.renew(ctx, commit, out); err == nil {
+			err = r.checkout(ctx, commit, out)
+		}
+	}
+	if err != nil {
 		r.sweep()
 		return fmt.Errorf("checkout %s: %w", commit, err)
 	}

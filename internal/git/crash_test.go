@@ -100,7 +100,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			}
 		})
 		w.repo = Open(dir, w.bare, Options{ProcessFile: file})
-		err := w.repo.EnsureClone(t.Context(), nil)
+		err := w.repo.EnsureClone(t.Context(), anyCommit, nil)
 		if err == nil {
 			err = w.repo.FetchCommit(t.Context(), "main", first, nil)
 		}
@@ -144,7 +144,7 @@ func TestCanceled(t *testing.T) {
 	w.repo = Open(w.repo.Dir(), "ssh://example.invalid/x.git", Options{
 		Grace: 50 * time.Millisecond, Vars: []string{"PATH=" + os.Getenv("PATH"), "GIT_SSH_COMMAND=" + stuck},
 	})
-	w.must(w.repo.EnsureClone(t.Context(), nil))
+	w.must(w.repo.EnsureClone(t.Context(), anyCommit, nil))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	time.AfterFunc(50*time.Millisecond, func() { cancel(errWanted) })
 	err := w.repo.FetchCommit(ctx, "main", strings.Repeat("ab", 20), nil)

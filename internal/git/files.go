@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -70,22 +71,27 @@ func (r *Repo) forget(ctx context.Context, list files) error {
 	for path, e := range list {
 		fmt.Fprintf(&lines, "%s %s\t%s\x00", e.mode, e.hash, path)
 	}
+	return r.feed(ctx, lines.Bytes(), nil, "update-index", "-z", "--index-info")
+}
+
+// feed runs git with something to read.
+func (r *Repo) feed(ctx context.Context, text []byte, stdout io.Writer, args ...string) error {
 	// A file in memory: a full disk is no reason to fail here.
-	fd, err := unix.MemfdCreate("index-info", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("hand files to git: %w", err)
+		return fmt.Errorf("git %s: %w", args[0], err)
 	}
-	stdin := os.NewFile(uintptr(fd), "index-info")
+	stdin := os.NewFile(uintptr(fd), "stdin")
 	defer func() { _ = stdin.Close() }()
-	if _, err := stdin.Write(lines.Bytes()); err != nil {
-		return fmt.Errorf("hand files to git: %w", err)
+	if _, err := stdin.Write(text); err != nil {
+		return fmt.Errorf("git %s: %w", args[0], err)
 	}
-	if _, err := stdin.Seek(0, 0); err != nil {
-		return fmt.Errorf("hand files to git: %w", err)
+	if _, err := stdin.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("git %s: %w", args[0], err)
 	}
 	fed := *r
 	fed.stdin = stdin
-	return fed.run(ctx, r.dir, nil, nil, "update-index", "-z", "--index-info")
+	return fed.run(ctx, r.dir, stdout, nil, args...)
 }
 
 // list is output for answers that are as long as the working tree has files.

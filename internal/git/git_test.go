@@ -151,7 +151,7 @@ func TestQuestions(t *testing.T) {
 	if has, err := w.repo.Has(ctx, first); has || err != nil {
 		t.Errorf("has %v, %v", has, err)
 	}
-	if err := w.repo.EnsureClone(ctx, nil); err != nil {
+	if err := w.repo.EnsureClone(ctx, anyCommit, nil); err != nil {
 		t.Fatal(err)
 	}
 	if head, err := w.repo.Head(ctx); head != "" || err != nil {
@@ -199,13 +199,13 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.write(filepath.Join(w.repo.Dir(), "precious"), "data")
-	err := w.repo.EnsureClone(t.Context(), nil)
+	err := w.repo.EnsureClone(t.Context(), anyCommit, nil)
 	if !errors.As(err, new(*NotRepositoryError)) || w.live("precious") != "data" {
 		t.Errorf("not empty: %v", err)
 	}
 	w = newWorld(t)
 	w.write(filepath.Join(w.repo.Dir(), ".git"), "gitdir: /elsewhere")
-	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) {
+	if err := w.repo.EnsureClone(t.Context(), anyCommit, nil); !errors.As(err, new(*NotRepositoryError)) {
 		t.Errorf("a .git file: %v", err)
 	}
 	w = newWorld(t)
@@ -213,12 +213,12 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 	if err := os.Symlink("gone", w.repo.Dir()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "link") {
+	if err := w.repo.EnsureClone(t.Context(), anyCommit, nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "link") {
 		t.Errorf("a link to nothing: %v", err)
 	}
 	w.commit("a file", map[string]string{"file": "data"})
 	w.repo = Open(filepath.Join(w.pusher, "file"), w.bare, Options{})
-	if err := w.repo.EnsureClone(t.Context(), nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "is not a directory") {
+	if err := w.repo.EnsureClone(t.Context(), anyCommit, nil); !errors.As(err, new(*NotRepositoryError)) || !strings.Contains(err.Error(), "is not a directory") {
 		t.Errorf("a file: %v", err)
 	}
 	// An empty directory, inside of somebody else's repository, becomes one of its own.
@@ -363,7 +363,7 @@ func TestManyAtOnce(t *testing.T) {
 	for i, commit := range commits {
 		wg.Go(func() {
 			repo := Open(w.repo.Dir(), w.bare, Options{})
-			errs[i] = repo.EnsureClone(t.Context(), nil)
+			errs[i] = repo.EnsureClone(t.Context(), commit, nil)
 			if errs[i] == nil {
 				errs[i] = repo.FetchCommit(t.Context(), "main", commit, nil)
 			}

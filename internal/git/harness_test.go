@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,13 +80,23 @@ func (w *world) live(name string) string {
 // deploy is what the command handler does.
 func (w *world) deploy(branch, commit string) error {
 	ctx := w.t.Context()
-	if err := w.repo.EnsureClone(ctx, &w.out); err != nil {
+	if err := w.repo.EnsureClone(ctx, commit, &w.out); err != nil {
 		return err
 	}
 	if err := w.repo.FetchCommit(ctx, branch, commit, &w.out); err != nil {
 		return err
 	}
 	return w.repo.Checkout(ctx, commit, &w.out)
+}
+
+// assertHead is assertLive in a repository that git complains about.
+func (w *world) assertHead(commit string) {
+	w.t.Helper()
+	head, err := w.repo.Head(w.t.Context())
+	edited, editedErr := w.repo.Edited(w.t.Context())
+	if err != nil || editedErr != nil || head != commit || len(edited) > 0 {
+		w.t.Errorf("HEAD is %q, %v; want %s; edited %q, %v", head, err, commit, edited, editedErr)
+	}
 }
 
 // assertLive: the working tree is exactly commit, but for untracked files.
@@ -113,4 +124,16 @@ func gitProgram(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// anyCommit stands where only its format matters.
+var anyCommit = strings.Repeat("ab", 20)
+
+func (w *world) sh(dir, script string) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), "sh", "-c", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("%v: %s", err, out)
+	}
 }

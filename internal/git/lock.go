@@ -42,7 +42,7 @@ func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
 		case <-time.After(lockPoll):
 		}
 	}
-	if err := r.removeStaleLocks(); err != nil {
+	if err := errors.Join(r.removeStaleLocks(), r.heal()); err != nil {
 		_ = f.Close()
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package git
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,11 +24,17 @@ func (e *NotRepositoryError) Error() string {
 	return fmt.Sprintf("%s %s; move it away, or clone the repository there by hand", e.Dir, e.Detail)
 }
 
-// EnsureClone makes the directory a repository if it is missing or empty, and
-// points origin at the remote (for people: we ourselves fetch by URL). It
-// downloads nothing. It repairs what a killed EnsureClone left behind. A
-// directory with other content is a *NotRepositoryError.
-func (r *Repo) EnsureClone(ctx context.Context, out io.Writer) error {
+// unborn is the branch of a HEAD that has no commit yet.
+const unborn = "durhack-deployer"
+
+// EnsureClone makes the directory a repository if it is missing or empty, with
+// the object format of the commit, and points origin at the remote (for people: we
+// ourselves fetch by URL). It downloads nothing. It repairs what a killed
+// EnsureClone left behind. A directory with other content is a *NotRepositoryError.
+func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) error {
+	if err := checkHash(commit); err != nil {
+		return fmt.Errorf("make a clone: %w", err)
+	}
 	gitDir := filepath.Join(r.dir, ".git")
 	if err := r.prepareDir(gitDir); err != nil {
 		return err
@@ -36,13 +44,20 @@ func (r *Repo) EnsureClone(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer unlock()
-	if _, err := r.output(ctx, r.dir, "rev-parse", "--git-dir"); err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
+	format := "sha1"
+	if len(commit) == hex.EncodedLen(sha256.Size) {
+		format = "sha256"
+	}
+	have, err := r.output(ctx, r.dir, "rev-parse", "--show-object-format")
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case err == nil && have != format:
+		return fmt.Errorf("the repository in %s is of the format %s, and commit %s is of %s; move it away, and it will be cloned again", r.dir, have, commit, format)
+	case err != nil:
 		// Again after a kill it completes what is there. No template: hooks and
 		// examples have no use here.
-		if err := r.run(ctx, r.dir, nil, out, "init", "--quiet", "--template=", "--initial-branch=durhack-deployer"); err != nil {
+		if err := r.run(ctx, r.dir, nil, out, "init", "--quiet", "--template=", "--initial-branch="+unborn, "--object-format="+format); err != nil {
 			return fmt.Errorf("make a repository in %s: %w", r.dir, err)
 		}
 	}
@@ -89,14 +104,17 @@ func CheckDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("look at the working tree: %w", err)
 	}
-	// A .git that was not there before: somebody else has just made it.
-	if len(entries) > 0 && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ".git" }) {
+	// A .git that was not there before: somebody else has just made it, or see replace.
+	if len(entries) > 0 && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ".git" || e.Name() == freshName }) {
 		return &NotRepositoryError{Dir: dir, Detail: "is not empty and is not a git repository"}
 	}
 	return nil
 }
 
 func (r *Repo) prepareDir(gitDir string) error {
+	if err := r.replace(); err != nil {
+		return err
+	}
 	if err := CheckDir(r.dir); err != nil {
 		return err
 	}
@@ -122,6 +140,15 @@ func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Wr
 		return err
 	}
 	defer unlock()
+	err = r.fetchCommit(ctx, branch, commit, out)
+	if isDamage(err) && ctx.Err() == nil {
+		say(out, "%v", err)
+		err = r.renew(ctx, commit, out)
+	}
+	return err
+}
+
+func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Writer) error {
 	ref := "refs/heads/" + branch
 	branchErr := r.fetch(ctx, out, "+"+ref+":refs/remotes/origin/"+branch)
 	if ctx.Err() != nil {

@@ -1,0 +1,150 @@
+package git
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestHeal: what a loss of power, or a bad disk, has taken from .git is put right
+// by the next deploy, and no untracked file goes with it.
+func TestHeal(t *testing.T) {
+	t.Parallel()
+	zero := func(path string) error {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		_ = os.Chmod(path, 0o644)
+		return os.WriteFile(path, make([]byte, info.Size()), 0o644)
+	}
+	empty := func(path string) error { return errors.Join(os.Chmod(path, 0o644), os.Truncate(path, 0)) }
+	// each does something to all files of a directory.
+	each := func(do func(string) error, match string) func(dir string) error {
+		return func(dir string) error {
+			return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+				if err != nil || d.IsDir() || !strings.HasSuffix(path, match) {
+					return err
+				}
+				return do(path)
+			})
+		}
+	}
+	for name, lose := range map[string]struct {
+		in   string
+		do   func(path string) error
+		kept bool // the objects, so that nothing is cloned again
+	}{
+		"HEAD emptied":          {"HEAD", empty, true},
+		"HEAD zeroed":           {"HEAD", zero, true},
+		"refs emptied":          {"refs", each(empty, ""), true},
+		"configuration zeroed":  {"config", zero, true},
+		"packed refs zeroed":    {"packed-refs", zero, false},
+		"packs lost":            {"objects/pack", each(os.Remove, ""), false},
+		"packs zeroed":          {"objects/pack", each(zero, ".pack"), false},
+		"packs cut":             {"objects/pack", each(empty, ".pack"), false},
+		"indexes of packs gone": {"objects/pack", each(empty, ".idx"), false},
+		"loose objects emptied": {"objects", each(empty, ""), false},
+		"loose objects lost":    {"objects", each(os.Remove, ""), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			first := w.commit("first", map[string]string{"a": "1", "gone": "1", "d/same": "1"})
+			w.push("main")
+			w.must(w.deploy("main", first))
+			second := w.commit("second", map[string]string{"a": "2", "gone": ""})
+			w.push("main")
+			if strings.HasPrefix(lose.in, "objects") {
+				// So that the second commit is here, but not whole.
+				w.must(w.repo.FetchCommit(t.Context(), "main", second, nil))
+			}
+			live := w.repo.Dir()
+			gitDir := filepath.Join(live, ".git")
+			switch lose.in {
+			case "objects":
+				w.sh(live, "mv .git/objects/pack packs; for pack in packs/*.pack; do git unpack-objects -q < $pack || exit 1; done; rm -r packs")
+			case "packed-refs":
+				w.git(live, "pack-refs", "--all")
+			}
+			w.write(filepath.Join(live, "untracked"), "mine")
+			w.write(filepath.Join(gitDir, "lfs/objects/x"), "large")
+			w.must(lose.do(filepath.Join(gitDir, lose.in)))
+			w.must(w.deploy("main", second))
+			w.assertHead(second)
+			if w.live("untracked") != "mine" || w.live(".git/lfs/objects/x") != "large" || w.live("gone") != "" || w.live("d/same") != "1" {
+				t.Errorf("untracked is %q, LFS has %q, gone is %q", w.live("untracked"), w.live(".git/lfs/objects/x"), w.live("gone"))
+			}
+			if _, err := os.Stat(filepath.Join(gitDir, damagedName)); err == nil && lose.kept {
+				t.Error("everything was fetched again")
+			}
+			if _, err := os.Lstat(filepath.Join(live, freshName)); err == nil {
+				t.Error("the place of the new clone is still there")
+			}
+			w.must(w.deploy("main", first)) // and it goes on
+			w.assertHead(first)
+		})
+	}
+}
+
+// TestRenew_Killed: between the two renames there is no .git.
+func TestRenew_Killed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.commit("first", map[string]string{"a": "1"})
+	w.push("main")
+	w.must(w.deploy("main", first))
+	live := w.repo.Dir()
+	w.write(filepath.Join(live, "untracked"), "mine")
+	w.git(live, "clone", "--quiet", "--no-checkout", w.bare, freshName)
+	w.write(filepath.Join(live, ".git/modules/sub/objects/x"), "1")
+	w.must(os.Rename(filepath.Join(live, ".git"), filepath.Join(live, freshName, ".git", damagedName)))
+	if err := CheckDir(live); err != nil {
+		t.Error(err)
+	}
+	w.must(w.deploy("main", first))
+	w.assertLive(first)
+	if w.live("untracked") != "mine" || w.live(".git/modules/sub/objects/x") != "1" {
+		t.Error("something was lost")
+	}
+	// It was killed before: nothing of it is used.
+	w.git(live, "clone", "--quiet", "--no-checkout", w.bare, freshName)
+	w.must(os.WriteFile(filepath.Join(live, ".git", "packed-refs"), []byte("\x00\x00\n"), 0o644))
+	w.must(w.deploy("main", first))
+	w.assertLive(first)
+}
+
+func TestObjectFormat(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.commit("sha1", nil)
+	w.push("main")
+	w.must(w.deploy("main", w.git(w.pusher, "rev-parse", "HEAD")))
+	sha1 := w.repo.Dir()
+	for _, dir := range []string{w.bare, w.pusher} {
+		w.must(os.RemoveAll(dir))
+	}
+	w.git(filepath.Dir(w.bare), "init", "--quiet", "--bare", "--object-format=sha256", "--initial-branch=main", w.bare)
+	w.git(filepath.Dir(w.bare), "init", "--quiet", "--object-format=sha256", "--initial-branch=main", w.pusher)
+	w.repo = Open(filepath.Join(t.TempDir(), "live"), w.bare, Options{})
+	first := w.commit("first", map[string]string{"a": "1"})
+	second := w.commit("second", map[string]string{"a": "2", "b": "1"})
+	w.push("main")
+	if tip, err := w.repo.RemoteTip(t.Context(), "main"); err != nil || tip != second {
+		t.Errorf("the tip is %q, %v", tip, err)
+	}
+	w.must(w.deploy("main", first))
+	w.write(filepath.Join(w.repo.Dir(), "b"), "1") // what the commit has
+	w.must(w.deploy("main", second))
+	w.assertLive(second)
+	if edited, err := w.repo.Edited(t.Context()); err != nil || len(edited) > 0 {
+		t.Errorf("edited %q, %v", edited, err)
+	}
+	w.repo = Open(sha1, w.bare, Options{})
+	if err := w.deploy("main", second); err == nil || !strings.Contains(err.Error(), "is of the format sha1") {
+		t.Errorf("a clone of the other format: %v", err)
+	}
+}
