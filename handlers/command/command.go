@@ -133,6 +133,10 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 func (h *Handler) repo(env handlers.Env) *git.Repo {
 	return git.Open(h.cfg.Path, h.cfg.Remote, git.Options{
 		Vars: env.Vars, SearchPaths: h.searchPaths(env), Grace: env.Grace, ProcessFile: env.ProcessFile,
+	}).Patient(func(why string) {
+		if env.Out != nil {
+			_, _ = fmt.Fprintln(env.Out, why)
+		}
 	})
 }
 

@@ -100,6 +100,41 @@ func TestDeploy(t *testing.T) {
 	}
 }
 
+// A push is told of before its commit can be fetched.
+func TestFetchWaitsForALateCommit(t *testing.T) {
+	t.Parallel()
+	remote, _ := sample(t, "main")
+	work := filepath.Join(filepath.Dir(remote), "work")
+	testkit.Git(t, work, "commit", "--quiet", "--allow-empty", "-m", "second")
+	commit := testkit.Git(t, work, "rev-parse", "HEAD")
+	h, err := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	runLog := writer(func(p []byte) {
+		out.Write(p)
+		if strings.Contains(string(p), "asking again in") {
+			testkit.Git(t, work, "push", "--quiet", remote, "HEAD:refs/heads/main")
+		}
+	})
+	r := handlers.Execute(t.Context(), plan, handlers.Env{Out: runLog, Vars: handlers.Environment(handlers.Job{}, nil, nil)}, nil)
+	if r.Err != nil || strings.Count(out.String(), "asking again in") != 1 {
+		t.Errorf("%v\n%s", r.Err, out.String())
+	}
+}
+
+type writer func(p []byte)
+
+func (w writer) Write(p []byte) (int, error) {
+	w(p)
+	return len(p), nil
+}
+
 func TestStepTimeout(t *testing.T) {
 	t.Parallel()
 	remote, commit := sample(t, "main")

@@ -220,7 +220,11 @@ func (r *Repo) lsRemote(ctx context.Context, names ...string) (map[string]string
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		dir = "/"
 	}
-	text, err := r.output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, names...)...)
+	var text string
+	err := r.patiently(ctx, passes, func() (err error) {
+		text, err = r.contact(ctx, dir).output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, names...)...)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its refs: %w", r.publicRemote(), err)
 	}

@@ -47,9 +47,13 @@ type Repo struct {
 	dir, remote string
 	opts        Options
 	secrets     *mask.Set
-	// vars and stdin are for single commands, see forget.
-	vars  []string
-	stdin *os.File
+	// vars, stdin and config are for single commands, see forget and contact.
+	vars   []string
+	stdin  *os.File
+	config [][2]string
+
+	patience time.Duration // see Patient
+	tell     func(why string)
 }
 
 // Open names a working tree and its remote (https, ssh, file or a path). It does
@@ -154,6 +158,8 @@ type Error struct {
 	Message string
 	// Err is the error of the process runner.
 	Err error
+	// lasting says that a remote would give the same answer again.
+	lasting bool
 }
 
 func (e *Error) Error() string {
@@ -197,7 +203,7 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	if err == nil {
 		return nil
 	}
-	return &Error{Command: args[0], Message: r.secrets.String(last.message()), Err: err}
+	return &Error{Command: args[0], Message: r.secrets.String(last.message()), Err: err, lasting: lasting.Match(last.b)}
 }
 
 // output runs git and returns its standard output without the last newline.
@@ -213,7 +219,7 @@ func (r *Repo) output(ctx context.Context, dir string, args ...string) (string, 
 }
 
 func (r *Repo) environment() []string {
-	config := [][2]string{
+	config := append([][2]string{
 		{"remote." + remote + ".url", r.remote},
 		{"safe.directory", r.dir},
 		{"core.hooksPath", "/dev/null"},
@@ -227,15 +233,13 @@ func (r *Repo) environment() []string {
 		// A detached gc would outlive the step.
 		{"gc.autoDetach", "false"},
 		{"maintenance.autoDetach", "false"},
-		{"http.lowSpeedLimit", "1000"},
-		{"http.lowSpeedTime", "60"},
 		{"advice.detachedHead", "false"},
 		// The whole commit, and each file as it is now.
 		{"core.sparseCheckout", "false"},
 		{"core.ignoreStat", "false"},
 		{"core.trustctime", "true"},
 		{"core.checkStat", "default"},
-	}
+	}, r.config...)
 	// git compares the real path.
 	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {
 		config = append(config, [2]string{"safe.directory", real})
@@ -249,6 +253,8 @@ func (r *Repo) environment() []string {
 		}
 	}
 	vars = append(vars, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
+		// A history that somebody has put in the place of the real one does not count.
+		"GIT_NO_REPLACE_OBJECTS=1", "GIT_GRAFT_FILE="+os.DevNull,
 		"GIT_CEILING_DIRECTORIES="+filepath.Dir(filepath.Clean(r.dir)),
 		"GIT_CONFIG_COUNT="+strconv.Itoa(given+len(config)))
 	for i, kv := range config {

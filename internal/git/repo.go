@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // ErrRefNotFound says that the remote has no such ref.
@@ -135,6 +134,10 @@ func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Wr
 	if err := errors.Join(checkBranch(branch), checkHash(commit)); err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
+	return r.patiently(ctx, passes, func() error { return r.fetchOnce(ctx, branch, commit, out) })
+}
+
+func (r *Repo) fetchOnce(ctx context.Context, branch, commit string, out io.Writer) error {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
@@ -157,11 +160,11 @@ func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Wr
 	if have, err := r.Has(ctx, commit); err != nil || have {
 		return err
 	}
-	if branchErr != nil && !isMissingRef(branchErr) {
+	if branchErr != nil && !isMissing(branchErr) {
 		return fmt.Errorf("fetch branch %q: %w", branch, branchErr)
 	}
 	if err := r.fetch(ctx, out, commit); err != nil {
-		return fmt.Errorf("fetch commit %s, which branch %q does not contain (any more): %w", commit, branch, cause(ctx, err))
+		return fmt.Errorf("fetch commit %s, which branch %q does not contain (yet, or any more): %w", commit, branch, cause(ctx, err))
 	}
 	have, err := r.Has(ctx, commit)
 	if err == nil && !have {
@@ -170,9 +173,9 @@ func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Wr
 	return err
 }
 
-func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string) error {
-	err := r.run(ctx, r.dir, nil, out, "fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head",
-		"--end-of-options", remote, refspec)
+func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string, more ...string) error {
+	args := append([]string{"fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"}, more...)
+	err := r.contact(ctx, r.dir).run(ctx, r.dir, nil, out, append(args, "--end-of-options", remote, refspec)...)
 	if err != nil {
 		r.sweep() // at once: it may be what fills the disk
 	}
@@ -185,9 +188,4 @@ func cause(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
-}
-
-func isMissingRef(err error) bool {
-	e, ok := errors.AsType[*Error](err)
-	return ok && strings.Contains(e.Message, "couldn't find remote ref")
 }

@@ -1,0 +1,121 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Knows says whether the commit is here with everything that led to it, so that
+// IsAncestor can be believed about it. In a shallow clone it may not be.
+func (r *Repo) Knows(ctx context.Context, commit string) (bool, error) {
+	if have, err := r.Has(ctx, commit); err != nil || !have {
+		return false, err
+	}
+	shallow, err := r.shallow()
+	if err != nil || len(shallow) == 0 {
+		return err == nil, err
+	}
+	// Where the history is cut off, git takes a commit for a first one.
+	roots, err := r.output(ctx, r.dir, "rev-list", "--max-parents=0", "--end-of-options", commit)
+	if err != nil {
+		return false, fmt.Errorf("look for the beginning of the history of %s: %w", commit, err)
+	}
+	for root := range strings.SplitSeq(roots, "\n") {
+		if slices.Contains(shallow, root) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// shallow lists the commits whose parents were left out of a shallow clone.
+func (r *Repo) shallow() ([]string, error) {
+	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "shallow"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look whether %s is a shallow clone: %w", r.dir, err)
+	}
+	return strings.Fields(string(b)), nil
+}
+
+// FetchHistory makes the commit known with everything that led to it, cloning
+// first where there is no clone yet; a shallow clone becomes a whole one. The
+// working tree is left alone.
+func (r *Repo) FetchHistory(ctx context.Context, branch, commit string, out io.Writer) error {
+	if err := errors.Join(checkBranch(branch), checkHash(commit)); err != nil {
+		return fmt.Errorf("fetch the history: %w", err)
+	}
+	if known, err := r.Knows(ctx, commit); err != nil || known {
+		return err
+	}
+	if err := r.EnsureClone(ctx, commit, out); err != nil {
+		return err
+	}
+	// A commit that was live was there once: it is not waited for as one that was
+	// pushed just now.
+	there := func(err error) bool { return passes(err) && !isMissing(err) }
+	err := r.patiently(ctx, there, func() error { return r.fetchHistory(ctx, branch, commit, out) })
+	if err != nil {
+		return fmt.Errorf("fetch the history of commit %s: %w", commit, err)
+	}
+	return nil
+}
+
+func (r *Repo) fetchHistory(ctx context.Context, branch, commit string, out io.Writer) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, refspec := range []string{"+refs/heads/" + branch + ":refs/remotes/origin/" + branch, commit} {
+		shallow, err := r.shallow()
+		if err != nil {
+			return err
+		}
+		var whole []string
+		if len(shallow) > 0 {
+			whole = []string{"--depth=2147483647"} // git's word for no limit
+		}
+		fetchErr := r.fetch(ctx, out, refspec, whole...)
+		if fetchErr != nil && (!isMissing(fetchErr) || refspec == commit) {
+			return cause(ctx, fetchErr)
+		}
+		if known, err := r.Knows(ctx, commit); err != nil || known {
+			return err
+		}
+	}
+	return errors.New("the remote does not have all of it; is the remote a shallow clone itself?")
+}
+
+var errTipLate = errors.New("the branch is where it was before the push")
+
+// TipAfter is RemoteTip after a push that moved the branch away from before. A
+// remote that still has the branch there is late, and a patient Repo waits for
+// it; after that the tip is what the remote says.
+func (r *Repo) TipAfter(ctx context.Context, branch, before string) (string, error) {
+	var tip string
+	var missing error
+	late := func(err error) bool { return errors.Is(err, errTipLate) }
+	err := r.patiently(ctx, late, func() error {
+		var err error
+		tip, err = r.RemoteTip(ctx, branch)
+		if missing = nil; errors.Is(err, ErrRefNotFound) {
+			missing, err = err, nil
+		}
+		created := before != "" && strings.Trim(before, "0") == ""
+		if err == nil && (tip != "" && tip == before || tip == "" && created) {
+			err = errTipLate
+		}
+		return err
+	})
+	if err == nil || late(err) && ctx.Err() == nil {
+		return tip, missing
+	}
+	return "", err
+}
