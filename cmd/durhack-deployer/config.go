@@ -114,7 +114,7 @@ line it came from, or "default" or "environment". Secrets are masked.`,
 				}
 				return nil
 			}
-			t := newTable(c.out, "KEY", "VALUE", "FROM")
+			t := c.newTable(column{name: "KEY"}, column{name: "VALUE", text: true}, column{name: "FROM"})
 			for _, v := range cfg.Origins() {
 				t.row(v.Key, v.TOML(), v.Origin())
 			}

@@ -35,6 +35,9 @@ type hintedError struct {
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
 
+// errFailing is the end of `status --exit-code` where a deployment has failed.
+var errFailing = errors.New("a deployment has failed")
+
 // report prints err with what to do about it, and returns the exit code. cmd is
 // the command that was called, as far as it could be told; it may be nil.
 func report(w io.Writer, cmd *cobra.Command, err error) int {
@@ -45,6 +48,8 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 		return exitDone
 	case errors.Is(err, errDecisionsChange): // the output says which
 		return exitChange
+	case errors.Is(err, errFailing): // the output says which
+		return exitError
 	case errors.As(err, &many):
 		for _, line := range strings.Split(strings.TrimSpace(many.Error()), "\n") {
 			fmt.Fprintln(w, printable(line))

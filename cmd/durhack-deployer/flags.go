@@ -130,7 +130,7 @@ func takesUpTo(needed int, names ...string) cobra.PositionalArgs {
 		case len(args) > len(names):
 			return usagef("%s: unexpected argument %q", cmd.Name(), args[len(names)])
 		case len(args) < needed:
-			return usagef("%s: which %s?", cmd.Name(), names[len(args)])
+			return usagef("%s: missing argument %s", cmd.Name(), names[len(args)])
 		}
 		for i, a := range args {
 			if strings.TrimSpace(a) == "" {

@@ -122,13 +122,14 @@ func (c *cli) tellHistory(rows []historyRow, slug string, limit int, asJSON bool
 		return writeJSONLines(c.out, rows)
 	}
 	if len(rows) == 0 {
-		_, err := fmt.Fprintf(c.out, "%s has never been asked to deploy\n", printable(slug))
+		_, err := fmt.Fprintf(c.out, "no deploys of %s yet\n", printable(slug))
 		return err
 	}
-	t := newTable(c.out, "ORDERED", "DELIVERY", "BY", "FROM", "TO", "WAITED", "TOOK", "RESULT")
+	t := c.newTable(column{name: "ORDERED"}, column{name: "DELIVERY", id: true}, column{name: "BY", drop: 2}, column{name: "FROM", id: true, drop: 3},
+		column{name: "TO", id: true}, column{name: "WAITED", drop: 4}, column{name: "TOOK", drop: 1}, column{name: "RESULT", text: true})
 	for _, r := range rows {
 		t.paintedRow(7, outcomeColour(r.Result), clock(r.OrderedAt), r.DeliveryID+attemptTail(r.Attempt), r.Actor,
-			orDash(shortCommit(r.PreviousCommit)), orDash(shortCommit(r.Commit)), orMillis(r.QueueWaitMS), orMillis(r.DurationMS), r.result())
+			orDash(r.PreviousCommit), orDash(r.Commit), orMillis(r.QueueWaitMS), orMillis(r.DurationMS), r.result())
 	}
 	if err := t.flush(); err != nil || len(rows) < limit {
 		return err

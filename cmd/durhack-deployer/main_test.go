@@ -48,6 +48,7 @@ func TestCommands(t *testing.T) {
 			"stopped":  cmdStopped,
 			"tidy":     cmdTidy,
 			"oneline":  cmdOneline,
+			"fits":     cmdFits,
 			"leftover": cmdLeftover,
 			"wrong":    cmdWrong,
 			"code":     cmdCode,
@@ -112,6 +113,7 @@ var tidied = []struct {
 	{regexp.MustCompile(` +\+\d+\.\d\ds  `), "    +0.00s  "},
 	{regexp.MustCompile(`(^|[ (]) *\d+(\.\d)? m?s\b`), "${1}0 ms"},
 	{regexp.MustCompile(`\b01[0-9A-HJKMNP-TV-Z]{24}\b`), "01ABCDEFGHJKMNPQRSTVWXYZ00"},
+	{regexp.MustCompile(`\b01[0-9A-HJKMNP-TV-Z]{6}\b`), "01ABCDEF"},
 	{regexp.MustCompile(`durhack-deployer-demo-\d+`), "durhack-deployer-demo-1"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "127.0.0.1:80"},
 	{regexp.MustCompile(`\bgo1\.[0-9.]+\S* \w+/\w+`), "GOVERSION"},
@@ -156,6 +158,16 @@ func cmdOneline(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if bad := dangerous(line); bad != "" {
 			ts.Fatalf("%s in %q", bad, line)
+		}
+	}
+}
+
+// fits says that no line of standard output is wider than a terminal of 80 columns.
+func cmdFits(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "fits")
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if line = strings.TrimSuffix(line, "\n"); columns(line) > tableWidth {
+			ts.Fatalf("%d columns: %s", columns(line), line)
 		}
 	}
 }

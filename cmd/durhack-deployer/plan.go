@@ -69,7 +69,7 @@ func (c *cli) printPlan(slug, commit string, plan handlers.Plan, asJSON bool) er
 		return nil
 	}
 	fmt.Fprintf(c.out, "%s at %s would run:\n", slug, commit)
-	t := newTable(c.out, "", "STEP", "TIMEOUT", "RUNS")
+	t := c.newTable(column{}, column{name: "STEP"}, column{name: "TIMEOUT", drop: 1}, column{name: "RUNS", text: true})
 	for i, s := range plan.Steps {
 		timeout, runs := "-", s.Describe
 		if s.Timeout > 0 {

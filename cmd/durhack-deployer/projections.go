@@ -56,7 +56,8 @@ in seconds. ERROR says why it stopped, if it did: it is never behind in silence.
 				if err != nil {
 					return err
 				}
-				t := newTable(c.out, "PROJECTION", "VERSION", "POSITION", "HEAD", "LAG", "ERROR")
+				t := c.newTable(column{name: "PROJECTION"}, column{name: "VERSION", drop: 1}, column{name: "POSITION"}, column{name: "HEAD"},
+					column{name: "LAG"}, column{name: "ERROR", text: true})
 				for _, lag := range lags {
 					row := daemon.NewProjectionState(lag)
 					if asJSON {

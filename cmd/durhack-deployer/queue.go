@@ -80,7 +80,7 @@ func (c *cli) printQueues(rows []queueRow, asJSON bool) error {
 		fmt.Fprintln(c.out, "nothing waits")
 		return nil
 	}
-	t := newTable(c.out, "QUEUE", "DELIVERY", "SINCE", "STATE")
+	t := c.newTable(column{name: "QUEUE"}, column{name: "DELIVERY", id: true}, column{name: "SINCE"}, column{name: "STATE", text: true})
 	for _, r := range rows {
 		state := "waits, " + ago(time.Since(r.Since))
 		if r.Reason != "" {

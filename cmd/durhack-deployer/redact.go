@@ -115,7 +115,7 @@ func bodies(events []eventlog.Event) (digests []string, redacted *eventlog.Event
 // confirm asks on a terminal; elsewhere nobody could answer.
 func (c *cli) confirm(question string) error {
 	if f, ok := c.in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		return usagef("nobody can be asked here: say --yes to do it all the same")
+		return usagef("stdin is not a terminal; pass --yes to confirm")
 	}
 	fmt.Fprintf(c.err, "%s Type yes to go on: ", question)
 	answer, err := bufio.NewReader(c.in).ReadString('\n')

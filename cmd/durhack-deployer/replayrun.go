@@ -144,13 +144,14 @@ func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
 		}
 		return nil
 	}
-	t := newTable(c.out, "DELIVERY", "DEPLOYMENT", "ATTEMPT", "COMMIT", "WOULD RUN")
+	t := c.newTable(column{name: "DELIVERY", id: true}, column{name: "DEPLOYMENT"}, column{name: "ATTEMPT", drop: 2},
+		column{name: "COMMIT", id: true, drop: 1}, column{name: "WOULD RUN", text: true})
 	for _, p := range plans {
 		if p.why != nil {
 			t.paintedRow(4, yellow, p.id, "-", "-", "-", "no: "+shorten(p.why.Error(), maxSummary))
 		}
 		for _, a := range p.runs {
-			t.row(p.id, a.Deployment, fmt.Sprint(a.Attempt), shortCommit(a.Commit), "yes, by "+a.Rule)
+			t.row(p.id, a.Deployment, fmt.Sprint(a.Attempt), a.Commit, "yes, by "+a.Rule)
 		}
 	}
 	if err := t.flush(); err != nil {
@@ -164,7 +165,7 @@ func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
 func (c *cli) agree(question string) (bool, error) {
 	in, ok := c.in.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) || !isTerminal(c.err) {
-		return false, usagef("%s say so with --yes (there is no terminal to ask on), or look first with --dry-run", question)
+		return false, usagef("%s stdin is not a terminal; pass --yes to confirm, or look first with --dry-run", question)
 	}
 	fmt.Fprintf(c.err, "%s [y/N] ", question)
 	line, err := bufio.NewReader(in).ReadString('\n')

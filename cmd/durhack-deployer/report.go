@@ -173,7 +173,9 @@ func (c *cli) printReport(lines []figures.Line, p figures.Period, format string)
 	if _, err := fmt.Fprintf(c.out, "from %s to %s:\n", clock(p.Since), until); err != nil {
 		return err
 	}
-	t := newTable(c.out, "DEPLOYMENT", "DEPLOYS", "FAILURES", "RATE", "VOIDED", "LEAD TIME", "P90", "WAIT", "P90", "LONGEST", "OF DELIVERY")
+	t := c.newTable(column{name: "DEPLOYMENT"}, column{name: "DEPLOYS"}, column{name: "FAILURES"}, column{name: "RATE"}, column{name: "VOIDED", drop: 3},
+		column{name: "LEAD TIME"}, column{name: "P90", drop: 2}, column{name: "WAIT", drop: 1}, column{name: "P90", drop: 5},
+		column{name: "LONGEST", drop: 4}, column{name: "OF DELIVERY", id: true, drop: 6})
 	for _, l := range lines {
 		row := newReportRow(l)
 		name, rate, longest := l.Deployment, "-", "-"

@@ -23,6 +23,7 @@ type cli struct {
 	streams
 	configPaths []string
 	verbose     bool
+	wide        bool
 
 	mu       sync.Mutex
 	onGiveUp func()
@@ -73,6 +74,8 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().StringArrayVar(&c.configPaths, "config", nil, "read the configuration from this `FILE` or directory; repeat to merge several, later ones win")
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "say more on standard error")
+
+	root.PersistentFlags().BoolVar(&c.wide, "wide", false, "print tables whole, however wide: whole IDs, and every column")
 
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run it:"},

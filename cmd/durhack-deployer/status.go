@@ -19,8 +19,10 @@ import (
 )
 
 type statusOptions struct {
-	json bool
-	at   moment
+	json     bool
+	at       moment
+	slug     string // of one deployment; empty is all
+	exitCode bool
 }
 
 // statusRow is a line of `status --json`. Commit, delivery, attempt and since
@@ -62,18 +64,23 @@ func (c *cli) statusCommand() *cobra.Command {
 	var o statusOptions
 	var at string
 	cmd := &cobra.Command{
-		Use: "status [--at TIME|POSITION] [--json]", Short: "Print what is live at each deployment",
+		Use: "status [SLUG] [--at TIME|POSITION] [--exit-code] [--json]", Short: "Print what is live at each deployment",
 		Long: `Prints a line for each configured deployment: its status (never, pending,
 running, live, failed, disabled), the commit that is live, since when, by whom
-and by which delivery, how many deliveries wait, and what needs attention.
---at folds the log up to that moment instead: a time, or a position of the log
-(digits only), whose event is the last one that counts.`,
+and by which delivery, and how many deliveries wait; then what needs attention.
+With SLUG it is about that deployment alone. --at folds the log up to that moment instead: a time, or a position of the log
+(digits only), whose event is the last one that counts. With --exit-code the exit
+code is 1 where a deployment has failed, for scripts and monitors.`,
 		Example: `  durhack-deployer status
+  durhack-deployer status web --exit-code
   durhack-deployer status --at "2026-01-31 15:04"
   durhack-deployer status --at 1200
   durhack-deployer status --json | jq -r 'select(.status == "failed").slug'`,
-		Args: takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: takesUpTo(0, "SLUG"), ValidArgsFunction: c.completeSlug,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				o.slug = args[0]
+			}
 			var err error
 			if o.at, err = parseMoment(at, time.Now()); err != nil {
 				return err
@@ -84,51 +91,96 @@ and by which delivery, how many deliveries wait, and what needs attention.
 		},
 	}
 	cmd.Flags().StringVar(&at, "at", "", "the state as it was at this position of the log, or "+timeUsage)
+	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 1 where a deployment has failed")
 	jsonFlag(cmd, &o.json)
 	return cmd
 }
 
+// status prints the deployments, and ends in errFailing where that was asked for.
 func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Store, o statusOptions) error {
 	known, err := deployments(ctx, cfg, store, o.at)
 	if err != nil {
 		return err
 	}
+	slugs := cfg.Slugs()
+	if o.slug != "" {
+		if _, err := deployment(cfg, o.slug); err != nil {
+			return err
+		}
+		slugs = []string{o.slug}
+	}
+	var rows []statusRow
+	failing := false
+	for _, slug := range slugs {
+		row := newStatusRow(cfg.Deployments[slug], known[slug])
+		rows = append(rows, row)
+		failing = failing || row.Status == string(projections.StatusFailed)
+	}
 	if o.json {
-		for _, slug := range cfg.Slugs() {
-			if err := writeJSON(c.out, newStatusRow(cfg.Deployments[slug], known[slug])); err != nil {
+		err = writeJSONLines(c.out, rows)
+	} else {
+		err = c.printStatus(rows, o, len(known) == 0)
+	}
+	if err != nil {
+		return err
+	}
+	if !o.at.set {
+		notes := c.out
+		if o.json {
+			notes = c.err
+		}
+		if o.slug == "" {
+			c.orphanNotes(cfg, known, notes)
+		}
+		if err := c.statusNotes(ctx, cfg, store, notes); err != nil {
+			return err
+		}
+	}
+	if o.exitCode && failing {
+		return errFailing
+	}
+	return nil
+}
+
+func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(c.out, "no deployments are configured")
+		return err
+	}
+	if o.at.set {
+		fmt.Fprintf(c.out, "as of %s%s:\n", o.at, map[bool]string{true: ", when the log had no event of these"}[empty])
+	}
+	t := c.newTable(column{name: "DEPLOYMENT"}, column{name: "STATUS"}, column{name: "LIVE", id: true}, column{name: "SINCE"},
+		column{name: "BY", drop: 2}, column{name: "DELIVERY", id: true, drop: 3}, column{name: "WAIT", drop: 1})
+	var ids []string
+	for _, row := range rows {
+		live, since, by, id := "-", "-", "-", "-"
+		if row.Commit != nil {
+			live, since, by, id = *row.Commit, clock(*row.Since), *row.Actor, *row.DeliveryID
+			ids = append(ids, id)
+		}
+		for _, m := range []*statusMark{row.Running, row.Last} {
+			if m != nil {
+				ids = append(ids, m.DeliveryID)
+			}
+		}
+		t.paintedRow(1, statusColour(row.Status), row.Slug, row.Status, live, since, by, id, fmt.Sprint(row.Pending))
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	short := abbreviations(shortID, ids...)
+	if c.wide {
+		short = func(id string) string { return id }
+	}
+	for _, row := range rows {
+		if note := row.note(short); note != "" {
+			if _, err := fmt.Fprintf(c.out, "%s: %s\n", printable(row.Slug), printable(note)); err != nil {
 				return err
 			}
 		}
-		if o.at.set {
-			return nil
-		}
-		c.orphanNotes(cfg, known, c.err)
-		return c.statusNotes(ctx, cfg, store, c.err)
 	}
-	if len(cfg.Deployments) == 0 {
-		fmt.Fprintln(c.out, "no deployments are configured")
-		if !o.at.set {
-			c.orphanNotes(cfg, known, c.out)
-		}
-		return nil
-	}
-	if o.at.set {
-		fmt.Fprintf(c.out, "as of %s%s:\n", o.at, map[bool]string{true: ", when the log had no event of these"}[len(known) == 0])
-	}
-	t := newTable(c.out, "DEPLOYMENT", "STATUS", "LIVE", "SINCE", "BY", "DELIVERY", "WAITING", "NOTE")
-	for _, slug := range cfg.Slugs() {
-		row := newStatusRow(cfg.Deployments[slug], known[slug])
-		live, since, by, id := "-", "-", "-", "-"
-		if row.Commit != nil {
-			live, since, by, id = shortCommit(*row.Commit), clock(*row.Since), *row.Actor, *row.DeliveryID
-		}
-		t.paintedRow(1, statusColour(row.Status), slug, row.Status, live, since, by, id, fmt.Sprint(row.Pending), row.note())
-	}
-	if err := t.flush(); err != nil || o.at.set {
-		return err
-	}
-	c.orphanNotes(cfg, known, c.out)
-	return c.statusNotes(ctx, cfg, store, c.out)
+	return nil
 }
 
 // orphanNotes tells of deployments that the table does not have, because they are
@@ -253,10 +305,10 @@ func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
 }
 
 // note is what there is to know beside what is live.
-func (r statusRow) note() string {
+func (r statusRow) note(short func(id string) string) string {
 	switch {
 	case r.Status == string(projections.StatusRunning) && r.Running != nil:
-		return fmt.Sprintf("%s since %s: why %s", shortCommit(r.Running.Commit), clock(r.Running.At), r.Running.DeliveryID)
+		return fmt.Sprintf("%s since %s: why %s", shortCommit(r.Running.Commit), clock(r.Running.At), short(r.Running.DeliveryID))
 	case r.Status == string(projections.StatusFailed) && r.Failure != nil:
 		s := fmt.Sprintf("failed at step %s", r.Failure.Step)
 		if r.Failure.ExitCode != nil {
@@ -265,7 +317,7 @@ func (r statusRow) note() string {
 		if r.Last.Type != eventlog.TypeFailed { // something was voided since
 			return s + fmt.Sprintf(": log --deployment %s --type failed", r.Slug)
 		}
-		return fmt.Sprintf("%s %s: why %s", shortCommit(r.Last.Commit), s, r.Last.DeliveryID)
+		return fmt.Sprintf("%s %s: why %s", shortCommit(r.Last.Commit), s, short(r.Last.DeliveryID))
 	}
 	return ""
 }

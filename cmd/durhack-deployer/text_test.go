@@ -172,7 +172,8 @@ func TestAnswerIsHarmless(t *testing.T) {
 func TestTableAlignsWideCells(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	table := newTable(&b, "NAME", "STATE", "NOTE")
+	c := &cli{streams: streams{out: &b}}
+	table := c.newTable(column{name: "NAME"}, column{name: "STATE"}, column{name: "NOTE"})
 	table.row("web", "live", "")
 	table.row("日本語", "e\u0301te\u0301", "wide, and composed of two")
 	table.paintedRow(1, red, "a\tb", "\x1b[31m", "escaped")
@@ -198,5 +199,55 @@ func TestPainter(t *testing.T) {
 	}
 	if got := painter(false).paint(red, "x"); got != "x" {
 		t.Errorf("into a pipe: %q", got)
+	}
+}
+
+func TestTableFits(t *testing.T) {
+	t.Parallel()
+	const a, b = "7a1f0000-0000-4000-8000-000000000001", "7a1f0000-0fff-4000-8000-000000000002"
+	long := strings.Repeat("a reason, 理由, ", 10)
+	rows := [][]string{
+		{"web", a, "ann", "failed", "2026-01-31 15:04:05+00:00", "it failed"},
+		{"web", b + " #2", "ann", "failed", "2026-01-31 15:04:05+00:00", long},
+		{strings.Repeat("slug-", 12), "-", strings.Repeat("ann", 12), "live", "-", ""},
+	}
+	for _, test := range []struct {
+		name string
+		wide bool
+		rows [][]string
+		want string // the line of the second row
+	}{
+		{"whole", false, [][]string{{"web", "a", "ann", "ok", "-", "x"}, {"web", "b", "bo", "failed", "-", "y"}}, "web   b   bo   failed  -   y"},
+		{"short", false, rows[:1], ""},
+		{"shorter", false, rows[:2], "web   7a1f0000-0f #2  failed  2026-01-31 15:04:05+00:00  a reason, 理由, a"},
+		{"even so", false, rows, ""},
+		{"wide", true, rows, ""},
+	} {
+		var out strings.Builder
+		c := &cli{streams: streams{out: &out}, wide: test.wide}
+		table := c.newTable(column{name: "SLUG"}, column{name: "ID", id: true}, column{name: "BY", drop: 1}, column{name: "STATE"},
+			column{name: "AT"}, column{name: "WHY", text: true})
+		for _, row := range test.rows {
+			table.row(row...)
+		}
+		if err := table.flush(); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+		// No word of the prose is lost.
+		if words := strings.Join(strings.Fields(out.String()), ""); len(test.rows) > 1 && test.rows[1][5] == long && strings.Count(words, "areason,理由,") != 10 {
+			t.Errorf("%s: prose is lost:\n%s", test.name, out.String())
+		}
+		for _, line := range lines {
+			if !test.wide && columns(line) > tableWidth {
+				t.Errorf("%s: %d columns: %s", test.name, columns(line), line)
+			}
+		}
+		if test.want != "" && lines[2] != test.want {
+			t.Errorf("%s:\n%s\nwant\n%s", test.name, lines[2], test.want)
+		}
+		if test.wide && !(strings.Contains(lines[2], b+" #2") && strings.HasSuffix(lines[2], strings.TrimSpace(long))) {
+			t.Errorf("%s is not whole: %s", test.name, lines[2])
+		}
 	}
 }

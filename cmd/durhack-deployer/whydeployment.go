@@ -228,9 +228,10 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 		fmt.Fprintf(c.out, "Nothing newer came: no push to %s of %s since, and no replay.\n", printable(a.Branch), printable(a.Repository))
 	} else {
 		fmt.Fprintf(c.out, "\nWhat came after it, and why it is not what is live:\n")
-		t := newTable(c.out, "ORDERED", "DELIVERY", "COMMIT", "BY", "OUTCOME", "WHY IT IS NOT LIVE")
+		t := c.newTable(column{name: "ORDERED"}, column{name: "DELIVERY", id: true}, column{name: "COMMIT", id: true, drop: 1}, column{name: "BY", drop: 2},
+			column{name: "OUTCOME"}, column{name: "WHY IT IS NOT LIVE", text: true})
 		for _, r := range a.Newer {
-			t.paintedRow(4, outcomeColour(r.Outcome), clock(r.At), r.DeliveryID+attemptTail(r.Attempt), orDash(shortCommit(r.Commit)), r.Actor,
+			t.paintedRow(4, outcomeColour(r.Outcome), clock(r.At), r.DeliveryID+attemptTail(r.Attempt), orDash(r.Commit), r.Actor,
 				r.Outcome, shorten(r.Why, maxSummary))
 		}
 		if err := t.flush(); err != nil {

@@ -1,0 +1,397 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+	"golang.org/x/text/width"
+)
+
+// writeJSON prints one object on one line. JSON strings may hold C1 controls
+// and bidirectional overrides as they are; here they are escaped.
+func writeJSON(w io.Writer, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode JSON: %w", err)
+	}
+	var b bytes.Buffer
+	for _, r := range string(raw) {
+		switch {
+		case r < 0x7f || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default: // JSON has no other way to write these, as tags and the like
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		}
+	}
+	b.WriteByte('\n')
+	_, err = w.Write(b.Bytes())
+	return err
+}
+
+// writeJSONLines writes a list: one object a line.
+func writeJSONLines[T any](w io.Writer, rows []T) error {
+	for _, row := range rows {
+		if err := writeJSON(w, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// terminal is the terminal that w writes to, which may get colour and redrawing,
+// or nil.
+func terminal(w io.Writer) *os.File {
+	if u, ok := w.(interface{ Unwrap() io.Writer }); ok {
+		w = u.Unwrap()
+	}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		return f
+	}
+	return nil
+}
+
+func isTerminal(w io.Writer) bool { return terminal(w) != nil }
+
+type colour string
+
+const (
+	red    colour = "31"
+	green  colour = "32"
+	yellow colour = "33"
+	blue   colour = "34"
+	grey   colour = "90"
+	bold   colour = "1"
+)
+
+// painter colours text for a terminal, and leaves it alone for a pipe or when
+// NO_COLOR is set (no-color.org).
+type painter bool
+
+func painterFor(w io.Writer) painter { return painter(isTerminal(w) && os.Getenv("NO_COLOR") == "") }
+
+func (p painter) paint(c colour, s string) string {
+	if !p || c == "" {
+		return s
+	}
+	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
+}
+
+func shortCommit(commit string) string {
+	return commit[:min(12, len(commit))]
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// counted is "1 delivery", "2 deliveries".
+func counted(n int64, one, more string) string {
+	if n == 1 {
+		more = one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
+// clockLayout is how moments are printed: as date --rfc-3339=seconds does, with the
+// offset, so that it can be told from another zone's and pasted after --since.
+const clockLayout = "2006-01-02 15:04:05-07:00"
+
+// clock is a moment in the reader's zone, to the second.
+func clock(t time.Time) string { return t.Local().Format(clockLayout) }
+
+// ago is a duration as a person says it.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "just now"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm ago", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
+}
+
+func millis(ms int64) string {
+	if ms < 1000 {
+		return fmt.Sprintf("%d ms", ms)
+	}
+	return fmt.Sprintf("%.1f s", float64(ms)/1000)
+}
+
+// tableWidth is how wide a table may be, unless the terminal is wider.
+const tableWidth = 80
+
+// column is a column of a table, and what may become of it where the table is too
+// wide. --wide leaves everything as it is, and so does JSON.
+type column struct {
+	name string
+	id   bool // IDs or hashes, of which a unique beginning is enough
+	text bool // prose, which may go on in the next line
+	drop int  // those with the highest number are left out first; with 0 never
+	most int  // how wide it may be; 0 is as it likes
+}
+
+// minText is how narrow prose may be before a column is left out.
+const minText = 24
+
+// table prints aligned rows; every cell is escaped. Colours are added after
+// the alignment, which text/tabwriter cannot do.
+type table struct {
+	w       io.Writer
+	limit   int // 0 is none
+	columns []column
+	rows    [][]cell
+}
+
+type cell struct {
+	text   string
+	colour colour
+}
+
+func (c *cli) newTable(columns ...column) *table {
+	t := &table{w: c.out, columns: columns}
+	if !c.wide {
+		t.limit = tableWidth
+		if f := terminal(c.out); f != nil {
+			if n, _, err := term.GetSize(int(f.Fd())); err == nil {
+				t.limit = max(t.limit, n)
+			}
+		}
+	}
+	names := make([]string, len(columns))
+	for i, col := range columns {
+		names[i] = col.name
+	}
+	t.row(names...)
+	return t
+}
+
+func (t *table) row(cells ...string) { t.paintedRow(-1, "", cells...) }
+
+// paintedRow is row with one cell in colour.
+func (t *table) paintedRow(column int, c colour, cells ...string) {
+	row := make([]cell, len(cells))
+	for i, text := range cells {
+		row[i].text = printable(text)
+		if i == column {
+			row[i].colour = c
+		}
+	}
+	t.rows = append(t.rows, row)
+}
+
+func (t *table) flush() error {
+	if t.limit > 0 {
+		t.fit()
+	}
+	widths := t.widths()
+	p := painterFor(t.w)
+	for _, row := range t.rows {
+		wrapped := make([][]string, len(row))
+		height := 1
+		for i, c := range row {
+			wrapped[i] = []string{c.text}
+			if t.columns[i].text {
+				wrapped[i] = wrap(c.text, widths[i])
+			}
+			height = max(height, len(wrapped[i]))
+		}
+		for n := range height {
+			line, space := "", 0
+			for i, c := range row {
+				if n < len(wrapped[i]) && wrapped[i][n] != "" {
+					line += strings.Repeat(" ", space) + p.paint(c.colour, wrapped[i][n])
+					space = -columns(wrapped[i][n])
+				}
+				space += widths[i] + gap
+			}
+			if _, err := fmt.Fprintln(t.w, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// gap is the space between two columns.
+const gap = 2
+
+func (t *table) widths() []int {
+	widths := make([]int, len(t.columns))
+	for _, row := range t.rows {
+		for i, c := range row {
+			widths[i] = max(widths[i], columns(c.text))
+		}
+	}
+	for i, col := range t.columns {
+		if col.most > 0 {
+			widths[i] = min(widths[i], col.most)
+		}
+	}
+	return widths
+}
+
+// fit makes the table as narrow as it must be: it cuts IDs, leaves out columns, and
+// breaks prose into lines. What is still too wide then is cut.
+func (t *table) fit() {
+	t.abbreviate(longID)
+	if t.excess(minText) > 0 {
+		t.abbreviate(shortID)
+	}
+	for t.excess(minText) > 0 {
+		least := 0
+		for i, col := range t.columns {
+			if col.drop > t.columns[least].drop {
+				least = i
+			}
+		}
+		if t.columns[least].drop == 0 {
+			break
+		}
+		t.columns = slices.Delete(t.columns, least, least+1)
+		for i := range t.rows {
+			t.rows[i] = slices.Delete(t.rows[i], least, least+1)
+		}
+	}
+	for _, prose := range []bool{true, false} {
+		for range t.columns {
+			over, widths, widest := t.excess(math.MaxInt), t.widths(), -1
+			for i, col := range t.columns {
+				if col.text == prose && (widest < 0 || widths[i] > widths[widest]) {
+					widest = i
+				}
+			}
+			if over <= 0 || widest < 0 {
+				break
+			}
+			t.columns[widest].most = max(shortID, widths[widest]-over)
+			for i := range t.rows {
+				if c := &t.rows[i][widest]; !prose {
+					c.text = cut(c.text, t.columns[widest].most)
+				}
+			}
+		}
+	}
+}
+
+// excess is by how much the table is too wide, with prose no wider than that.
+func (t *table) excess(prose int) int {
+	over := -gap - t.limit
+	for i, w := range t.widths() {
+		if t.columns[i].text {
+			w = min(w, prose)
+		}
+		over += w + gap
+	}
+	return over
+}
+
+// abbreviate cuts the IDs, each column's to the same length.
+func (t *table) abbreviate(atLeast int) {
+	for i, col := range t.columns {
+		if !col.id {
+			continue
+		}
+		var ids []string
+		for _, row := range t.rows[1:] {
+			id, _, _ := strings.Cut(row[i].text, " ")
+			ids = append(ids, id)
+		}
+		short := abbreviations(atLeast, ids...)
+		for _, row := range t.rows[1:] {
+			id, attempt, more := strings.Cut(row[i].text, " ")
+			if row[i].text = short(id); more {
+				row[i].text += " " + attempt
+			}
+		}
+	}
+}
+
+const (
+	// longID is how much of an ID is shown where there is room, shortID where not.
+	longID, shortID = 12, 8
+)
+
+// abbreviations shortens IDs, all to one length at which they differ.
+func abbreviations(atLeast int, ids ...string) func(string) string {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	n := atLeast
+	for i := 1; i < len(ids); i++ {
+		same := 0
+		for same < min(len(ids[i-1]), len(ids[i])) && ids[i-1][same] == ids[i][same] {
+			same++
+		}
+		n = max(n, same+1)
+	}
+	return func(id string) string { return strings.ToValidUTF8(id[:min(n, len(id))], "") }
+}
+
+// pad fills s up to n columns of a terminal.
+func pad(s string, n int) string { return s + strings.Repeat(" ", max(0, n-columns(s))) }
+
+// columns is how many columns of a terminal s takes.
+func columns(s string) int {
+	n := 0
+	for _, r := range s {
+		switch {
+		case unicode.In(r, unicode.Mn, unicode.Me): // drawn over the one before
+		case width.LookupRune(r).Kind() == width.EastAsianWide, width.LookupRune(r).Kind() == width.EastAsianFullwidth:
+			n += 2
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// cut shortens s to n columns of a terminal.
+func cut(s string, n int) string {
+	if columns(s) <= n {
+		return s
+	}
+	for s != "" && columns(s)+len("...") > n {
+		_, size := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-size]
+	}
+	return s + "..."
+}
+
+// wrap breaks s into lines of at most n columns, between words where it can.
+func wrap(s string, n int) []string {
+	lines, at := []string{""}, 0
+	for _, word := range strings.SplitAfter(s, " ") {
+		if at > 0 && at+columns(strings.TrimRight(word, " ")) > n {
+			lines[len(lines)-1] = strings.TrimRight(lines[len(lines)-1], " ")
+			lines, at = append(lines, ""), 0
+		}
+		for _, r := range word {
+			if w := columns(string(r)); at+w > n && r != ' ' {
+				lines, at = append(lines, ""), 0
+			}
+			lines[len(lines)-1] += string(r)
+			at += columns(string(r))
+		}
+	}
+	lines[len(lines)-1] = strings.TrimRight(lines[len(lines)-1], " ")
+	return lines
+}
