@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -21,6 +22,35 @@ func List(dir string) ([]Entry, error) {
 	}
 	defer d.Close() //nolint:errcheck // opened to read
 	return (&Queue{dir: d, path: dir}).List()
+}
+
+// looked bounds the entries that Unreadable looks at.
+const looked = 64
+
+// Unreadable says why the first of the entries that can be listed cannot be read
+// now, as for want of a right or on a disk that fails; nil where the first 64 can.
+func Unreadable(dir string) error {
+	d, err := durable.Open(dir)
+	if err != nil {
+		return fmt.Errorf("look at the queue: %w", err)
+	}
+	defer d.Close() //nolint:errcheck // opened to read
+	q := &Queue{dir: d, path: dir}
+	entries, err := q.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries[:min(len(entries), looked)] {
+		f, err := d.OpenFile(e.Name, os.O_RDONLY)
+		if err == nil {
+			_, err = f.Read(make([]byte, 1))
+			_ = f.Close() // opened to read
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("entry %s: %w", clip(e.Name), err)
+		}
+	}
+	return nil
 }
 
 // QuarantinedFile is a file that could not be used as an entry.

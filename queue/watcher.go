@@ -23,6 +23,8 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	pending pending
+	// resting are the entries that Next passes over for a while.
+	resting map[string]rest
 	// forgotten collects what was forgotten while a scan is running, whose list
 	// may be older; nil while none is.
 	forgotten map[string]struct{}
@@ -33,11 +35,23 @@ type Watcher struct {
 	refused map[string]struct{} // could not be quarantined, and were logged; the scanner's own
 }
 
+// An entry that could not be dealt with rests for firstRest, and twice as long
+// each time, up to lastRest.
+const (
+	firstRest = 250 * time.Millisecond
+	lastRest  = 30 * time.Second
+)
+
+type rest struct {
+	until time.Time
+	pause time.Duration
+}
+
 // Watch starts to follow the queue: what is there already is pending when it
 // returns. The caller closes the Watcher. Where the system has no watch to give,
 // the directory is polled.
 func (q *Queue) Watch() (*Watcher, error) {
-	w := &Watcher{q: q, done: make(chan struct{}), grown: make(chan struct{}), refused: map[string]struct{}{}}
+	w := &Watcher{q: q, done: make(chan struct{}), grown: make(chan struct{}), resting: map[string]rest{}, refused: map[string]struct{}{}}
 	// Told of changes before it is scanned, so that nothing falls between.
 	h, err := q.opts.hints(q.path)
 	if err != nil {
@@ -63,7 +77,8 @@ func (q *Queue) Watch() (*Watcher, error) {
 }
 
 // Next waits until there is an entry and returns the smallest, at most max, in
-// order. They stay pending, and are returned again, until Done or Quarantine.
+// order. They stay pending, and are returned again, until Done or Quarantine;
+// those that rest are passed over meanwhile.
 // ErrReplaced: the directory is not at its path any more, so that nothing will
 // come; the queue must be opened again.
 func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
@@ -83,18 +98,57 @@ func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 			w.mu.Unlock()
 			return nil, ErrReplaced
 		}
-		if n := w.pending.len(); n > 0 {
-			entries := parseAll(w.pending.names()[:min(n, max)])
-			w.mu.Unlock()
-			return entries, nil
-		}
+		entries, wait := w.ready(max)
 		grown := w.grown
 		w.mu.Unlock()
+		if len(entries) > 0 {
+			return entries, nil
+		}
+		var rested <-chan time.Time
+		if wait > 0 {
+			rested = time.After(wait)
+		}
 		select {
 		case <-grown:
+		case <-rested:
 		case <-ctx.Done():
 		}
 	}
+}
+
+// ready is called with the lock held. It returns the first entries that do not
+// rest, and where there are none, how long to wait for one that does.
+func (w *Watcher) ready(max int) (entries []Entry, wait time.Duration) {
+	pending := w.pending.names()
+	if len(w.resting) == 0 {
+		return parseAll(pending[:min(len(pending), max)]), 0
+	}
+	var names []string
+	for _, name := range pending {
+		if left := time.Until(w.resting[name].until); left > 0 {
+			if wait == 0 || left < wait {
+				wait = left
+			}
+		} else if names = append(names, name); len(names) == max {
+			break
+		}
+	}
+	return parseAll(names), wait
+}
+
+// Rest keeps Next from returning the entry for the time that it returns, longer
+// each time, so that one that cannot be dealt with now does not hold up the
+// others. It stays pending. again says that it has rested before.
+func (w *Watcher) Rest(e Entry) (pause time.Duration, again bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before, again := w.resting[e.Name]
+	pause = firstRest
+	if again {
+		pause = min(2*before.pause, lastRest)
+	}
+	w.resting[e.Name] = rest{until: time.Now().Add(pause), pause: pause}
+	return pause, again
 }
 
 // Pending returns the entries that are not done, in order.
@@ -163,10 +217,16 @@ func (w *Watcher) Close() error {
 func (w *Watcher) forget(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pending.remove(name)
+	w.drop(name)
 	if w.forgotten != nil {
 		w.forgotten[name] = struct{}{}
 	}
+}
+
+// drop is called with the lock held.
+func (w *Watcher) drop(name string) {
+	w.pending.remove(name)
+	delete(w.resting, name)
 }
 
 // look corrects what is known of one name by what is on disk. It looks with the
@@ -181,7 +241,7 @@ func (w *Watcher) look(name string) {
 	switch {
 	case err != nil: // the scan will tell
 	case !exists:
-		w.pending.remove(name)
+		w.drop(name)
 	case w.pending.add(name):
 		w.wake()
 	}
@@ -299,7 +359,7 @@ func (w *Watcher) merge(names, before []string) {
 		}
 		// Asked again, for it may have gone and come back while the scan ran.
 		if exists, err := w.q.dir.Exists(name); err == nil && !exists {
-			w.pending.remove(name)
+			w.drop(name)
 		}
 	}
 	fresh := names[:0]

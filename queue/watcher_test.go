@@ -40,6 +40,37 @@ func next(t *testing.T, w *Watcher, max int) []Entry {
 	return entries
 }
 
+func TestNextPassesOverWhatRests(t *testing.T) {
+	q := open(t, t.TempDir())
+	first, second := put(t, q, "1"), put(t, q, "2")
+	w := watch(t, q)
+	pause, again := w.Rest(first)
+	if second, then := w.Rest(first); pause <= 0 || second != 2*pause || again || !then {
+		t.Errorf("it rests for %v (%v), then for %v (%v)", pause, again, second, then)
+	}
+	if got := next(t, w, 2); !slices.Equal(got, []Entry{second}) {
+		t.Errorf("while it rests: %v", got)
+	}
+	if got := w.Pending(); len(got) != 2 {
+		t.Errorf("pending: %v", got)
+	}
+	if err := w.Done(second); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(t, w, 2); !slices.Equal(got, []Entry{first}) {
+		t.Errorf("after its rest: %v", got)
+	}
+	if err := w.Done(first); err != nil || len(w.resting) != 0 {
+		t.Errorf("%v, resting: %v", err, w.resting)
+	}
+	for range 20 {
+		pause, _ = w.Rest(first)
+	}
+	if pause != lastRest {
+		t.Errorf("at last it rests for %v", pause)
+	}
+}
+
 func TestNextGivesTheSmallestUntilDone(t *testing.T) {
 	q := open(t, t.TempDir())
 	var want []Entry

@@ -222,6 +222,9 @@ func checkQueues(cfg *config.Config) (any, []string) {
 		state := queueState{Queue: name}
 		entries, err := queue.List(QueueDir(cfg, name))
 		bad, badErr := queue.ListQuarantine(QueueDir(cfg, name))
+		if err == nil {
+			err = queue.Unreadable(QueueDir(cfg, name))
+		}
 		if err = errors.Join(err, badErr); errors.Is(err, fs.ErrNotExist) && name != config.MainQueue {
 			err = nil // that of a deployment is made when it is needed
 		}

@@ -136,6 +136,9 @@ func (d *doctor) queues(context.Context) {
 			continue // made when it is needed
 		}
 		quarantined, badErr := queue.ListQuarantine(dir)
+		if err == nil {
+			err = queue.Unreadable(dir)
+		}
 		if err = errors.Join(err, badErr); err != nil {
 			bad = true
 			d.say(Fail, "run this as the user that the daemon runs as; see who owns the directory", "%s: %s", name, oneLine(err))

@@ -121,13 +121,16 @@ func (m *Materializer) sweep(ctx context.Context, q *queue.Queue, slug string, w
 			continue
 		}
 		e, err := readEntry(q, f, slug)
-		if errors.Is(err, queue.ErrGone) {
+		switch {
+		case errors.Is(err, queue.ErrGone):
 			continue
-		}
-		if err != nil {
+		case errors.Is(err, errNoEntry):
 			if err := q.Quarantine(f, err); err != nil {
 				return err
 			}
+			continue
+		case err != nil: // it may pass, and the worker tells of it
+			m.o.Logger.Warn("an entry cannot be read for now", "deployment", slug, "entry", f.Name, "error", err)
 			continue
 		}
 		extra = append(extra, extraEntry{f, e})
@@ -177,17 +180,23 @@ func (m *Materializer) sweepChunk(ctx context.Context, q *queue.Queue, head int6
 	return nil
 }
 
+// errNoEntry says that a file can never be read as an entry of its queue.
+var errNoEntry = errors.New("it is no entry of this queue")
+
 func readEntry(q *queue.Queue, f queue.Entry, slug string) (Entry, error) {
 	raw, err := q.Read(f)
+	if errors.Is(err, queue.ErrUnreadable) {
+		return Entry{}, fmt.Errorf("%w: %w", errNoEntry, err)
+	}
 	if err != nil {
 		return Entry{}, err
 	}
 	e, err := Decode(raw)
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, fmt.Errorf("%w: %w", errNoEntry, err)
 	}
 	if e.Name() != f.Name || e.Deployment != slug {
-		return Entry{}, fmt.Errorf("it holds the entry %s of deployment %s", e.Name(), e.Deployment)
+		return Entry{}, fmt.Errorf("%w: it holds the entry %s of deployment %s", errNoEntry, e.Name(), e.Deployment)
 	}
 	return e, nil
 }

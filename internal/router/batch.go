@@ -16,13 +16,13 @@ type work struct {
 	delivery delivery.Delivery
 }
 
-// route does one batch. Each entry ends in one of three ways: its file is gone
-// because the log holds it, it is in quarantine, or it is still pending. An
-// error says that some are pending for a reason that needs a pause.
+// route does one batch. Each entry ends in one of four ways: its file is gone
+// because the log holds it, it is in quarantine, it rests, or it is still
+// pending. An error says that some are pending for a reason that needs a pause.
 func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
-	batch, err := r.load(entries)
-	if err != nil || len(batch) == 0 {
-		return err
+	batch := r.load(entries)
+	if len(batch) == 0 {
+		return nil
 	}
 	known, err := r.known(ctx, batch)
 	if err != nil {
@@ -35,12 +35,11 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 		state, err := Fold(known[w.delivery.ID])
 		if err != nil {
 			// Written by a newer binary: nothing is known to be wrong with the entry.
-			return fmt.Errorf("read the events of delivery %s: %w", w.delivery.ID, err)
+			r.rest(w.entry, fmt.Errorf("read the events of delivery %s: %w", w.delivery.ID, err))
+			continue
 		}
 		if state.Handled(w.entry.ID.String()) {
-			if err := r.done(w.entry); err != nil {
-				return err
-			}
+			r.done(w.entry)
 			continue
 		}
 		group, err := r.group(ctx, w, state, rules)
@@ -61,7 +60,7 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 
 // load reads entries in order, up to the batch's bytes, and one of each
 // delivery: the next of the same ID is decided on what this one leads to.
-func (r *Router) load(entries []queue.Entry) ([]work, error) {
+func (r *Router) load(entries []queue.Entry) []work {
 	var batch []work
 	size := 0
 	taken := map[string]bool{}
@@ -72,12 +71,11 @@ func (r *Router) load(entries []queue.Entry) ([]work, error) {
 		raw, err := r.o.Queue.Read(e)
 		switch {
 		case errors.Is(err, queue.ErrGone):
-			if err := r.done(e); err != nil {
-				return nil, err
-			}
+			r.done(e)
 			continue
-		case exhausted(err):
-			return nil, fmt.Errorf("read entry %s: %w", e.Name, err)
+		case err != nil && !errors.Is(err, queue.ErrUnreadable):
+			r.rest(e, err)
+			continue
 		}
 		var d delivery.Delivery
 		if err == nil {
@@ -87,9 +85,7 @@ func (r *Router) load(entries []queue.Entry) ([]work, error) {
 			err = fmt.Errorf("the file is named for delivery %s but holds %s", e.DeliveryID, d.ID)
 		}
 		if err != nil {
-			if err := r.quarantine(e, err); err != nil {
-				return nil, err
-			}
+			r.quarantine(e, err)
 			continue
 		}
 		batch = append(batch, work{entry: e, delivery: d})
@@ -98,7 +94,7 @@ func (r *Router) load(entries []queue.Entry) ([]work, error) {
 			break
 		}
 	}
-	return batch, nil
+	return batch
 }
 
 // known reads what the log says of the batch's deliveries.

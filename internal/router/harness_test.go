@@ -77,10 +77,13 @@ func start(t rapid.TB, q *queue.Queue, o Options) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Queue == nil {
+	switch around := o.Queue.(type) {
+	case nil:
 		o.Queue = w
-	} else if c, ok := o.Queue.(*crashingQueue); ok {
-		c.Queue = w
+	case *crashingQueue:
+		around.Queue = w
+	case *failingReads:
+		around.Queue = w
 	}
 	if o.Instance == "" {
 		o.Instance = "test"
@@ -162,6 +165,9 @@ func (q *crashingQueue) Done(e queue.Entry) error {
 	}
 	return q.Queue.Done(e)
 }
+
+// Rest is nothing: the process starts again.
+func (q *crashingQueue) Rest(queue.Entry) (time.Duration, bool) { return 0, true }
 
 // faultyLog is a log some of whose calls fail. Each function may be nil.
 type faultyLog struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -20,6 +21,8 @@ type Queue interface {
 	Read(e queue.Entry) ([]byte, error)
 	Done(e queue.Entry) error
 	Quarantine(e queue.Entry, reason error) error
+	// Rest keeps Next from returning the entry for a while, longer each time.
+	Rest(e queue.Entry) (pause time.Duration, again bool)
 }
 
 // Log is what the router needs of the event log.
@@ -65,9 +68,9 @@ type Options struct {
 // Router moves deliveries from the main queue into the log. Create it with New.
 type Router struct {
 	o Options
-	// conflicts and failures count, by entry, what kept it from being appended.
-	// Only Run's goroutine uses them.
-	conflicts, failures map[ulid.ULID]int
+	// conflicts counts, by entry, how often the log said otherwise. Only Run's
+	// goroutine uses it.
+	conflicts map[ulid.ULID]int
 }
 
 const (
@@ -77,9 +80,6 @@ const (
 	// maxConflicts is how often an entry may meet a log that says otherwise: once
 	// when two routers race, more only when something is wrong with it.
 	maxConflicts = 3
-	// maxFailures is how often an entry may fail alone, while others of the same
-	// commit succeed, for a reason that is not known to be its own.
-	maxFailures = 10
 )
 
 // New returns a Router that has not started.
@@ -93,7 +93,7 @@ func New(o Options) *Router {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Router{o: o, conflicts: map[ulid.ULID]int{}, failures: map[ulid.ULID]int{}}
+	return &Router{o: o, conflicts: map[ulid.ULID]int{}}
 }
 
 // Run routes until ctx ends, and then returns nil. What was not routed stays in

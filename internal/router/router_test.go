@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,6 +22,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
+	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 // named is a push of its own ID.
@@ -274,6 +277,58 @@ func TestUnreadableEntriesAreSetAside(t *testing.T) {
 	}
 }
 
+// failingReads fails to read the entries of one delivery while why is set.
+type failingReads struct {
+	Queue
+	delivery string
+	mu       sync.Mutex
+	why      error
+}
+
+func (q *failingReads) Read(e queue.Entry) ([]byte, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.why != nil && e.DeliveryID == q.delivery {
+		return nil, &fs.PathError{Op: "read", Path: e.Name, Err: q.why}
+	}
+	return q.Queue.Read(e)
+}
+
+func (q *failingReads) fail(why error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.why = why
+}
+
+// An acknowledged push whose file cannot be read now is not set aside, and does
+// not hold up the others.
+func TestEntriesThatCannotBeReadNowAreTriedAgain(t *testing.T) {
+	log, _ := openLog(t)
+	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ESTALE, syscall.EACCES, syscall.EMFILE, syscall.EPERM, syscall.ENXIO, syscall.ETIMEDOUT} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			q := openQueue(t)
+			put(t, q, named("late", body("refs/heads/main", sha, "octo/app")))
+			put(t, q, named("good", body("refs/heads/main", sha, "octo/app")))
+			reads := &failingReads{delivery: "late"}
+			reads.fail(errno)
+			instance := errno.Error()
+			defer start(t, q, Options{Instance: instance, Log: log, Queue: reads, BatchSize: 1})()
+			of := func(delivery string) int {
+				return len(events(t, log, eventlog.Filter{Instance: instance, DeliveryID: delivery}))
+			}
+			testkit.Wait(t, "the other one is routed", func() bool { return of("good") == 3 })
+			if of("late") != 0 {
+				t.Error("routed, though it cannot be read")
+			}
+			reads.fail(nil)
+			waitEmpty(t, q)
+			if moved, err := q.Quarantined(); err != nil || len(moved) > 0 || of("late") != 3 {
+				t.Errorf("%d events, in quarantine %q, %v", of("late"), moved, err)
+			}
+		})
+	}
+}
+
 func TestAPoisonedDeliveryBlocksNoOther(t *testing.T) {
 	refusals := map[string]struct {
 		err       error
@@ -282,7 +337,7 @@ func TestAPoisonedDeliveryBlocksNoOther(t *testing.T) {
 		"its content":     {fmt.Errorf("append: %w", &pgconn.PgError{Code: "22P05", Message: "untranslatable"}), true},
 		"a constraint":    {&pgconn.PgError{Code: "23514"}, true},
 		"conflicts":       {&eventlog.ConflictError{Stored: eventlog.Event{Type: eventlog.TypeReceived}}, true},
-		"who knows":       {errors.New("who knows"), true},
+		"who knows":       {errors.New("who knows"), false},
 		"everyone's lack": {&pgconn.PgError{Code: "42501"}, false},
 	}
 	log, _ := openLog(t)
@@ -408,7 +463,7 @@ func TestAPoisonedDeliveryAlone(t *testing.T) {
 		var refused atomic.Int32
 		faulty := &faultyLog{Log: log}
 		faulty.before = func(groups []eventlog.Group) ([]eventlog.Result, error, bool) {
-			if !its && refused.Load() > maxFailures { // longer than an entry among others is given
+			if !its && refused.Load() > 3 {
 				return nil, nil, false
 			}
 			refused.Add(1)

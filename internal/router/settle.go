@@ -26,7 +26,7 @@ func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlo
 		switch {
 		case err == nil:
 			r.log(groups[i], w)
-			err = r.done(w.entry)
+			r.done(w.entry)
 		case errors.Is(err, eventlog.ErrFenced): // decided again in the next batch
 			err = nil
 		case errors.As(err, &conflict), errors.Is(err, eventlog.ErrRedacted):
@@ -36,13 +36,14 @@ func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlo
 				err = nil
 				break
 			}
-			err = r.quarantine(w.entry, fmt.Errorf("the log refused it %d times: %w", maxConflicts, err))
-		case poisoned(err):
-			err = r.quarantine(w.entry, err)
-		case succeeded > 0:
-			if r.failures[w.entry.ID]++; r.failures[w.entry.ID] >= maxFailures {
-				err = r.quarantine(w.entry, fmt.Errorf("the log refused it %d times while it took others: %w", maxFailures, err))
-			}
+			r.quarantine(w.entry, fmt.Errorf("the log refused it %d times: %w", maxConflicts, err))
+			err = nil
+		case eventlog.Refused(err):
+			r.quarantine(w.entry, err)
+			err = nil
+		case succeeded > 0: // its own fault perhaps, but not known to be so for good
+			r.rest(w.entry, err)
+			err = nil
 		}
 		if err != nil && pause == nil {
 			pause = err
@@ -68,24 +69,29 @@ func (r *Router) log(g eventlog.Group, w work) {
 	}
 }
 
-func (r *Router) done(e queue.Entry) error {
+func (r *Router) done(e queue.Entry) {
 	if err := r.o.Queue.Done(e); err != nil {
-		return fmt.Errorf("remove entry %s, which the log holds: %w", e.Name, err)
+		r.rest(e, fmt.Errorf("remove entry %s, which the log holds: %w", e.Name, err))
+		return
 	}
-	r.forget(e)
-	return nil
+	delete(r.conflicts, e.ID)
 }
 
-func (r *Router) quarantine(e queue.Entry, reason error) error {
+// quarantine is for what can never be routed; see rest.
+func (r *Router) quarantine(e queue.Entry, reason error) {
 	r.o.Logger.Error("entry moved to quarantine", "entry", e.Name, "reason", reason)
 	if err := r.o.Queue.Quarantine(e, reason); err != nil {
-		return fmt.Errorf("quarantine entry %s (%w): %w", e.Name, reason, err)
+		r.rest(e, fmt.Errorf("quarantine entry %s (%w): %w", e.Name, reason, err))
+		return
 	}
-	r.forget(e)
-	return nil
+	delete(r.conflicts, e.ID)
 }
 
-func (r *Router) forget(e queue.Entry) {
-	delete(r.conflicts, e.ID)
-	delete(r.failures, e.ID)
+// rest leaves an acknowledged entry where it is, because what keeps it from being
+// routed may pass, and goes on with the others.
+func (r *Router) rest(e queue.Entry, why error) {
+	if pause, again := r.o.Queue.Rest(e); !again {
+		r.o.Logger.Warn("an entry cannot be routed for now; it is tried again with growing pauses, and the others go on",
+			"entry", e.Name, "retry_in", pause, "error", why)
+	}
 }

@@ -30,7 +30,7 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 	}
 	if !order.newest.Open() { // ended before a crash, or written again by a rebuild
 		removeResult(w.logPath(job.DeliveryID, order.newest.Attempt))
-		return w.o.Queue.Done(e)
+		return w.done(e)
 	}
 	attempt := order.next
 	void, checkErr := w.void(held, e, job)
@@ -50,7 +50,7 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 		return fmt.Errorf("append voided: %w", err)
 	}
 	w.o.Logger.Info("voided", "delivery", job.DeliveryID, "reason", string(void.Reason))
-	return w.o.Queue.Done(e)
+	return w.done(e)
 }
 
 // void says why the assignment must not run, or nil. An error means that the

@@ -34,7 +34,7 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 			if !endsAssignment(end) {
 				return nil // retried; the entry waits for it
 			}
-			return w.o.Queue.Done(e)
+			return w.done(e)
 		case errors.Is(err, errTakenOver):
 			return nil // the entry is dealt with anew, on what the other has recorded
 		case ctx.Err() != nil:

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -190,6 +191,38 @@ func TestShutdownLetsARunFinish(t *testing.T) {
 	s.expect("d", "forwarded 1", "started 1", "deployed 1")
 	if len(s.queued()) != 0 {
 		t.Errorf("queued: %v", s.queued())
+	}
+}
+
+// failingReads fails to read the entries of a delivery as often as it is told.
+type failingReads struct {
+	Files
+	delivery string
+	left     atomic.Int32
+}
+
+func (f *failingReads) Read(e queue.Entry) ([]byte, error) {
+	if e.DeliveryID == f.delivery && f.left.Add(-1) >= 0 {
+		return nil, syscall.EIO
+	}
+	return f.Files.Read(e)
+}
+
+func TestEntriesThatCannotBeReadNowLetTheOthersGoOn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	s.order("late", commit, false)
+	s.order("good", commit, false)
+	s.run(func(o *Options) {
+		files := &failingReads{Files: o.Files, delivery: "late"}
+		files.left.Store(2)
+		o.Files = files
+	})
+	s.expect("good", "forwarded 1", "started 1", "deployed 1")
+	s.expect("late", "forwarded 1", "started 1", "deployed 1")
+	if all := s.story(""); len(s.quarantined()) > 0 || all[2] != "good started 1" {
+		t.Errorf("in quarantine %q; the log: %q", s.quarantined(), all)
 	}
 }
 

@@ -33,6 +33,8 @@ type Queue interface {
 	Pending() []queue.Entry
 	Done(e queue.Entry) error
 	Quarantine(e queue.Entry, reason error) error
+	// Rest keeps Next from returning the entry for a while, longer each time.
+	Rest(e queue.Entry) (pause time.Duration, again bool)
 }
 
 // Files reads the content of queue entries.
@@ -206,11 +208,11 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	raw, err := w.o.Files.Read(e)
 	switch {
 	case errors.Is(err, queue.ErrGone):
-		return w.o.Queue.Done(e)
+		return w.done(e)
 	case errors.Is(err, queue.ErrUnreadable):
 		return w.quarantine(e, err)
 	case err != nil:
-		return err
+		return w.rest(e, err)
 	}
 	job, err := materializer.Decode(raw)
 	if err != nil {
@@ -222,15 +224,39 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	err = w.locked(ctx, func(held context.Context) error {
 		return w.decide(ctx, held, e, job)
 	})
-	if eventlog.Refused(err) {
+	var unknown *eventlog.UnknownEventError
+	switch {
+	case eventlog.Refused(err):
 		return w.quarantine(e, err) // it never will be recorded, and others wait
+	case errors.As(err, &unknown):
+		return w.rest(e, err) // for a newer binary
 	}
 	return err
 }
 
 func (w *Worker) quarantine(e queue.Entry, reason error) error {
 	w.o.Logger.Error("queue entry moved to quarantine", "entry", e.Name, "error", reason)
-	return w.o.Queue.Quarantine(e, reason)
+	if err := w.o.Queue.Quarantine(e, reason); err != nil {
+		return w.rest(e, err)
+	}
+	return nil
+}
+
+func (w *Worker) done(e queue.Entry) error {
+	if err := w.o.Queue.Done(e); err != nil {
+		return w.rest(e, err)
+	}
+	return nil
+}
+
+// rest leaves an entry where it is, because what keeps it from being dealt with
+// may pass, and goes on with the others.
+func (w *Worker) rest(e queue.Entry, why error) error {
+	if pause, again := w.o.Queue.Rest(e); !again {
+		w.o.Logger.Warn("an entry cannot be dealt with for now; it is tried again with growing pauses, and the others go on",
+			"entry", e.Name, "retry_in", pause, "error", why)
+	}
+	return nil
 }
 
 // logPath is the path of an attempt's run log; the other files of the attempt
