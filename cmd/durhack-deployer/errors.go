@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
-	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 // usageError is a wrong call: exit code 2.
@@ -86,36 +84,14 @@ func hint(err error) string {
 	if errors.As(err, &hinted) {
 		return hinted.hint
 	}
-	var tooNew *migrations.TooNewError
-	if errors.As(err, &tooNew) {
-		return "install the newer durhack-deployer that migrated this database, or restore the database of this one"
-	}
 	if errors.Is(err, git.ErrRefNotFound) {
 		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that were pushed or fetched before"
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		if next, ok := pgHints[pg.Code]; ok {
-			return next
-		}
-	}
-	var connect *pgconn.ConnectError
-	var op *net.OpError
-	if errors.As(err, &connect) || errors.As(err, &op) && op.Op == "dial" {
-		return "is Postgres up? check database_url (or DATABASE_URL); without either, a private server in state_dir is used"
+	if next := daemon.StoreHint(err); next != "" {
+		return next
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return "run it as the user that the daemon runs as, or as root"
 	}
 	return ""
-}
-
-// pgHints are for what Postgres answers before it lets us in, by SQLSTATE.
-var pgHints = map[string]string{
-	"28P01": "check the user and the password in database_url (or DATABASE_URL)",
-	"28000": "check the user in database_url (or DATABASE_URL), and whether pg_hba.conf lets it in",
-	"3D000": "make the database first: createdb NAME",
-	"42P01": "run `durhack-deployer migrate` first",
-	"42501": "the user of database_url may not do that: see docs/operations.md for the rights it needs",
-	"53300": "the server has no connection to spare: raise its max_connections, or see who holds them in pg_stat_activity",
 }

@@ -114,6 +114,7 @@ func TestErrors(t *testing.T) {
 		"relative search path":   {`executable_search_paths = ["bin"]`, `a.toml:1:28: executable_search_paths must be absolute paths without a colon, not "bin"; begin it with "/"`},
 		"empty secret":           {`webhook_secret_token = " "`, `a.toml:1:1: webhook_secret_token is empty: anybody could sign a delivery with it; write a long random string, or leave the key out`},
 		"an empty secret of two": {"webhook_secret_token = [\"hunter2\",\n \"\"]", `a.toml:2:2: webhook_secret_token is empty: anybody could sign a delivery with it; write a long random string, or leave the key out`},
+		"too small a pool":       {`database_url = "postgres://localhost/db?pool_max_conns=3"`, `a.toml:1:1: database_url allows 3 connections at once (pool_max_conns), and at least 4 are needed; write pool_max_conns=4 or more, or leave it out`},
 		"relative secret file":   {`webhook_secret_file = "secret"`, `a.toml:1:1: webhook_secret_file must be an absolute path, not "secret"; begin it with "/"`},
 		"missing secret file":    {`webhook_secret_file = "/no/such/file"`, `a.toml:1:1: webhook_secret_file "/no/such/file" cannot be used: there is no such file`},
 		"a device as secret":     {`webhook_secret_file = "/dev/zero"`, `a.toml:1:1: webhook_secret_file "/dev/zero" cannot be used: it is not a regular file`},

@@ -149,6 +149,11 @@ func (t table) signingKeyFile() string {
 	return filepath.Clean(text)
 }
 
+// minConns is the least that a pool must allow. The signer, and a rebuild of the
+// read models, each hold a connection while they want a second one: with fewer,
+// both could wait for each other for ever.
+const minConns = 4
+
 // databaseURL is that of the files, even where it is empty (which asks for the
 // private cluster); DATABASE_URL is used where the files have none, so that a
 // variable meant for another program does not redirect this one's log.
@@ -181,6 +186,10 @@ func (t table) databaseURL() string {
 		}
 		t.failAt(at, "database_url", message, `write it like "postgres://user:password@host:5432/database"`)
 		return ""
+	}
+	if parsed.MaxConns < minConns {
+		t.failAt(at, "database_url", fmt.Sprintf("%s allows %d connections at once (pool_max_conns), and at least %d are needed", what, parsed.MaxConns, minConns),
+			fmt.Sprintf("write pool_max_conns=%d or more, or leave it out", minConns))
 	}
 	t.hide(parsed.ConnConfig.Password)
 	v := Value{Key: "database_url", Value: maskedDatabase(parsed), Source: source, File: at.file, Line: at.line}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/admin"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -139,10 +140,14 @@ func (c *condition) checkDatabase(ctx context.Context) (any, []string) {
 	if store == nil {
 		return map[string]any{"reachable": false}, nil // the phase says why
 	}
-	if err := store.Pool.Ping(ctx); err != nil {
+	reasons, err := store.obstacles(ctx)
+	if err != nil {
 		return map[string]any{"reachable": false, "error": err.Error()}, []string{"the database does not answer: " + err.Error()}
 	}
-	return map[string]any{"reachable": true}, nil
+	if since, err := store.Log.Waiting(); err != nil {
+		reasons = append(reasons, fmt.Sprintf("nothing can be appended to the log since %s: %v", since.UTC().Format(time.RFC3339), err))
+	}
+	return map[string]any{"reachable": true, "writable": len(reasons) == 0}, reasons
 }
 
 // ProjectionState is what the admin pages say of a read model.

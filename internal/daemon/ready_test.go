@@ -182,3 +182,56 @@ func TestAdminPortInUse(t *testing.T) {
 	d = s.run(true, false)
 	s.mustStop(d)
 }
+
+// A standby answers every question, and takes no push: the daemon on it is not
+// ready, and goes on by itself once it is promoted.
+func TestReadinessOnADatabaseThatCannotBeAppendedTo(t *testing.T) {
+	server := pgtest.NewServer(t)
+	dsn := server.Database(t, "standby")
+	s := newSite(t, dsn, "")
+	d := s.run(true, true)
+	s.becomes(d, 200, "")
+	var data string
+	s.query(dsn, "show data_directory", &data)
+	server.Stop(t)
+	if err := os.WriteFile(filepath.Join(data, "standby.signal"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	server.Start(t)
+	s.becomes(d, 503, "the database is a standby")
+	s.push(d, "d1")
+	s.becomes(d, 503, "nothing can be appended to the log since ")
+	var promoted bool
+	s.query(dsn, "select pg_promote()", &promoted)
+	s.expectDeployed(d, "d1")
+	s.becomes(d, 200, "")
+	s.query(dsn, "revoke execute on function event_log_append from durhack_deployer_app", nil)
+	s.becomes(d, 503, "the right to execute event_log_append was taken away")
+	s.push(d, "d2")
+	s.becomes(d, 503, "router failed and is tried again: routing paused; the deliveries wait in the queue: append: ")
+	if n := strings.Count(d.out.String(), "routing paused"); n != 1 {
+		t.Errorf("%d lines tell of the paused routing, want one:\n%s", n, d.out)
+	}
+	s.query(dsn, "grant execute on function event_log_append to durhack_deployer_app", nil)
+	s.expectDeployed(d, "d2")
+	s.becomes(d, 200, "")
+	s.mustStop(d)
+}
+
+// query runs a statement as the database's owner; value, if not nil, gets what it gives.
+func (s *site) query(dsn, sql string, value any) {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), dsn)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close(s.t.Context())
+	if value == nil {
+		_, err = conn.Exec(s.t.Context(), sql)
+	} else {
+		err = conn.QueryRow(s.t.Context(), sql).Scan(value)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}

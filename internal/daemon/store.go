@@ -103,6 +103,16 @@ func (s *Store) AsOwner(ctx context.Context, f func(conn *pgx.Conn) error) error
 	return f(conn)
 }
 
+// obstacles are what keeps the log from being appended to, though it can be read.
+func (s *Store) obstacles(ctx context.Context) ([]string, error) {
+	conn, err := s.Pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	return migrations.Obstacles(ctx, conn.Conn())
+}
+
 // Supervise keeps a private cluster running until ctx ends; with a
 // database_url there is nothing to do.
 func (s *Store) Supervise(ctx context.Context) error {

@@ -206,6 +206,12 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		{"no database", func(_ *testing.T, s *site) { s.dsn = "postgres://u:hidden@127.0.0.1:1/x" }, "fail database", "127.0.0.1", "ok database"},
 		{"a database that was not migrated", func(t *testing.T, s *site) { s.dsn = pgtest.DSN(t) }, "fail database", "schema version 0", "ok database"},
 		{"a newer database", func(t *testing.T, s *site) { s.sql(t, "update schema_version set version = 999") }, "fail database", "newer", "ok database"},
+		{"a database that only reads", func(t *testing.T, s *site) {
+			s.sql(t, "do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$")
+		}, "fail database", "only read (default_transaction_read_only)", "ok database"},
+		{"no right to append", func(t *testing.T, s *site) {
+			s.sql(t, "revoke execute on function event_log_lock from durhack_deployer_app")
+		}, "fail database", "the right to execute event_log_lock was taken away", "ok database"},
 		{"a trigger that is gone", func(t *testing.T, s *site) { s.sql(t, "alter table events disable trigger events_append_only") }, "fail database", "events.events_append_only", "fail projections"},
 		{"read models past the end", func(t *testing.T, s *site) {
 			s.sql(t, "insert into projections.checkpoints (name, version, position, built) values ('state', 1, 9, true)")

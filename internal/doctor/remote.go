@@ -54,7 +54,7 @@ func (d *doctor) database(ctx context.Context) {
 	}
 	store, err := daemon.OpenStore(ctx, d.Config, d.Logger, false)
 	if err != nil {
-		d.say(Fail, databaseAdvice(d.Config, err), "%s", oneLine(err))
+		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
 		return
 	}
 	defer store.Close()
@@ -112,17 +112,12 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 func (d *doctor) server(ctx context.Context) bool {
 	conn, err := pgx.Connect(ctx, d.Config.DatabaseURL)
 	if err != nil {
-		d.say(Fail, databaseAdvice(d.Config, err), "%s", oneLine(err))
+		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
 		return false
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if err := migrations.Check(ctx, conn); err != nil {
-		var old *migrations.TooOldError
-		advice := "run the newer durhack-deployer"
-		if errors.As(err, &old) {
-			advice = "`durhack-deployer migrate`, or start the daemon"
-		}
-		d.say(Fail, advice, "%v", err)
+		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
 		return false
 	}
 	return d.ask(ctx, conn)
@@ -158,9 +153,17 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 	if skew := max(before.Sub(theirs), theirs.Sub(after)); skew > skewAllowed {
 		d.say(Warn, "set both clocks by NTP; order does not depend on them, but the times that are shown do", "this host's clock and the database's are %s apart", skew.Round(time.Second))
 	}
+	obstacles, err := migrations.Obstacles(ctx, conn)
+	if err != nil {
+		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
+		return false
+	}
+	for _, reason := range obstacles {
+		d.say(Fail, "pushes are accepted meanwhile, and wait", "%s", reason)
+	}
 	unguarded, err := migrations.Unguarded(ctx, conn)
 	if err != nil {
-		d.say(Fail, "", "%s", oneLine(err))
+		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
 		return false
 	}
 	if len(unguarded) > 0 {
@@ -174,21 +177,10 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 		return false
 	case !roles:
 		d.say(Warn, "see The database in docs/operations.md", "Postgres %s; the connecting role owns the log, so that only triggers guard it", version)
-	default:
+	case len(obstacles) == 0:
 		d.say(OK, "", "Postgres %s, the schema is this program's, the application may read and append", version)
 	}
 	return true
-}
-
-func databaseAdvice(cfg *config.Config, err error) string {
-	var tooNew *migrations.TooNewError
-	switch {
-	case errors.As(err, &tooNew):
-		return "run the newer durhack-deployer"
-	case cfg.DatabaseURL == "":
-		return "see {state_dir}/postgres/postgres.log"
-	}
-	return "is Postgres up? check database_url or DATABASE_URL; pushes are accepted meanwhile, and wait"
 }
 
 // git asks each remote of an enabled deployment for its branch.
