@@ -35,6 +35,8 @@ type Config struct {
 	SearchPaths []string
 	// FetchTimeout is for the step fetch; zero leaves it to the deployment's.
 	FetchTimeout time.Duration
+	// Submodules and Tags say that a deploy includes them.
+	Submodules, Tags bool
 }
 
 // StepConfig is one configured step.
@@ -133,6 +135,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 func (h *Handler) repo(env handlers.Env) *git.Repo {
 	return git.Open(h.cfg.Path, h.cfg.Remote, git.Options{
 		Vars: env.Vars, SearchPaths: h.searchPaths(env), Grace: env.Grace, ProcessFile: env.ProcessFile,
+		Submodules: h.cfg.Submodules, Tags: h.cfg.Tags,
 	}).Patient(func(why string) {
 		if env.Out != nil {
 			_, _ = fmt.Fprintln(env.Out, why)

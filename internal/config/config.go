@@ -125,7 +125,9 @@ type Deployment struct {
 	Env         []string `json:"-"`
 	Pending     string
 	OnInterrupt string
-	Health      Health
+	// Submodules and Tags say that a deploy includes them.
+	Submodules, Tags bool
+	Health           Health
 
 	InstanceName    string     // pm2
 	Sites           []SiteRule // nginx

@@ -82,6 +82,8 @@ func (t table) deployment(slug string, base variables) *Deployment {
 	d.Env = set.list(t.env)
 	d.Pending = t.choice("pending", PendingEvery, PendingEvery, PendingLatest)
 	d.OnInterrupt = t.choice("on_interrupt", OnInterruptRetry, OnInterruptRetry, OnInterruptFail)
+	d.Submodules = t.bool("submodules", false)
+	d.Tags = t.bool("tags", false)
 	d.Health = t.health()
 	d.Steps = t.steps()
 	d.InstanceName = t.optional("instance_name", validInstanceName)

@@ -44,6 +44,8 @@ func digest(d *Deployment, v variables) string {
 		Timeout       int64  `json:"timeout_ns"`
 		Pending       string `json:"pending"`
 		OnInterrupt   string `json:"on_interrupt"`
+		Submodules    bool   `json:"submodules,omitempty"`
+		Tags          bool   `json:"tags,omitempty"`
 		HealthURL     string `json:"health_url,omitempty"`
 		HealthTimeout int64  `json:"health_timeout_ns,omitempty"`
 		InstanceName  string `json:"instance_name,omitempty"`
@@ -55,7 +57,7 @@ func digest(d *Deployment, v variables) string {
 		Env          map[string]string `json:"env,omitempty"`
 	}{
 		d.Slug, d.Repository, d.Branch, d.Path, maskedRemote(d.Remote), d.Enabled, d.Handler, steps, int64(d.Timeout),
-		d.Pending, d.OnInterrupt, d.Health.URL, int64(d.Health.Timeout), d.InstanceName, sites, d.SystemdUnitName,
+		d.Pending, d.OnInterrupt, d.Submodules, d.Tags, d.Health.URL, int64(d.Health.Timeout), d.InstanceName, sites, d.SystemdUnitName,
 		int64(d.FetchTimeout), v.pass, maskedVariables(v.set),
 	})
 	if err != nil {

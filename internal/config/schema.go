@@ -56,6 +56,7 @@ func schema() *field {
 	deployment := table(map[string]*field{
 		"repository": of(takesString), "enabled": of(takesBool), "branch": of(takesString), "path": of(takesString),
 		"remote": of(takesString), "handler": of(takesString), "timeout": of(takesDuration), "pending": of(takesString),
+		"submodules": of(takesBool), "tags": of(takesBool),
 		"on_interrupt": of(takesString), "fetch_timeout": of(takesDuration),
 		"env": of(takesVariables), "env_file": of(takesOneOrMore),
 		"health": {form: takesTableOrURL, fields: map[string]*field{

@@ -26,12 +26,15 @@ func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error)
 	}
 	return command.New(command.Config{
 		Path: d.Path, Remote: d.Remote, Steps: steps, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
+		Submodules: d.Submodules, Tags: d.Tags,
 	})
 }
 
 // Repository is the clone that a deployment works in.
 func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
-	return git.Open(d.Path, d.Remote, git.Options{Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths})
+	return git.Open(d.Path, d.Remote, git.Options{
+		Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths, Submodules: d.Submodules, Tags: d.Tags,
+	})
 }
 
 // Environment is what programs of a deployment get outside of a run.

@@ -203,7 +203,7 @@ func (d *doctor) lock(ctx context.Context) {
 }
 
 // paths looks whether each enabled deployment can be checked out where it shall be.
-func (d *doctor) paths(context.Context) {
+func (d *doctor) paths(ctx context.Context) {
 	usable, bad := 0, false
 	for _, slug := range d.Config.Slugs() {
 		dep := d.Config.Deployments[slug]
@@ -225,6 +225,10 @@ func (d *doctor) paths(context.Context) {
 			d.say(Fail, "make the path, empty, and give it to the user that the daemon runs as (chown), or run this as that user", "%s: %s cannot be written by this user", slug, dir)
 		default:
 			usable++
+		}
+		if pointers, err := daemon.Repository(d.Config, dep).LFSPointers(ctx); err == nil && len(pointers) > 0 {
+			bad = true
+			d.say(Warn, "", "%s: %s", slug, git.PointersText(pointers))
 		}
 	}
 	if !bad {

@@ -11,8 +11,10 @@ import (
 )
 
 // exists says whether the directory has been cloned.
-func (r *Repo) exists() bool {
-	_, err := os.Stat(filepath.Join(r.dir, ".git", "HEAD"))
+func (r *Repo) exists() bool { return exists(filepath.Join(r.dir, ".git", "HEAD")) }
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
 	return err == nil
 }
 
@@ -88,8 +90,12 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 // Edited lists the tracked files, relative to the working tree, that are not what
 // HEAD has: changed, removed or staged. Every file is read: what the index
 // remembers, or hides (assume-unchanged, skip-worktree, sparse checkouts), does not
-// count. It changes nothing. Submodules, which are not checked out, are left out.
+// count. It changes nothing. Submodules count where Options has them.
 func (r *Repo) Edited(ctx context.Context) ([]string, error) {
+	submodules := "--ignore-submodules=all"
+	if r.opts.Submodules {
+		submodules = "--ignore-submodules=untracked"
+	}
 	if !r.exists() {
 		return nil, nil
 	}
@@ -107,7 +113,7 @@ func (r *Repo) Edited(ctx context.Context) ([]string, error) {
 	if _, err := fresh.output(ctx, r.dir, "read-tree", "--end-of-options", head); err != nil {
 		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
 	}
-	text, err := fresh.list(ctx, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all")
+	text, err := fresh.list(ctx, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=no", submodules)
 	if err != nil {
 		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
 	}

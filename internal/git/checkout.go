@@ -62,12 +62,19 @@ func (r *Repo) checkout(ctx context.Context, commit string, out io.Writer) error
 	if err != nil {
 		return err
 	}
+	left := r.leftSubmodules(ctx, tracked, wanted)
 	ours := maps.Clone(half)
 	maps.Copy(ours, tracked)
+	for _, list := range left {
+		maps.Copy(ours, list)
+	}
 	if err := r.obstructed(wanted, ours); err != nil {
 		return err
 	}
 	if err := r.removeStrays(half, tracked, wanted); err != nil {
+		return err
+	}
+	if err := r.removeSubmodules(left); err != nil {
 		return err
 	}
 	if err := os.WriteFile(target, []byte(commit+"\n"), 0o600); err != nil {
@@ -93,6 +100,14 @@ func (r *Repo) checkout(ctx context.Context, commit string, out io.Writer) error
 	}
 	if head != commit {
 		return fmt.Errorf("HEAD is at %q afterwards", head)
+	}
+	if r.opts.Submodules {
+		if err := r.submodules(ctx, wanted, out); err != nil {
+			return err
+		}
+	}
+	if pointers, err := r.LFSPointers(ctx); err == nil && len(pointers) > 0 {
+		say(out, "warning: %s", PointersText(pointers))
 	}
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,8 @@ type Options struct {
 	SearchPaths []string
 	// Grace is the time between TERM and KILL; zero is process.DefaultGrace.
 	Grace time.Duration
+	// Submodules says that a checkout includes them, Tags that a fetch does.
+	Submodules, Tags bool
 	// ProcessFile names the running git for process.KillOrphan; may be empty.
 	ProcessFile string
 }
@@ -218,8 +221,28 @@ func (r *Repo) output(ctx context.Context, dir string, args ...string) (string, 
 	return strings.TrimSuffix(string(b.b), "\n"), nil
 }
 
+// lend lets submodules and LFS, which know the remote without its credentials, use
+// them at the same host.
+func (r *Repo) lend() [][2]string {
+	var config [][2]string
+	scheme, rest, isURL := strings.Cut(r.remote, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 && (scheme == "https" || scheme == "http") {
+		config = append(config, [2]string{"url." + scheme + "://" + authority + "/.insteadOf", scheme + "://" + authority[at+1:] + "/"})
+	}
+	if r.opts.Submodules {
+		// They belong to whom the working tree belongs to.
+		config = append(config, [2]string{"safe.directory", "*"})
+		// git takes a submodule from this machine only where it is told to.
+		if !isURL && filepath.IsAbs(r.remote) || scheme == "file" {
+			config = append(config, [2]string{"protocol.file.allow", "always"})
+		}
+	}
+	return config
+}
+
 func (r *Repo) environment() []string {
-	config := append([][2]string{
+	config := slices.Concat([][2]string{
 		{"remote." + remote + ".url", r.remote},
 		{"safe.directory", r.dir},
 		{"core.hooksPath", "/dev/null"},
@@ -239,7 +262,7 @@ func (r *Repo) environment() []string {
 		{"core.ignoreStat", "false"},
 		{"core.trustctime", "true"},
 		{"core.checkStat", "default"},
-	}, r.config...)
+	}, r.config, r.lend())
 	// git compares the real path.
 	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {
 		config = append(config, [2]string{"safe.directory", real})

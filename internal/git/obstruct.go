@@ -17,7 +17,7 @@ import (
 	"syscall"
 )
 
-// maxNamed bounds how many files an ObstructedError names.
+// maxNamed bounds how many files an error names.
 const maxNamed = 10
 
 // ObstructedError says that files which git does not track, ignored ones or not,
@@ -29,19 +29,28 @@ type ObstructedError struct {
 }
 
 func (e *ObstructedError) Error() string {
-	what := "an untracked file is"
-	if n := len(e.Files); n != 1 {
-		what = fmt.Sprintf("%d untracked files are", n)
+	return fmt.Sprintf("%s in the way of files of the commit in %s, and nothing was changed; move or delete what is not needed, then deploy again: %s",
+		count(len(e.Files), "untracked file is", "untracked files are"), e.Dir, named(e.Files))
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
 	}
-	names := make([]string, 0, maxNamed)
-	for _, name := range e.Files[:min(len(e.Files), maxNamed)] {
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// named lists the first of some files.
+func named(list []string) string {
+	var names []string
+	for _, name := range list[:min(len(list), maxNamed)] {
 		names = append(names, fmt.Sprintf("%q", name))
 	}
-	list := strings.Join(names, ", ")
-	if more := len(e.Files) - maxNamed; more > 0 {
-		list += fmt.Sprintf(", and %d more", more)
+	text := strings.Join(names, ", ")
+	if more := len(list) - maxNamed; more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
 	}
-	return fmt.Sprintf("%s in the way of files of the commit in %s, and nothing was changed; move or delete what is not needed, then deploy again: %s", what, e.Dir, list)
+	return text
 }
 
 // obstructed compares the files of a commit with what is on the disk, of which
@@ -75,6 +84,19 @@ func (r *Repo) obstructed(wanted, ours files) error {
 			}
 		}
 	}
+	return r.obstructing(found)
+}
+
+// obstructedBelow is obstructed for a directory that something is cloned into.
+func (r *Repo) obstructedBelow(name string) error {
+	d, found := disk{root: r.dir}, map[string]bool{}
+	if err := d.untrackedBelow(name, found); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look for untracked files in the way: %w", err)
+	}
+	return r.obstructing(found)
+}
+
+func (r *Repo) obstructing(found map[string]bool) error {
 	if len(found) == 0 {
 		return nil
 	}

@@ -175,7 +175,11 @@ func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Wr
 
 func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string, more ...string) error {
 	args := append([]string{"fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"}, more...)
-	err := r.contact(ctx, r.dir).run(ctx, r.dir, nil, out, append(args, "--end-of-options", remote, refspec)...)
+	args = append(args, "--end-of-options", remote, refspec)
+	if r.opts.Tags { // with a refspec of their own, so that one that was moved moves here, too
+		args = append(args, "+refs/tags/*:refs/tags/*")
+	}
+	err := r.contact(ctx, r.dir).run(ctx, r.dir, nil, out, args...)
 	if err != nil {
 		r.sweep() // at once: it may be what fills the disk
 	}
