@@ -195,13 +195,18 @@ func (c *Config) Problems() []*Error {
 		if !d.Enabled || d.Unsupported == "" {
 			continue
 		}
-		problems = append(problems, &Error{
-			File: d.at.file, Line: d.at.line, Column: d.at.column, Key: join("deployments", slug),
-			Message:    "deployment " + strconv.Quote(slug) + " is refused: " + d.Unsupported,
-			Suggestion: `until then set enabled = false, or write its commands as [[` + join("deployments", slug) + `.steps]] with handler = "command"`,
-		})
+		problems = append(problems, d.Refused(d.Unsupported,
+			`until then set enabled = false, or write its commands as [[`+join("deployments", slug)+`.steps]] with handler = "command"`))
 	}
 	return problems
+}
+
+// Refused is the error that the deployment cannot be run, and why.
+func (d *Deployment) Refused(why, suggestion string) *Error {
+	return &Error{
+		File: d.at.file, Line: d.at.line, Column: d.at.column, Key: join("deployments", d.Slug),
+		Message: "deployment " + strconv.Quote(d.Slug) + " is refused: " + why, Suggestion: suggestion,
+	}
 }
 
 // Hidden returns every value that must not appear in a run's log: the webhook

@@ -137,6 +137,8 @@ func validStepName(s string) (wrong, suggestion string) {
 		return "is empty", "say in a word or two what it does"
 	case len(s) > 100:
 		return "is longer than 100 bytes", ""
+	case s == "fetch" || s == "checkout":
+		return "is the name of a step that comes before the configured ones", "choose another"
 	case s != strings.TrimSpace(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return "must be printable, without a space at either end", ""
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,7 +119,22 @@ func Refuse(cfg *config.Config, listen, work bool) error {
 			return err
 		}
 	}
-	if problems := cfg.Problems(); work && len(problems) > 0 {
+	if !work {
+		return nil
+	}
+	problems := cfg.Problems()
+	for _, slug := range cfg.Slugs() {
+		d := cfg.Deployments[slug]
+		if !d.Enabled || d.Unsupported != "" {
+			continue
+		}
+		// The handler has the last word: a worker that cannot have one would let
+		// its pushes wait.
+		if _, err := Handler(cfg, d); err != nil {
+			problems = append(problems, d.Refused(strings.ReplaceAll(err.Error(), "\n", "; "), "change it, or set enabled = false"))
+		}
+	}
+	if len(problems) > 0 {
 		return &config.Errors{List: problems}
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/migrations"
@@ -108,12 +109,13 @@ func TestRefusesWhatCannotWork(t *testing.T) {
 		listen, work bool
 		want         string
 	}{
-		"no secret":     {base, true, true, "secret"},
-		"an empty one":  {"webhook_secret_token = \"\"\n" + base, true, false, "secret"},
-		"pm2":           {token + base + deployment + "instance_name = \"web\"\n", true, true, "pm2"},
-		"nginx":         {token + base + deployment + "[[deployments.web.sites]]\nrule = \"include\"\nselect = \"*\"\n", false, true, "nginx"},
-		"self":          {token + base + deployment + "systemd_unit_name = \"deployer.service\"\n", false, true, "self"},
-		"self, by name": {token + base + deployment + "handler = \"self\"\n", false, true, "self"},
+		"no secret":       {base, true, true, "secret"},
+		"an empty one":    {"webhook_secret_token = \"\"\n" + base, true, false, "secret"},
+		"pm2":             {token + base + deployment + "instance_name = \"web\"\n", true, true, "pm2"},
+		"nginx":           {token + base + deployment + "[[deployments.web.sites]]\nrule = \"include\"\nselect = \"*\"\n", false, true, "nginx"},
+		"self":            {token + base + deployment + "systemd_unit_name = \"deployer.service\"\n", false, true, "self"},
+		"a built-in step": {token + base + deployment + "steps = [{ name = \"fetch\", run = [\"true\"] }]\n", false, true, `"fetch" is the name of a step`},
+		"self, by name":   {token + base + deployment + "handler = \"self\"\n", false, true, "self"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, err := tryLoad(t, t.TempDir(), c.text)
@@ -133,6 +135,46 @@ func TestRefusesWhatCannotWork(t *testing.T) {
 	}
 	if err := Refuse(load(t, t.TempDir(), token+base+deployment+"instance_name = \"web\"\n"), true, false); err != nil {
 		t.Errorf("listen needs no handler, but: %v", err)
+	}
+}
+
+// What the configuration accepts, a handler can be made of: otherwise the worker
+// would not start, and pushes would wait.
+func TestHandlersTakeWhatTheConfigurationAccepts(t *testing.T) {
+	t.Parallel()
+	texts := []string{
+		"", " ", "a", "fetch", "checkout", "Fetch", "plan", "-x", "--", "..", "../x", "a/../b", "/abs", "a=b", "a\x00b", "a\nb", "\u00e9", "x.lock", "x.lock/y",
+		"HEAD", "@", "@{u}", "a..b", "refs/heads/main", "-main", "a b", "a~1", "a:b", "a.", ".a", "\xff", "https://x/y", "file:///x", "ext::sh -c x", "git@host:x", "host:x",
+		strings.Repeat("a", 200), strings.Repeat("a/", 150) + "a",
+	}
+	keys := []string{"branch", "path", "remote", "repository", "name", "run", "dir", "env name", "env value"}
+	accepted := 0
+	for _, key := range keys {
+		for _, text := range texts {
+			values := map[string]string{
+				"branch": "main", "path": "/srv/web", "remote": "/srv/web.git", "repository": "o/web", "name": "build", "run": "make", "dir": "sub",
+				"env name": "A", "env value": "b",
+			}
+			values[key] = text
+			q := func(key string) string { return fmt.Sprintf("%q", values[key]) }
+			cfg, err := tryLoad(t, t.TempDir(), "webhook_secret_token = \"x\"\ninstance = \"i\"\nstate_dir = \"/nowhere\"\n[deployments.web]\n"+
+				"branch = "+q("branch")+"\npath = "+q("path")+"\nremote = "+q("remote")+"\nrepository = "+q("repository")+
+				"\nsteps = [{ name = "+q("name")+", run = ["+q("run")+"], dir = "+q("dir")+", env = { "+q("env name")+" = "+q("env value")+" } }]\n")
+			if err != nil {
+				continue
+			}
+			accepted++
+			handler, err := Handler(cfg, cfg.Deployments["web"])
+			if err == nil {
+				_, err = handler.Plan(t.Context(), handlers.Job{Branch: cfg.Deployments["web"].Branch, Commit: strings.Repeat("a", 40)})
+			}
+			if err != nil {
+				t.Errorf("%s = %q is accepted, but: %v", key, text, err)
+			}
+		}
+	}
+	if accepted < len(keys) {
+		t.Errorf("only %d were accepted", accepted)
 	}
 }
 

@@ -62,18 +62,19 @@ func Orphans(cfg *config.Config) (map[string]int, error) {
 		return nil, fmt.Errorf("list the queues: %w", err)
 	}
 	orphans := map[string]int{}
+	var errs []error
 	for _, dir := range dirs {
 		if name := dir.Name(); dir.IsDir() && name != config.MainQueue && cfg.Deployments[name] == nil {
 			entries, err := queue.List(QueueDir(cfg, name))
 			if err != nil {
-				return nil, fmt.Errorf("queue %s: %w", name, err)
+				errs = append(errs, fmt.Errorf("queue %s: %w", name, err))
 			}
 			if len(entries) > 0 {
 				orphans[name] = len(entries)
 			}
 		}
 	}
-	return orphans, nil
+	return orphans, errors.Join(errs...)
 }
 
 // warnOfOrphans tells of deployments that were removed or renamed while

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -27,7 +26,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		state.enter(phaseStandby, "")
 		o.Logger.Info("standing by: another process works on this state_dir", "state_dir", o.Config.StateDir)
 	})
-	_, release, err := lock.NewFlock(o.Config.StateDir).Acquire(ctx, "work")
+	_, release, err := lock.OfProcesses(o.Config.StateDir).Acquire(ctx, workLock)
 	standby.Stop()
 	if err != nil {
 		if ctx.Err() != nil {
@@ -146,11 +145,19 @@ func awaitStore(ctx context.Context, o Options, state *condition) (*Store, error
 	return store, nil
 }
 
-// NewLocker returns the lock of the configuration: flock(2) beside the queues,
-// or Redis with a [lock] url.
+// workLock is held by the one worker process of a state_dir.
+const workLock = "work"
+
+// WorkerRuns says whether a worker process has the state_dir.
+func WorkerRuns(cfg *config.Config) (bool, error) {
+	return lock.OfProcesses(cfg.StateDir).Held(workLock)
+}
+
+// NewLocker returns the lock of the configuration: flock(2) in state_dir, or Redis
+// with a [lock] url.
 func NewLocker(cfg *config.Config, log *slog.Logger) (worker.Locker, func(), error) {
 	if cfg.Lock.URL.Reveal() == "" {
-		return lock.NewFlock(filepath.Join(cfg.StateDir, "queues")), func() {}, nil
+		return lock.OfDeployments(cfg.StateDir), func() {}, nil
 	}
 	lock.ClientLog(log) // else the client prints to standard error by itself
 	redis, err := lock.NewRedis(cfg.Lock.URL.Reveal(), cfg.Instance, cfg.Lock.TTL, log)

@@ -159,7 +159,7 @@ func TestAllIsWell(t *testing.T) {
 	s := newSite(t)
 	s.sign(t)
 	s.project(t)
-	_, release, err := lock.NewFlock(s.state).Acquire(t.Context(), "work")
+	_, release, err := lock.OfProcesses(s.state).Acquire(t.Context(), "work")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func write(t *testing.T, path string) {
 // What a worker that runs says of itself is told; what another program says is not.
 func TestTheWorkersOwnReasons(t *testing.T) {
 	s := newSite(t)
-	_, release, err := lock.NewFlock(s.state).Acquire(t.Context(), "work")
+	_, release, err := lock.OfProcesses(s.state).Acquire(t.Context(), "work")
 	if err != nil {
 		t.Fatal(err)
 	}

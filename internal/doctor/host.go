@@ -182,7 +182,7 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 
 func (d *doctor) lock(ctx context.Context) {
 	if d.Config.Lock.URL.Reveal() == "" {
-		d.say(OK, "", "flock(2) in %s: one host", filepath.Join(d.Config.StateDir, "queues"))
+		d.say(OK, "", "flock(2) in %s: one host", filepath.Join(d.Config.StateDir, "locks"))
 		return
 	}
 	const advice = "start the lock server or mend [lock] url: until then deploys wait"

@@ -11,14 +11,14 @@ import (
 	"strconv"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
 // answerMax bounds what is read of an answer, in bytes.
 const answerMax = 1 << 20
 
 func (d *doctor) daemon(ctx context.Context) {
-	held, err := lock.NewFlock(d.Config.StateDir).Held("work")
+	held, err := daemon.WorkerRuns(d.Config)
 	switch {
 	case err != nil:
 		d.say(Warn, "run this as the user that the daemon runs as", "whether a worker runs cannot be told: %v", err)

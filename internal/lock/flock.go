@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,8 +29,17 @@ const (
 // removing one while somebody waits for it would let two in.
 type Flock struct{ dir string }
 
-// NewFlock returns locks whose files are {dir}/{name}.lock. The directory must exist.
+// NewFlock returns locks whose files are {dir}/{name}.lock. The directory is made
+// where it is missing, and lets nobody else in: whoever can read a lock's file can
+// hold the lock.
 func NewFlock(dir string) *Flock { return &Flock{dir: dir} }
+
+// OfDeployments are the locks that keep two runs of a deployment apart.
+func OfDeployments(stateDir string) *Flock { return NewFlock(filepath.Join(stateDir, "locks")) }
+
+// OfProcesses are those of the processes of a state_dir. They stand apart from
+// those of deployments, which may have any name.
+func OfProcesses(stateDir string) *Flock { return NewFlock(filepath.Join(stateDir, "locks", "daemon")) }
 
 // Path is the file that locks name.
 func (l *Flock) Path(name string) string { return filepath.Join(l.dir, name+".lock") }
@@ -60,9 +70,7 @@ func (l *Flock) Acquire(ctx context.Context, name string) (held context.Context,
 
 // try returns the locked file, or nil where somebody else holds it.
 func (l *Flock) try(name string) (*os.File, error) {
-	// Reading is enough for flock, so that a file made by root can be locked by
-	// the worker's user too. A FIFO or a link in its place must not be followed.
-	f, err := os.OpenFile(l.Path(name), os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
+	f, err := l.open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +94,61 @@ func (l *Flock) try(name string) (*os.File, error) {
 		return nil, nil
 	}
 	return f, nil
+}
+
+// open opens the file of name, which it makes where it is missing. A FIFO or a
+// link in its place must not be followed.
+func (l *Flock) open(name string) (*os.File, error) {
+	const flags = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK // reading is enough for flock
+	f, err := os.OpenFile(l.Path(name), flags, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := makeDir(l.dir); err != nil {
+		return nil, err
+	}
+	f, err = os.OpenFile(l.Path(name), flags|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := likeParent(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// makeDir makes the directory with those above it that are missing.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o750)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir:
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		return makeDir(dir)
+	case err != nil:
+		return err
+	}
+	return likeParent(dir)
+}
+
+// likeParent gives what root has made to the owner of the directory that it
+// stands in, who must be able to use it, too.
+func likeParent(path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+	}
+	return nil
 }
 
 // Held says whether somebody holds name now. It makes no file, and keeps nobody

@@ -209,8 +209,54 @@ func TestFlockIsNotFooledByWhatStandsInItsPlace(t *testing.T) {
 	if err == nil {
 		_ = release()
 	}
-	if _, _, err := NewFlock(filepath.Join(dir, "nowhere")).Acquire(within(t), "web"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("without its directory: %v", err)
+}
+
+// Whoever can read the file can hold the lock.
+func TestFlockFilesAreForTheirOwner(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	dir := filepath.Join(t.TempDir(), "state", "locks", "daemon")
+	l := NewFlock(dir)
+	_, release, err := l.Acquire(within(t), "web.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = release() }()
+	for path, mode := range map[string]os.FileMode{
+		filepath.Dir(dir): os.ModeDir | 0o750, dir: os.ModeDir | 0o750, l.Path("web.lock"): 0o640,
+	} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
+			t.Errorf("%s: %v, %v; want %v", path, info, err, mode)
+		}
+	}
+}
+
+// What root makes is of use to the owner of the directory.
+func TestFlockOfRootIsTheOwnersToo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("this is not root, which has nothing to give away")
+	}
+	state := t.TempDir()
+	const nobody = 65534
+	if os.Geteuid() == 0 {
+		if err := os.Chown(state, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.Stat(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := NewFlock(filepath.Join(state, "locks"))
+	_, release, err := l.Acquire(within(t), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = release() }()
+	owner := func(info os.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }
+	for _, path := range []string{filepath.Join(state, "locks"), l.Path("web")} {
+		if info, err := os.Stat(path); err != nil || owner(info) != owner(want) {
+			t.Errorf("%s belongs to %v, %v; want %d", path, info, err, owner(want))
+		}
 	}
 }
 

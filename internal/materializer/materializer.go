@@ -47,6 +47,11 @@ type Materializer struct {
 	o        Options
 	position atomic.Int64
 	saved    int64 // only Run's goroutine uses it
+	// broken are the queues that could not be made equal to the log. The others go
+	// on meanwhile. Only Run's goroutine uses it.
+	broken map[string]*retry.Outage
+	// pause is how long to wait before they are tried again.
+	pause time.Duration
 }
 
 const (
@@ -63,6 +68,12 @@ const (
 	saveTimeout = 2 * time.Second
 )
 
+// errLog says that the log could not be read, which is no fault of a queue.
+var errLog = errors.New("read the log")
+
+// errBroken says that it is time to look at the queues that are broken again.
+var errBroken = errors.New("a queue is not what the log says")
+
 // errIncomplete says that a queue's directory is not the one that was written to.
 var errIncomplete = errors.New("the queue's directory was lost")
 
@@ -71,7 +82,7 @@ func New(o Options) *Materializer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Materializer{o: o}
+	return &Materializer{o: o, broken: map[string]*retry.Outage{}}
 }
 
 // Position is the newest position whose files are durable, 0 before Run has
@@ -79,7 +90,8 @@ func New(o Options) *Materializer {
 func (m *Materializer) Position() int64 { return m.position.Load() }
 
 // Run follows the log until ctx ends, and then returns nil. Errors of the disk
-// and of the database are retried with a growing pause. A hole in the log or an
+// and of the database are retried with a growing pause; those of one queue do not
+// hold up the others. A hole in the log or an
 // event that this binary does not know ends it with that error.
 func (m *Materializer) Run(ctx context.Context) error {
 	defer m.flush(ctx)
@@ -93,17 +105,15 @@ func (m *Materializer) Run(ctx context.Context) error {
 			}
 		}
 		if ready {
-			err = m.o.Log.Follow(ctx, m.Position(), func(ctx context.Context, events []eventlog.Event) error {
-				err := m.apply(ctx, events)
-				if err == nil {
-					outage.Over()
-				}
-				return err
-			})
+			err = m.follow(ctx, outage)
 			ready = !errors.Is(err, errIncomplete)
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errBroken) {
+			ready = false
+			continue
 		}
 		var hole *eventlog.HoleError
 		var unknown *eventlog.UnknownEventError
@@ -112,6 +122,48 @@ func (m *Materializer) Run(ctx context.Context) error {
 		}
 		retry.Sleep(ctx, outage.Failed(err))
 	}
+}
+
+// follow applies what comes. Where a queue is broken it returns errBroken when it
+// is time to try again.
+func (m *Materializer) follow(ctx context.Context, outage *retry.Outage) error {
+	if len(m.broken) > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, m.pause, errBroken)
+		defer cancel()
+	}
+	err := m.o.Log.Follow(ctx, m.Position(), func(ctx context.Context, events []eventlog.Event) error {
+		err := m.apply(ctx, events)
+		if err == nil {
+			outage.Over()
+		}
+		return err
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// settle notes whether a queue is as it should be. It returns the error that
+// must hold up the others, too.
+func (m *Materializer) settle(ctx context.Context, slug string, err error) error {
+	outage := m.broken[slug]
+	switch {
+	case ctx.Err() != nil, errors.Is(err, errLog):
+		return err
+	case err == nil && outage == nil:
+		return nil
+	case err == nil:
+		outage.Over()
+		delete(m.broken, slug)
+		return nil
+	case outage == nil:
+		outage = retry.New(m.o.Logger.With("deployment", slug), slog.LevelError, "a queue cannot be written for now; the others go on")
+		m.broken[slug] = outage
+	}
+	m.pause = max(m.pause, outage.Failed(err))
+	return nil
 }
 
 // begin makes the directories equal to the log and finds the position to follow
@@ -154,7 +206,14 @@ func (m *Materializer) apply(ctx context.Context, events []eventlog.Event) error
 			if ended[entry.run()] {
 				continue // catching up: that work is done
 			}
-			if err := m.put(ctx, entry); err != nil {
+			if m.broken[entry.Deployment] != nil {
+				continue // it is made equal to the log as a whole, once that can be done
+			}
+			err := m.put(ctx, entry)
+			if errors.Is(err, errIncomplete) {
+				return err
+			}
+			if err := m.settle(ctx, entry.Deployment, err); err != nil {
 				return err
 			}
 			wrote = true

@@ -150,6 +150,32 @@ func TestStartNoticesWhatWasLost(t *testing.T) {
 	}
 }
 
+// A queue that cannot be made does not hold up the others, and is what it should
+// be once it can.
+func TestQueueThatCannotBeMadeStopsNoOther(t *testing.T) {
+	s := newSite(t)
+	s.append(t, forwarded("a", "web", 1), forwarded("a", "docs", 1))
+	web := filepath.Join(s.dir, "web")
+	if err := errors.Join(os.Mkdir(s.dir, 0o750), os.WriteFile(web, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	m, stop := s.run(t)
+	defer stop()
+	s.append(t, forwarded("b", "web", 1), forwarded("b", "docs", 1))
+	s.caughtUp(t, m)
+	s.expectFiles(t, "docs a 1", "docs b 1")
+	if err := s.materializer().Rebuild(t.Context()); err == nil || !strings.Contains(err.Error(), "queue web: ") {
+		t.Errorf("a rebuild says %v", err)
+	}
+	if err := os.Remove(web); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the queue is made", func() bool { return len(s.files(t)) == 4 })
+	s.append(t, forwarded("c", "web", 1))
+	s.caughtUp(t, m)
+	s.expectFiles(t, "docs a 1", "docs b 1", "web a 1", "web b 1", "web c 1")
+}
+
 // While the daemon runs, a lost directory must not keep the others waiting.
 func TestDirectoryLostWhileRunning(t *testing.T) {
 	s := newSite(t)

@@ -31,6 +31,10 @@ var orderTypes = []eventlog.Type{
 // which looks for the end before it starts anything.
 func (m *Materializer) Rebuild(ctx context.Context) error {
 	_, err := m.rebuild(ctx)
+	for _, slug := range slices.Sorted(maps.Keys(m.broken)) {
+		_, why := m.broken[slug].Now()
+		err = errors.Join(err, fmt.Errorf("queue %s: %w", slug, why))
+	}
 	return err
 }
 
@@ -77,8 +81,9 @@ func (m *Materializer) rebuild(ctx context.Context) (int64, error) {
 			slugs = append(slugs, slug)
 		}
 	}
+	m.pause = 0
 	for _, slug := range slugs {
-		if err := m.rebuildQueue(ctx, slug, expected[slug]); err != nil {
+		if err := m.settle(ctx, slug, m.rebuildQueue(ctx, slug, expected[slug])); err != nil {
 			return 0, err
 		}
 	}
@@ -138,7 +143,7 @@ func (m *Materializer) sweep(ctx context.Context, q *queue.Queue, slug string, w
 	// Read after the files: what is beyond this head is in no log of ours.
 	head, err := m.o.Log.Head(ctx)
 	if err != nil {
-		return fmt.Errorf("read the head of the log: %w", err)
+		return fmt.Errorf("%w: %w", errLog, err)
 	}
 	for chunk := range slices.Chunk(extra, findChunk) {
 		if err := m.sweepChunk(ctx, q, head, chunk); err != nil {
@@ -288,10 +293,10 @@ func (m *Materializer) orders(ctx context.Context, deliveryIDs []string, head in
 	o := orders{instance: m.o.Instance, state: projections.NewState()}
 	for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Instance: m.o.Instance, DeliveryIDs: deliveryIDs}) {
 		if err != nil {
-			return orders{}, fmt.Errorf("read what the log orders: %w", err)
+			return orders{}, fmt.Errorf("%w: %w", errLog, err)
 		}
 		if err := o.state.Apply(&e); err != nil {
-			return orders{}, err
+			return orders{}, fmt.Errorf("%w: %w", errLog, err)
 		}
 		if e.Position > head {
 			continue

@@ -86,7 +86,7 @@ func Kept(dir string) ([]byte, error) {
 // says that the log was tampered with.
 func (s *Signer) Sign(ctx context.Context) ([]byte, checkpoint.Checkpoint, error) {
 	fail := func(err error) ([]byte, checkpoint.Checkpoint, error) { return nil, checkpoint.Checkpoint{}, err }
-	ctx, release, err := lock.NewFlock(s.o.Dir).Acquire(ctx, fileName)
+	ctx, release, err := lock.OfProcesses(s.o.Dir).Acquire(ctx, fileName)
 	if err != nil {
 		return fail(fmt.Errorf("sign a checkpoint: %w", err))
 	}

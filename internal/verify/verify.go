@@ -153,7 +153,8 @@ func (o Options) compareQueues(ctx context.Context) ([]string, error) {
 	for _, slug := range slugs {
 		entries, err := queue.List(o.QueueDir(slug))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("look at the queue of %s: %w", slug, err)
+			breaches = append(breaches, fmt.Sprintf("queue %s: it cannot be looked at: %v", slug, err))
+			continue
 		}
 		there := make(map[string]bool, len(entries))
 		for _, e := range entries {

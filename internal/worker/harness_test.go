@@ -59,7 +59,7 @@ func (p place) options(log Log, q *queue.Queue, w Queue) (Options, error) {
 	return Options{
 		Instance: instance, Host: host, Handler: handler, Repository: clone{git.Open(p.live(), p.remote(), git.Options{})},
 		Deployment: Deployment{Slug: slug, Repository: "o/r", Path: p.live(), Enabled: true, RetryInterrupted: true},
-		Queue:      w, Files: q, Log: log, Locker: lock.NewFlock(filepath.Join(p.Dir, "queues")),
+		Queue:      w, Files: q, Log: log, Locker: lock.OfDeployments(p.Dir),
 		RunsDir: filepath.Join(p.Dir, "runs"), Secrets: []string{secret},
 		DrainGrace: 20 * time.Millisecond, StepGrace: 200 * time.Millisecond, Logger: quiet,
 	}, err
