@@ -4,9 +4,13 @@
 demo *ARGS:
     go run ./cmd/durhack-deployer demo {{ARGS}}
 
-# All tests but those of `just integration` that need Redis.
+# All tests but those of `just integration` that need Redis; they need Go, git and Postgres.
 test *ARGS:
     go test {{ARGS}} ./...
+
+# The packages with properties and models, with TIMES the checks: hours. A failure names its seed (RAPID_SEED).
+soak TIMES='100' *ARGS:
+    RAPID_CHECKS={{TIMES}}00 go test -count=1 -timeout=0 {{ARGS}} $(grep -rl --include='*_test.go' 'rapid\.Check' . | xargs -n1 dirname | sort -u)
 
 # The whole daemon on Postgres and Dragonfly (Docker), or on local servers where there is no engine.
 integration *ARGS:

@@ -23,14 +23,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
-func TestMain(m *testing.M) {
-	// Each check of the model starts materializers.
-	if err := testkit.Checks("30"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(pgtest.MainNoLeaks(m))
-}
+func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
 
 const sha = "0123456789abcdef0123456789abcdef01234567"
 

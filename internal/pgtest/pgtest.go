@@ -89,7 +89,11 @@ func (s *server) createEmpty(ctx context.Context) (string, error) {
 // createLocked makes a database as a copy of the template and returns its name.
 func (s *server) createLocked(ctx context.Context, template string) (string, error) {
 	name := "durhack_test_" + strings.ToLower(rand.Text())
-	_, err := s.admin.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template)
+	sql := "CREATE DATABASE " + name + " TEMPLATE " + template
+	if s.cluster != nil {
+		sql += " STRATEGY FILE_COPY" // takes half as long where no checkpoint waits for a disk
+	}
+	_, err := s.admin.Exec(ctx, sql)
 	if err != nil {
 		return "", fmt.Errorf("make a database: %w", err)
 	}

@@ -22,14 +22,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
-func TestMain(m *testing.M) {
-	// Each check of the model starts routers; 30 of them are enough for a day.
-	if err := testkit.Checks("30"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(pgtest.MainNoLeaks(m))
-}
+func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
 
 var quiet = slog.New(slog.DiscardHandler)
 

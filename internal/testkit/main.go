@@ -2,9 +2,11 @@ package testkit
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"go.uber.org/goleak"
@@ -23,11 +25,15 @@ const (
 // directory of this test binary's own, in memory where there is room and the
 // environment names no other place: a test database is some hundred files and a
 // repository some dozen, which a disk makes slowly. What a killed test binary left
-// there, a later one removes. The result is for os.Exit.
+// there, a later one removes. Properties get fewer checks; see shorten. The result is
+// for os.Exit.
 func Main(m interface{ Run() int }, ends ...func() error) (code int) {
 	remove, err := scratch()
 	if err != nil {
 		return report(1, err)
+	}
+	if err := shorten(); err != nil {
+		return report(1, errors.Join(err, remove()))
 	}
 	code = m.Run()
 	for _, end := range append(ends, remove) {
@@ -43,6 +49,23 @@ func MainNoLeaks(m interface{ Run() int }, ends ...func() error) int {
 		code = report(code, goleak.Find())
 	}
 	return code
+}
+
+// percent is how many of a property's checks are made by these packages, whose
+// checks mostly start something: 30 of rapid's 100, or of RAPID_CHECKS. (-rapid.checks
+// is read later, and so is what it says.)
+const percent = 30
+
+func shorten() error {
+	checks := flag.Lookup("rapid.checks")
+	if checks == nil {
+		return nil // no properties in this binary
+	}
+	n, err := strconv.Atoi(checks.Value.String())
+	if err != nil {
+		return err
+	}
+	return checks.Value.Set(strconv.Itoa(max(1, n*percent/100)))
 }
 
 func report(code int, err error) int {

@@ -1,10 +1,13 @@
 package testkit
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 type run func() int
@@ -32,6 +35,21 @@ func TestMain_GivesTestsADirectoryAndRemovesIt(t *testing.T) {
 	})
 	if _, err := os.Stat(dir); code != 3 || !ended || !os.IsNotExist(err) {
 		t.Errorf("code %d, ended %v, the directory afterwards: %v", code, ended, err)
+	}
+}
+
+func TestMain_ShortensProperties(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	if err := flag.Set("rapid.checks", "100"); err != nil {
+		t.Fatal(err)
+	}
+	checks := 0
+	Main(run(func() int {
+		rapid.Check(t, func(*rapid.T) { checks++ })
+		return 0
+	}))
+	if checks != 30 {
+		t.Errorf("a property was checked %d times", checks)
 	}
 }
 

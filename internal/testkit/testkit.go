@@ -4,10 +4,8 @@ package testkit
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,16 +45,6 @@ func Git(t TB, dir string, args ...string) string {
 		t.Fatalf("git %q: %v\n%s", args, err, out)
 	}
 	return strings.TrimSpace(string(out))
-}
-
-// Checks sets how many checks each property has, where the command line does not.
-// It is for a TestMain whose checks each start something.
-func Checks(n string) error {
-	flag.Parse()
-	if slices.ContainsFunc(os.Args, func(arg string) bool { return strings.Contains(arg, "rapid.checks") }) {
-		return nil
-	}
-	return flag.Set("rapid.checks", n)
 }
 
 // Buffer is a bytes.Buffer that may be read while others write.
