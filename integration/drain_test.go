@@ -15,7 +15,7 @@ import (
 func gated(t *testing.T, extra string) (*site, gate, []string) {
 	t.Helper()
 	r := newRepo(t)
-	commits := r.pages("main", 2)
+	commits := r.pages("main", 3)
 	g := newGate(t)
 	s := newSite(t, pgtest.MigratedDSN(t), deployment{
 		slug: "web", repository: "ada/web", remote: r, extra: extra, steps: []step{g.step()},
@@ -34,13 +34,16 @@ func TestSIGTERMLetsARunningStepFinish(t *testing.T) {
 	g.send(second)
 	gates.begun(1)
 	p.signal(syscall.SIGTERM)
-	refuses(t, addr)
-	p.mustRun() // the step still does, and so does the daemon
+	p.says("msg=draining")
+	// The step still runs; a push that comes meanwhile would not come again.
+	third := push("ada/web", "main", commits[2])
+	g.send(third)
 	if got := s.events().of(first.id).types(); got != "received forwarded started" {
 		t.Errorf("the story, while draining: %s", got)
 	}
 	gates.open()
 	p.exits(0)
+	refuses(t, addr)
 	all := s.events()
 	if got := all.of(first.id).types(); got != "received forwarded started deployed" {
 		t.Errorf("the story: %s", got)
@@ -54,9 +57,9 @@ func TestSIGTERMLetsARunningStepFinish(t *testing.T) {
 	}
 	// What was left waits for the next start.
 	p = s.start("serve")
-	s.ends(second.id)
-	s.live("web", commits[1])
-	s.accounted(first.id, second.id)
+	s.ends(second.id, third.id)
+	s.live("web", commits[2])
+	s.accounted(first.id, second.id, third.id)
 	p.stop()
 }
 
@@ -96,12 +99,11 @@ func TestASecondSignalGivesUpAtOnce(t *testing.T) {
 	t.Parallel()
 	s, gates, commits := gated(t, `on_interrupt = "fail"`)
 	p := s.start("serve")
-	addr := p.addr()
 	d := push("ada/web", "main", commits[0])
-	s.github(addr).send(d)
+	s.github(p.addr()).send(d)
 	gates.begun(1)
 	p.signal(syscall.SIGTERM)
-	refuses(t, addr)
+	p.says("msg=draining")
 	// Signals that come in the same moment are one.
 	for tick := time.NewTicker(100 * time.Millisecond); ; <-tick.C {
 		p.signal(syscall.SIGTERM)

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
@@ -13,9 +17,11 @@ import (
 func (c *cli) serveCommand() *cobra.Command {
 	return c.daemonCommand("serve", "Run the whole daemon: listener, router and workers",
 		`Runs the listener and the workers in one process. Pushes are accepted while the
-database is away; they wait in the queue. SIGTERM drains: the listener stops,
-a running deploy may finish within its grace, what is left waits for the next
-start. A second signal gives up at once.`, true, true)
+database is away; they wait in the queue. SIGTERM and SIGHUP drain: a running
+deploy may finish within its grace, pushes are accepted until then, what is
+left waits for the next start. A second signal gives up at once.
+Sockets that systemd passes (durhack-deployer.socket) are listened on in place
+of [listen], and keep pushes waiting over a restart.`, true, true)
 }
 
 func (c *cli) listenCommand() *cobra.Command {
@@ -46,8 +52,18 @@ func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.C
 			for _, w := range cfg.Warnings {
 				log.Warn("configuration", "warning", w.String())
 			}
+			sockets, err := activation.Listeners()
+			if err == nil && slices.Contains(sockets, nil) {
+				err = errors.New("systemd passed something that is no stream socket: durhack-deployer.socket must have ListenStream= only")
+			}
+			if err != nil {
+				return fmt.Errorf("socket activation: %w", err)
+			}
+			if !listen && len(sockets) > 0 {
+				log.Error("systemd listens for this process, which does not: nobody answers there; run `systemctl disable --now durhack-deployer.socket`", "addr", sockets[0].Addr().String())
+			}
 			return daemon.Run(cmd.Context(), daemon.Options{
-				Config: cfg, Listen: listen, Work: work, Version: version().Version, Logger: log,
+				Config: cfg, Listen: listen, Work: work, Version: version().Version, Logger: log, Sockets: sockets,
 			})
 		},
 	}

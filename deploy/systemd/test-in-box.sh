@@ -1,10 +1,12 @@
 #!/bin/bash
 # What test.sh runs in the box, as root: install as docs/operations.md says, and
-# see the unit start, deploy, come back after kill -9 (idle and in the middle of
-# a deploy), and stop without leaving anything.
+# see the unit start, deploy, restart under load without refusing a push, come
+# back after kill -9 (idle and in the middle of a deploy), and stop without
+# leaving anything.
 set -euo pipefail
 
 unit=durhack-deployer.service
+socket=durhack-deployer.socket
 user=durhack-deployer
 url=http://127.0.0.1:3400/github-webhook
 secret=$(openssl rand -hex 20)
@@ -41,14 +43,33 @@ git_commit() {
   commit=$(git -C "$work" rev-parse HEAD)
 }
 
-# push COMMIT DELIVERY sends what GitHub would.
+# sign REPOSITORY COMMIT makes what GitHub would send: body and signature.
+sign() {
+  body=$(printf '{"ref":"refs/heads/main","after":"%s","deleted":false,"repository":{"full_name":"%s"},"sender":{"login":"octocat"}}' "$2" "$1")
+  signature=$(printf '%s' "$body" | openssl dgst -sha256 -hmac "$secret" | sed 's/.*= //')
+}
+# post DELIVERY sends that; the answer goes to a file, the code to standard output.
+post() {
+  curl -sS -m 60 -o "/tmp/answer-$1" -w '%{http_code}' --data-binary "$body" -H 'Content-Type: application/json' \
+    -H 'X-GitHub-Event: push' -H "X-GitHub-Delivery: $1" -H "X-Hub-Signature-256: sha256=$signature" "$url"
+}
+# push COMMIT DELIVERY sends a push that is accepted.
 push() {
   local body signature code
-  body=$(printf '{"ref":"refs/heads/main","after":"%s","deleted":false,"repository":{"full_name":"durhack/hello"},"sender":{"login":"octocat"}}' "$1")
-  signature=$(printf '%s' "$body" | openssl dgst -sha256 -hmac "$secret" | sed 's/.*= //')
-  code=$(curl -sS -o /tmp/answer -w '%{http_code}' --data-binary "$body" -H 'Content-Type: application/json' \
-    -H 'X-GitHub-Event: push' -H "X-GitHub-Delivery: $2" -H "X-Hub-Signature-256: sha256=$signature" "$url")
-  [ "$code" = 202 ] || fail "push $2 was answered $code: $(cat /tmp/answer)"
+  sign durhack/hello "$1"
+  code=$(post "$2") || true
+  [ "$code" = 202 ] || fail "push $2 was answered $code: $(cat "/tmp/answer-$2")"
+}
+# hammer CLIENT sends pushes until there is /tmp/enough, and notes those that were refused.
+hammer() {
+  local n=0 code
+  until [ -e /tmp/enough ]; do
+    n=$((n + 1))
+    code=$(post "load-$1-$n" 2>> "/tmp/refused-$1") || true
+    [ "$code" = 202 ] || echo "load-$1-$n: $code" >> "/tmp/refused-$1"
+    rm -f "/tmp/answer-load-$1-$n"
+  done
+  echo $n > "/tmp/sent-$1"
 }
 has_event() { deployer log --json --delivery "$1" --type "$2" 2> /dev/null | grep -q .; }
 is_live() { [ "$(cat /srv/www/live.html 2> /dev/null)" = "$1" ]; }
@@ -70,7 +91,7 @@ systemd-sysusers
 systemd-tmpfiles --create durhack-deployer.conf
 [ "$(stat -c '%U:%G %a' /etc/durhack-deployer)" = "root:$user 750" ] || fail "/etc/durhack-deployer: $(stat -c '%U:%G %a' /etc/durhack-deployer)"
 [ "$(stat -c '%U:%G %a' /var/lib/durhack-deployer)" = "$user:$user 751" ] || fail "/var/lib/durhack-deployer: $(stat -c '%U:%G %a' /var/lib/durhack-deployer)"
-systemd-analyze verify "/etc/systemd/system/$unit" 2>&1 | tee /tmp/verify
+systemd-analyze verify "/etc/systemd/system/$unit" "/etc/systemd/system/$socket" 2>&1 | tee /tmp/verify
 [ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
 
 install -d -o "$user" -g "$user" /srv/git /srv/www
@@ -106,7 +127,7 @@ printf '[Service]\nLoadCredential=webhook_secret:/etc/durhack-deployer/webhook-s
 systemctl daemon-reload
 
 say "start, and a push goes live"
-systemctl enable -q --now "$unit" || fail "it does not start"
+systemctl enable -q --now "$socket" "$unit" || fail "it does not start"
 git_commit one
 push "$commit" box-1
 goes_live box-1 one
@@ -131,8 +152,23 @@ deployer verify || fail "verify finds breaches"
 restarts=$(systemctl show --value -p NRestarts "$unit")
 [ "$restarts" = 2 ] || fail "it was restarted $restarts times, but killed twice"
 
+say "20 restarts under load, the first with a running step: no push is refused"
+git_commit slowly slow
+push "$commit" box-restart
+until_true 60 "box-restart started" has_event box-restart started
+sign durhack/elsewhere "$commit"
+for client in 1 2 3 4 5 6 7 8; do hammer $client & done
+for _ in $(seq 20); do systemctl restart "$unit" || fail "a restart failed"; done
+touch /tmp/enough
+wait
+refused=$(cat /tmp/refused-* 2> /dev/null) || true
+[ -z "$refused" ] || fail "refused: $refused"
+echo "$(($(cat /tmp/sent-* | paste -sd+))) pushes were accepted"
+goes_live box-restart slowly
+deployer verify || fail "verify finds breaches after the restarts"
+
 say "stop: clean, and nothing is left"
-systemctl stop "$unit"
+systemctl stop "$socket" "$unit"
 # ExecMainCode 1 is CLD_EXITED: it ended by itself.
 result=$(systemctl show -p Result -p ExecMainCode -p ExecMainStatus "$unit" | sort | paste -sd' ')
 [ "$result" = "ExecMainCode=1 ExecMainStatus=0 Result=success" ] || fail "the stop was not clean: $result"
@@ -148,17 +184,18 @@ if pgrep -u "$user" -a; then fail "a command left the private Postgres running";
 say "listen and work as two users"
 cp /root/deploy/sysusers.d/durhack-listener.conf /etc/sysusers.d/
 cp /root/deploy/tmpfiles.d/durhack-listener.conf /etc/tmpfiles.d/
-cp /root/deploy/systemd/durhack-listener.service /etc/systemd/system/
+cp /root/deploy/systemd/durhack-listener.service /root/deploy/systemd/durhack-listener.socket /etc/systemd/system/
+systemctl disable -q --now "$socket"
 cp /root/deploy/systemd/durhack-deployer-work.conf "/etc/systemd/system/$unit.d/work.conf"
 systemd-sysusers
 systemd-tmpfiles --create durhack-listener.conf
 rm "/etc/systemd/system/$unit.d/secret.conf" # only the listener needs it
 (umask 027; printf 'state_dir = "/var/lib/durhack-deployer"\nwebhook_secret_token = "%s"\n' "$secret" > /etc/durhack-listener/listener.toml)
 chgrp durhack-listener /etc/durhack-listener/listener.toml
-systemd-analyze verify /etc/systemd/system/durhack-listener.service "/etc/systemd/system/$unit" 2>&1 | tee /tmp/verify
+systemd-analyze verify /etc/systemd/system/durhack-listener.service /etc/systemd/system/durhack-listener.socket "/etc/systemd/system/$unit" 2>&1 | tee /tmp/verify
 [ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
 systemctl daemon-reload
-systemctl enable -q --now durhack-listener.service || fail "the listener does not start"
+systemctl enable -q --now durhack-listener.socket durhack-listener.service || fail "the listener does not start"
 git_commit four
 push "$commit" box-4 # nobody works yet: it waits
 deployer queue list | grep -q box-4 || fail "box-4 does not wait in the main queue"
@@ -169,7 +206,7 @@ for secret_thing in /var/lib/durhack-deployer /var/lib/durhack-deployer/runs /va
   if as_listener ls "$secret_thing"; then fail "the listener's user can look into $secret_thing"; fi
 done
 deployer verify || fail "verify finds breaches with two users"
-systemctl stop durhack-listener.service "$unit"
+systemctl stop durhack-listener.socket durhack-listener.service "$unit"
 for u in durhack-listener.service "$unit"; do
   [ "$(systemctl show --value -p Result "$u")" = success ] || fail "the stop of $u was not clean"
 done

@@ -16,9 +16,10 @@ trap 'rm -rf "$tmp"' EXIT
 CGO_ENABLED=0 go build -trimpath -o "$tmp/durhack-deployer" ./cmd/durhack-deployer
 
 export BOX_PACKAGES=systemd-sysv,dbus,libnss-systemd,curl,ca-certificates,openssl,procps,git,postgresql
-"$box" -t 240 \
+"$box" -t 400 \
   -c "$tmp/durhack-deployer:/usr/local/bin/durhack-deployer" \
   -c "$PWD/deploy/systemd/durhack-deployer.service:/etc/systemd/system/durhack-deployer.service" \
+  -c "$PWD/deploy/systemd/durhack-deployer.socket:/etc/systemd/system/durhack-deployer.socket" \
   -c "$PWD/deploy/sysusers.d/durhack-deployer.conf:/etc/sysusers.d/durhack-deployer.conf" \
   -c "$PWD/deploy/tmpfiles.d/durhack-deployer.conf:/etc/tmpfiles.d/durhack-deployer.conf" \
   -c "$PWD/deploy:/root/deploy" \

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,13 +27,16 @@ type Options struct {
 	Work    bool
 	Version string
 	Logger  *slog.Logger
+	// Sockets are what systemd listens on for us; without any, the address of the
+	// configuration is bound. systemd keeps them open over a restart.
+	Sockets []net.Listener
 	// Listening, if not nil, is called once with the public address.
 	Listening func(net.Addr)
 }
 
-// Run runs until ctx ends, then drains: the listener stops accepting and
-// finishes its requests, a running deploy gets its grace, and what is left
-// waits in the queues. It returns early with an error only for what a restart
+// Run runs until ctx ends, then drains: a running deploy gets its grace, while
+// pushes are still accepted; then the listener stops accepting and finishes its
+// requests, and what is left waits in the queues. It returns early with an error only for what a restart
 // by itself cannot mend (a port in use, an unwritable state_dir, a newer
 // schema); the database being away is waited out.
 func Run(ctx context.Context, o Options) error {
@@ -47,12 +51,12 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("open the main queue: %w", err)
 	}
 	defer func() { _ = main.Close() }()
-	// Each part's end ends the others; drained in the order listener, worker,
-	// because the worker's last entries may come from the listener's last requests.
-	listening, stopListening := context.WithCancel(ctx)
-	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopListening()
+	// Each part's end ends the others. The listener goes last: GitHub does not
+	// send again what it is refused, and the queue keeps what comes meanwhile.
+	working, stopWorking := context.WithCancel(ctx)
+	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
+	defer stopListening()
 
 	var serve func(context.Context) error
 	if o.Listen {
@@ -87,14 +91,12 @@ func Run(ctx context.Context, o Options) error {
 	}
 	var parts sync.WaitGroup
 	var listenErr, workErr error
-	parts.Go(func() {
-		defer stopWorking()
-		if serve == nil {
-			<-listening.Done()
-			return
-		}
-		listenErr = serve(listening)
-	})
+	if serve != nil {
+		parts.Go(func() {
+			defer stopWorking()
+			listenErr = serve(listening)
+		})
+	}
 	parts.Go(func() {
 		defer stopListening()
 		if !o.Work {
@@ -102,10 +104,12 @@ func Run(ctx context.Context, o Options) error {
 			return
 		}
 		workErr = work(working, o, main, state)
+		stopWorking()
 	})
 	notify(o.Logger, "READY=1")
-	<-listening.Done()
+	<-working.Done()
 	state.enter(phaseDraining, "")
+	o.Logger.Info("draining")
 	notify(o.Logger, "STOPPING=1")
 	parts.Wait()
 	return errors.Join(listenErr, workErr)
@@ -140,7 +144,8 @@ func Refuse(cfg *config.Config, listen, work bool) error {
 	return nil
 }
 
-// newListener binds the public address; the function it returns serves it.
+// newListener binds the public address, where systemd has not; the function that
+// it returns serves it.
 func newListener(ctx context.Context, o Options, main *queue.Queue) (func(context.Context) error, error) {
 	var secrets [][]byte
 	for _, s := range o.Config.Secrets {
@@ -153,17 +158,26 @@ func newListener(ctx context.Context, o Options, main *queue.Queue) (func(contex
 	if err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, o.Config.Listen.Network(), o.Config.Listen.String())
-	if err != nil {
-		return nil, fmt.Errorf("listen for webhooks on %s ([listen] host, port): %w", o.Config.Listen, err)
+	listeners := slices.Clone(o.Sockets)
+	for i, l := range listeners {
+		// Shared with systemd, and with the process after this one: see webhook.Server.Serve.
+		listeners[i] = struct{ net.Listener }{l}
+		o.Logger.Info("listening", "addr", l.Addr().String(), "path", "/github-webhook", "socket", "of systemd, so [listen] host and port have no effect")
 	}
-	o.Logger.Info("listening", "addr", l.Addr().String(), "path", "/github-webhook")
+	if len(listeners) == 0 {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, o.Config.Listen.Network(), o.Config.Listen.String())
+		if err != nil {
+			return nil, fmt.Errorf("listen for webhooks on %s ([listen] host, port): %w", o.Config.Listen, err)
+		}
+		listeners = append(listeners, l)
+		o.Logger.Info("listening", "addr", l.Addr().String(), "path", "/github-webhook")
+	}
 	if o.Listening != nil {
-		o.Listening(l.Addr())
+		o.Listening(listeners[0].Addr())
 	}
 	server := webhook.NewServer(handler, o.Logger, webhook.Limits{})
-	return func(ctx context.Context) error { return server.Serve(ctx, l) }, nil
+	return func(ctx context.Context) error { return server.Serve(ctx, listeners...) }, nil
 }
 
 // notify tells systemd, where there is one that asked. One that does not read
