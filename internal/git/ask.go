@@ -123,6 +123,11 @@ func (r *Repo) Edited(ctx context.Context) ([]string, error) {
 			names = append(names, entry[3:])
 		}
 	}
+	converted, err := fresh.convertedOtherwise(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
+	}
+	names = append(names, converted...)
 	// What is staged, and an index that was lost.
 	if text, err = r.list(ctx, "diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=all", "--end-of-options", head); err != nil {
 		return nil, fmt.Errorf("look for staged files in %s: %w", r.dir, err)
@@ -130,6 +135,27 @@ func (r *Repo) Edited(ctx context.Context) ([]string, error) {
 	names = append(names, strings.FieldsFunc(text, func(c rune) bool { return c == 0 })...)
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// convertedOtherwise lists the tracked files whose line ends are not those that
+// .gitattributes asks for. To git they are unchanged: it converts them back first.
+func (r *Repo) convertedOtherwise(ctx context.Context) ([]string, error) {
+	text, err := r.list(ctx, "ls-files", "--eol", "-z")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for line := range strings.SplitSeq(text, "\x00") {
+		info, name, _ := strings.Cut(line, "\t")
+		field := strings.Fields(info) // i/lf w/crlf attr/text eol=crlf
+		if len(field) != 4 || field[0] != "i/lf" || field[1] == "w/" {
+			continue
+		}
+		if _, want, ok := strings.Cut(field[3], "eol="); ok && field[1] != "w/"+want {
+			names = append(names, name)
+		}
+	}
+	return names, nil
 }
 
 // RemoteTip is the commit at the tip of a branch of the remote, now. A branch

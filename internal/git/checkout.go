@@ -41,8 +41,8 @@ func (r *Repo) Checkout(ctx context.Context, commit string, out io.Writer) error
 			err = r.checkout(ctx, commit, out)
 		}
 	}
+	r.sweep()
 	if err != nil {
-		r.sweep()
 		return fmt.Errorf("checkout %s: %w", commit, err)
 	}
 	return nil
@@ -163,7 +163,11 @@ func (r *Repo) trustedIndex(ctx context.Context, out io.Writer) (tracked, hidden
 		return files{}, files{}, nil
 	}
 	if err := r.run(ctx, r.dir, nil, out, "read-tree", "--end-of-options", head); err != nil {
-		return nil, nil, err
+		if ctx.Err() != nil {
+			return nil, nil, err
+		}
+		// Lost as well: then every file counts as untracked.
+		return files{}, files{}, nil
 	}
 	// It tells what is unchanged, so that it is not written again, and fails
 	// where something is not.

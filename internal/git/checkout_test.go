@@ -273,6 +273,15 @@ func TestCheckoutFollowsAttributes(t *testing.T) {
 		}
 		w.must(os.Chtimes(filepath.Join(w.repo.Dir(), "a.txt"), old, old))
 		w.git(w.repo.Dir(), "status", "--short") // so that the index has the time
+		if edited, err := w.repo.Edited(t.Context()); err != nil || len(edited) > 0 {
+			t.Errorf("edited %q, %v", edited, err)
+		}
+		if step.commit == second {
+			w.write(filepath.Join(w.repo.Dir(), "sub/b.txt"), "1\n2\n")
+			if edited, err := w.repo.Edited(t.Context()); err != nil || !slices.Equal(edited, []string{"sub/b.txt"}) {
+				t.Errorf("edited %q, %v", edited, err)
+			}
+		}
 	}
 	// Cut short after its index was written.
 	w.must(w.deploy("main", first))

@@ -262,6 +262,8 @@ func (r *Repo) environment() []string {
 		{"core.ignoreStat", "false"},
 		{"core.trustctime", "true"},
 		{"core.checkStat", "default"},
+		// One file, which is replaced as a whole.
+		{"core.splitIndex", "false"},
 	}, r.config, r.lend())
 	// git compares the real path.
 	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {

@@ -117,6 +117,30 @@ func TestRenew_Killed(t *testing.T) {
 	w.assertLive(first)
 }
 
+// TestHeal_IndexAndHistory: with the index the objects of HEAD are lost, and
+// nothing tells what was tracked.
+func TestHeal_IndexAndHistory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.commit("first", map[string]string{"a": "1", "same": "1"})
+	w.push("main")
+	w.must(w.deploy("main", first))
+	live := w.repo.Dir()
+	w.git(w.pusher, "reset", "--quiet", "--soft", first)
+	w.git(w.pusher, "commit", "--quiet", "--amend", "-m", "instead")
+	second := w.commit("second", map[string]string{"a": "2"})
+	w.push("main")
+	w.must(os.Truncate(filepath.Join(live, ".git/index"), 0))
+	w.must(os.RemoveAll(filepath.Join(live, ".git/objects/pack")))
+	w.must(os.RemoveAll(filepath.Join(live, ".git/refs/remotes")))
+	if err := w.deploy("main", second); !errors.As(err, new(*ObstructedError)) || !strings.Contains(err.Error(), `: "a"`) {
+		t.Errorf("a file that may be anybody's: %v", err)
+	}
+	w.must(os.Remove(filepath.Join(live, "a")))
+	w.must(w.deploy("main", second))
+	w.assertHead(second)
+}
+
 func TestObjectFormat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

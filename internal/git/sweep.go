@@ -11,9 +11,12 @@ import (
 
 // unfinished are the names, in a git directory, of what is not finished yet:
 // packs that are being received, directories for the objects of a fetch, and the
-// same of LFS.
+// same of LFS; and what may not stay.
 var unfinished = []string{
 	"objects/tmp_*", "objects/[0-9a-f][0-9a-f]/tmp_obj_*", "objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/pack-*.keep", "lfs/tmp/*", "lfs/incomplete/*",
+	// LFS writes its errors there with its whole environment, which holds the
+	// remote's credentials. The run log has them without.
+	"lfs/logs/*",
 }
 
 // sweep removes what fetches that failed or were killed have left, also those of

@@ -17,7 +17,7 @@ func TestSweep(t *testing.T) {
 	at := func(name string) string { return filepath.Join(w.repo.Dir(), ".git", name) }
 	left := []string{
 		"objects/pack/tmp_pack_abcdef", "objects/pack/tmp_idx_abcdef", "objects/tmp_objdir-incoming-abcdef/pack/tmp_pack_x",
-		"objects/pack/.tmp-12-pack-x.pack", "objects/c2/tmp_obj_x", "lfs/tmp/x", "lfs/incomplete/x.part",
+		"objects/pack/.tmp-12-pack-x.pack", "objects/c2/tmp_obj_x", "lfs/tmp/x", "lfs/logs/x.log", "lfs/incomplete/x.part",
 		"modules/libs/lib/objects/pack/tmp_pack_x", "modules/libs/lib/modules/inner/objects/tmp_objdir-x/ab/c",
 	}
 	kept := []string{"objects/pack/pack-1.keep", "objects/pack/pack-1.pack", "lfs/objects/ab/x", "modules/libs/lib/objects/pack/pack-2.pack", "objects/pack/tmp_pack_open"}
