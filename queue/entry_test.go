@@ -115,7 +115,7 @@ func FuzzEntry(f *testing.F) {
 		if (len(pending) == 1) != (parsed == nil) {
 			t.Fatalf("%q: pending %v", name, pending)
 		}
-		if hidden(name) || name == quarantineName {
+		if hidden(name) || name == QuarantineDir {
 			return
 		}
 		if parsed == nil {
@@ -127,10 +127,10 @@ func FuzzEntry(f *testing.F) {
 		if err != nil || len(jailed) != 1 {
 			t.Fatalf("%q: quarantined %q, %v", name, jailed, err)
 		}
-		if got, err := os.ReadFile(filepath.Join(q.Dir(), quarantineName, jailed[0])); err != nil || !slices.Equal(got, body) {
+		if got, err := os.ReadFile(filepath.Join(q.Dir(), QuarantineDir, jailed[0])); err != nil || !slices.Equal(got, body) {
 			t.Fatalf("%q: the quarantine holds %q, %v", name, got, err)
 		}
-		if _, err := os.Stat(filepath.Join(q.Dir(), quarantineName, jailed[0]+reasonSuffix)); err != nil {
+		if _, err := os.Stat(filepath.Join(q.Dir(), QuarantineDir, jailed[0]+reasonSuffix)); err != nil {
 			t.Fatal(err)
 		}
 	})

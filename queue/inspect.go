@@ -68,7 +68,7 @@ func ListQuarantine(dir string) ([]QuarantinedFile, error) {
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
-	jail, err := durable.Open(dir + "/" + quarantineName)
+	jail, err := durable.Open(dir + "/" + QuarantineDir)
 	if err != nil {
 		return nil, fmt.Errorf("list the quarantine: %w", err)
 	}

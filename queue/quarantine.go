@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	quarantineName = "quarantine"
-	reasonSuffix   = ".reason"
+	// QuarantineDir is the directory in a queue of what could not be an entry.
+	QuarantineDir = "quarantine"
+	reasonSuffix  = ".reason"
 	// maxReason bounds a reason file, in bytes.
 	maxReason = 4 << 10
 	// maxStem bounds the part of a quarantined name that is taken from the
@@ -41,13 +42,13 @@ func (q *Queue) quarantine(name string, reason error) error {
 }
 
 func (q *Queue) moveAway(name string, reason error) error {
-	if hidden(name) || name == quarantineName {
+	if hidden(name) || name == QuarantineDir {
 		return fmt.Errorf("it is not an entry: %w", fs.ErrInvalid)
 	}
 	if exists, err := q.dir.Exists(name); err != nil || !exists {
 		return err
 	}
-	jail, err := q.dir.Sub(quarantineName)
+	jail, err := q.dir.Sub(QuarantineDir)
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func reasonText(reason error) string {
 // Quarantined returns the names of the files in quarantine, in order, without
 // their reasons (Name + ".reason").
 func (q *Queue) Quarantined() ([]string, error) {
-	jail, err := durable.Open(filepath.Join(q.path, quarantineName))
+	jail, err := durable.Open(filepath.Join(q.path, QuarantineDir))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -70,7 +70,7 @@ func TestModes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]fs.FileMode{
-		e.Name: 0o660, clockName: 0o660, quarantineName: 0o770 | fs.ModeDir | fs.ModeSetgid,
+		e.Name: 0o660, clockName: 0o660, QuarantineDir: 0o770 | fs.ModeDir | fs.ModeSetgid,
 		"quarantine/" + bad.Name: 0o660, "quarantine/" + bad.Name + ".reason": 0o660,
 	} {
 		info, err := os.Stat(filepath.Join(dir, path))
@@ -161,11 +161,11 @@ func TestQuarantineReplacesNothing(t *testing.T) {
 		t.Fatalf("%v, %v", names, err)
 	}
 	for i, name := range names {
-		b, err := os.ReadFile(filepath.Join(q.Dir(), quarantineName, name))
+		b, err := os.ReadFile(filepath.Join(q.Dir(), QuarantineDir, name))
 		if err != nil || len(b) != i {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
-		r, err := os.ReadFile(filepath.Join(q.Dir(), quarantineName, name+reasonSuffix))
+		r, err := os.ReadFile(filepath.Join(q.Dir(), QuarantineDir, name+reasonSuffix))
 		if err != nil || string(r) != "because?[31m "+strings.Repeat("y", i)+"\n" {
 			t.Errorf("%s: %q, %v", name, r, err)
 		}

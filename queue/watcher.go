@@ -381,7 +381,7 @@ type foreign struct {
 
 func (w *Watcher) list() (names []string, others []foreign, err error) {
 	err = w.q.dir.Scan(func(name string, kind fs.FileMode) error {
-		if hidden(name) || name == quarantineName {
+		if hidden(name) || name == QuarantineDir {
 			return nil
 		}
 		_, bad := ParseName(name)

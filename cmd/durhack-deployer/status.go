@@ -206,6 +206,16 @@ func (c *cli) orphanNotes(cfg *config.Config, known map[string]projections.Deplo
 // statusNotes says what the table cannot show: deliveries that are not routed
 // yet, and read models that are behind.
 func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, w io.Writer) error {
+	foreign, err := daemon.Foreign(ctx, cfg, store)
+	if err != nil {
+		return err
+	}
+	if cfg.OtherInstance != "" {
+		foreign = append([]string{cfg.OtherInstance}, foreign...)
+	}
+	for _, line := range foreign {
+		fmt.Fprintln(w, printable(line))
+	}
 	main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue))
 	if err == nil && len(main) > 0 {
 		fmt.Fprintf(w, "%s in the main queue, not routed yet; is `durhack-deployer work` or `serve` running?\n",

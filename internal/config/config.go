@@ -20,8 +20,14 @@ import (
 type Config struct {
 	// Origin is this deployer's public URL without a trailing slash; may be empty.
 	Origin string
-	// Instance names this deployer in the event log. Default: the host's name.
+	// Instance names this deployer in the event log. Default: the name that StateDir
+	// keeps since the first start, or before that the host's.
 	Instance string
+	// OtherInstance says in a line that the name is not that of the host, or not the
+	// one that StateDir keeps; empty where they agree.
+	OtherInstance string
+	// KeptInstance is the name that StateDir keeps; empty before the first start.
+	KeptInstance string
 	// StateDir is an absolute path; it need not exist yet.
 	StateDir string
 	// DatabaseURL is a Postgres connection string and may contain a password;

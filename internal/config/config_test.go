@@ -32,6 +32,39 @@ func testHost() host {
 	}
 }
 
+// state_dir keeps the name of the instance, so that a host that was renamed goes on
+// with its history.
+func TestInstanceIsTheOneThatStateDirKeeps(t *testing.T) {
+	for name, test := range map[string]struct{ kept, set, want, other string }{
+		"before the first start":     {"", "", "box.example.com", ""},
+		"as ever":                    {"box.example.com\n", "", "box.example.com", ""},
+		"the host was renamed":       {"old\n", "", "old", `this host is called "box.example.com" now, but the instance stays "old", as `},
+		"set":                        {"", "new", "new", ""},
+		"set as it is kept":          {"old\n", "old", "old", ""},
+		"set to another":             {"old\n", "new", "new", `instance "new" is set, but `},
+		"what is kept is unreadable": {"a b\n", "", "box.example.com", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if test.kept != "" {
+				if err := os.WriteFile(InstanceFile(dir), []byte(test.kept), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text := fmt.Sprintf("state_dir = %q\n", dir)
+			if test.set != "" {
+				text += fmt.Sprintf("instance = %q\n", test.set)
+			}
+			c := mustParse(t, text)
+			warned := slices.ContainsFunc(c.Warnings, func(w Warning) bool { return w.Key == "instance" })
+			if c.Instance != test.want || !strings.HasPrefix(c.OtherInstance, test.other) || (c.OtherInstance == "") != (test.other == "") ||
+				warned != (test.other != "" || test.kept == "a b\n") {
+				t.Errorf("instance %q, %q, warnings %v", c.Instance, c.OtherInstance, c.Warnings)
+			}
+		})
+	}
+}
+
 // environment is a lookup in a map; HOME is always set.
 func environment(pairs ...string) func(string) string {
 	m := map[string]string{"HOME": "/home/someone"}

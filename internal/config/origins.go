@@ -18,12 +18,11 @@ type Value struct {
 	// File and Line say where it was written; empty where it was not.
 	File string
 	Line int
-	// Source is "file", "default", "environment" or "credential".
+	// Source is "file", "default", "environment", "credential" or "state_dir".
 	Source string
 }
 
-// Origin says where the value came from in one word: "web.toml:12", "default",
-// "environment" or "credential".
+// Origin says where the value came from in one word: "web.toml:12", or its Source.
 func (v Value) Origin() string {
 	if v.File == "" {
 		return v.Source

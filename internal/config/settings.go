@@ -20,6 +20,8 @@ const (
 	defaultLockTTL = 30 * time.Second
 	maxPort        = 65535
 	maxProxies     = 16
+	// maxInstanceFile bounds the file that keeps the name of the instance, in bytes.
+	maxInstanceFile = 1 << 10
 )
 
 var (
@@ -33,7 +35,6 @@ func (r *reader) config(root *node) *Config {
 	top := table{reader: r, node: root}
 	c := &Config{
 		Origin:      top.origin(),
-		Instance:    top.instance(),
 		StateDir:    top.stateDir(),
 		DatabaseURL: top.databaseURL(),
 		Secrets:     top.secrets(),
@@ -41,6 +42,7 @@ func (r *reader) config(root *node) *Config {
 		Admin:       top.sub("admin").hostPort("127.0.0.1", 3401),
 		Lock:        top.sub("lock").lock(),
 	}
+	top.instance(c)
 	c.SigningKeyFile = top.signingKeyFile()
 	proxy := top.sub("proxy_fix")
 	c.ProxyFix = ProxyFix{XFor: proxy.int("x_for", 0, maxProxies), XProto: proxy.int("x_proto", 0, maxProxies)}
@@ -89,13 +91,52 @@ func (t table) origin() string {
 	return strings.TrimRight(text, "/")
 }
 
-func (t table) instance() string {
+// InstanceFile is where a state_dir keeps the name of its instance.
+func InstanceFile(stateDir string) string { return filepath.Join(stateDir, "instance") }
+
+// instance is the name that the files give; else the one that state_dir keeps, so
+// that a host that is called otherwise now goes on with its history; else the host's.
+func (t table) instance(c *Config) {
+	file := InstanceFile(c.StateDir)
+	kept, err := t.on.read(file, maxInstanceFile)
+	if c.KeptInstance = strings.TrimSpace(string(kept)); err == nil && !instancePattern.MatchString(c.KeptInstance) {
+		err = errors.New("it does not hold the name of an instance")
+	}
+	if err != nil {
+		c.KeptInstance = ""
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.warn(position{}, "instance", fmt.Sprintf("the name of the instance cannot be read from %s: %s", file, reason(err)))
+		}
+	}
 	if text, n := t.string("instance", ""); n != nil {
 		if !instancePattern.MatchString(text) {
 			t.fail(n, "instance", fmt.Sprintf("instance %q must be 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit", text), "")
+		} else if c.KeptInstance != "" && c.KeptInstance != text {
+			c.OtherInstance = fmt.Sprintf("instance %q is set, but %s is that of instance %q since its first start: what was ordered there waits for a daemon of that name; "+
+				"set instance = %[3]q, or remove %[4]s to stay with %[1]q", text, c.StateDir, c.KeptInstance, file)
+			t.warn(n.at, "instance", c.OtherInstance)
 		}
-		return text
+		c.Instance = text
+		return
 	}
+	host := t.hostInstance()
+	c.Instance = host
+	if c.KeptInstance != "" && c.KeptInstance != host {
+		c.Instance = c.KeptInstance
+		c.OtherInstance = fmt.Sprintf("this host is called %q now, but the instance stays %q, as %s keeps it; set instance = %[2]q to say that this is right", host, c.Instance, file)
+		t.warn(position{}, "instance", c.OtherInstance)
+	}
+	if !t.has("instance") {
+		v := Value{Key: "instance", Value: c.Instance, Source: "default"}
+		if c.KeptInstance != "" {
+			v.Source = "state_dir"
+		}
+		t.values = append(t.values, v)
+	}
+}
+
+// hostInstance is the host's name as that of an instance.
+func (t table) hostInstance() string {
 	name := ""
 	if hostname, err := t.on.name(); err == nil {
 		name = strings.TrimLeft(instanceForeign.ReplaceAllString(hostname, "-"), "_.-")
@@ -103,9 +144,6 @@ func (t table) instance() string {
 	}
 	if name == "" {
 		name = "localhost"
-	}
-	if !t.has("instance") {
-		t.record("instance", name, nil)
 	}
 	return name
 }

@@ -46,6 +46,11 @@ func Run(ctx context.Context, o Options) error {
 	if err := MakeStateDir(o.Config); err != nil {
 		return err
 	}
+	if o.Work {
+		if err := keepInstance(o.Config); err != nil {
+			return err
+		}
+	}
 	main, err := queue.Open(QueueDir(o.Config, config.MainQueue), o.Logger)
 	if err != nil {
 		return fmt.Errorf("open the main queue: %w", err)

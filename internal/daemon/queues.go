@@ -54,17 +54,32 @@ func makeDir(path string) error {
 	return os.Chmod(path, mode)
 }
 
-// Orphans are the queues in which something waits, by name with how much, whose
-// deployment is not in the configuration: nobody works on them.
-func Orphans(cfg *config.Config) (map[string]int, error) {
+// queueNames are the directories of deployments' queues that there are.
+func queueNames(cfg *config.Config) ([]string, error) {
 	dirs, err := os.ReadDir(filepath.Join(cfg.StateDir, "queues"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the queues: %w", err)
 	}
+	var names []string
+	for _, dir := range dirs {
+		if dir.IsDir() && dir.Name() != config.MainQueue {
+			names = append(names, dir.Name())
+		}
+	}
+	return names, nil
+}
+
+// Orphans are the queues in which something waits, by name with how much, whose
+// deployment is not in the configuration: nobody works on them.
+func Orphans(cfg *config.Config) (map[string]int, error) {
+	names, err := queueNames(cfg)
+	if err != nil {
+		return nil, err
+	}
 	orphans := map[string]int{}
 	var errs []error
-	for _, dir := range dirs {
-		if name := dir.Name(); dir.IsDir() && name != config.MainQueue && cfg.Deployments[name] == nil {
+	for _, name := range names {
+		if cfg.Deployments[name] == nil {
 			entries, err := queue.List(QueueDir(cfg, name))
 			if err != nil {
 				errs = append(errs, fmt.Errorf("queue %s: %w", name, err))

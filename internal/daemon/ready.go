@@ -116,10 +116,31 @@ func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Contex
 func (c *condition) checks(cfg *config.Config) []admin.Check {
 	return []admin.Check{
 		{Name: "work", Run: c.checkWork},
+		{Name: "instance", Run: func(ctx context.Context) (any, []string) { return c.checkInstance(ctx, cfg) }},
 		{Name: "database", Run: c.checkDatabase},
 		{Name: "projections", Run: c.checkProjections},
 		{Name: "queues", Run: func(context.Context) (any, []string) { return checkQueues(cfg) }},
 	}
+}
+
+// checkInstance tells of a name that is not the kept one. It is a reason where
+// another instance's orders wait for it, or where the configuration names another.
+func (c *condition) checkInstance(ctx context.Context, cfg *config.Config) (any, []string) {
+	detail := map[string]string{"name": cfg.Instance, "kept": cfg.KeptInstance}
+	var reasons []string
+	if cfg.OtherInstance != "" {
+		detail["detail"] = cfg.OtherInstance
+		if cfg.Instance != cfg.KeptInstance {
+			reasons = append(reasons, cfg.OtherInstance)
+		}
+	}
+	if _, _, store, _ := c.now(); store != nil {
+		lines, err := Foreign(ctx, cfg, store)
+		if err == nil { // else the check of the database says it
+			reasons = append(reasons, lines...)
+		}
+	}
+	return detail, reasons
 }
 
 func (c *condition) checkWork(context.Context) (any, []string) {

@@ -52,6 +52,14 @@ func (d *doctor) configuration(context.Context) {
 	d.say(OK, "", "instance %s, %s, %d enabled, from %s", d.Config.Instance, counted(len(d.Config.Deployments), "deployment"), enabled, strings.Join(d.Config.Files, ", "))
 }
 
+// instance looks for what another instance was ordered here.
+func (d *doctor) instance(ctx context.Context, store *daemon.Store) {
+	lines, _ := daemon.Foreign(ctx, d.Config, store) // what cannot be read is told of as that
+	for _, line := range lines {
+		d.say(Warn, "run a daemon of that instance on this state_dir, or delete them once they are of no use", "%s", line)
+	}
+}
+
 func (d *doctor) secret(context.Context) {
 	if len(d.Config.Secrets) == 0 {
 		d.say(Warn, "set webhook_secret_file, unless this host only runs `work`", "no webhook secret: `serve` and `listen` will not start")

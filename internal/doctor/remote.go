@@ -61,6 +61,8 @@ func (d *doctor) database(ctx context.Context) {
 	if d.Config.DatabaseURL == "" {
 		d.inspect(ctx, store)
 	}
+	d.check = "queues"
+	d.instance(ctx, store)
 	d.check = "projections"
 	lags, err := projections.New(store.Pool, store.Log, d.Logger).Lag(ctx)
 	if err != nil {

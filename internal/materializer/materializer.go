@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +54,11 @@ type Materializer struct {
 	broken map[string]*retry.Outage
 	// pause is how long to wait before they are tried again.
 	pause time.Duration
+	// setAside are the entries in quarantine that were seen: what is still open was
+	// written again once.
+	setAside map[string]bool
+	// look is how often the quarantines are looked at (default 30 s).
+	look time.Duration
 }
 
 const (
@@ -71,8 +78,8 @@ const (
 // errLog says that the log could not be read, which is no fault of a queue.
 var errLog = errors.New("read the log")
 
-// errBroken says that it is time to look at the queues that are broken again.
-var errBroken = errors.New("a queue is not what the log says")
+// errLook says that it is time to look at the directories again.
+var errLook = errors.New("time to look at the queues")
 
 // errIncomplete says that a queue's directory is not the one that was written to.
 var errIncomplete = errors.New("the queue's directory was lost")
@@ -82,7 +89,7 @@ func New(o Options) *Materializer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Materializer{o: o, broken: map[string]*retry.Outage{}}
+	return &Materializer{o: o, broken: map[string]*retry.Outage{}, setAside: map[string]bool{}, look: 30 * time.Second}
 }
 
 // Position is the newest position whose files are durable, 0 before Run has
@@ -111,8 +118,8 @@ func (m *Materializer) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errBroken) {
-			ready = false
+		if errors.Is(err, errLook) {
+			ready = len(m.broken) == 0 && !m.moreSetAside()
 			continue
 		}
 		var hole *eventlog.HoleError
@@ -124,14 +131,14 @@ func (m *Materializer) Run(ctx context.Context) error {
 	}
 }
 
-// follow applies what comes. Where a queue is broken it returns errBroken when it
-// is time to try again.
+// follow applies what comes, until it is time to look at the directories again.
 func (m *Materializer) follow(ctx context.Context, outage *retry.Outage) error {
+	wait := m.look
 	if len(m.broken) > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, m.pause, errBroken)
-		defer cancel()
+		wait = m.pause
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errLook)
+	defer cancel()
 	err := m.o.Log.Follow(ctx, m.Position(), func(ctx context.Context, events []eventlog.Event) error {
 		err := m.apply(ctx, events)
 		if err == nil {
@@ -166,6 +173,23 @@ func (m *Materializer) settle(ctx context.Context, slug string, err error) error
 	return nil
 }
 
+// moreSetAside says whether an entry was moved to quarantine that was not there
+// before: the log may still owe its run.
+func (m *Materializer) moreSetAside() bool {
+	more := false
+	slugs, _ := m.slugs() // what cannot be read is told of by the rebuild
+	for _, slug := range slugs {
+		files, _ := os.ReadDir(filepath.Join(m.o.QueuesDir, slug, queue.QuarantineDir))
+		for _, f := range files {
+			name := slug + "/" + f.Name()
+			if _, err := queue.ParseName(f.Name()); err == nil && !m.setAside[name] {
+				m.setAside[name], more = true, true
+			}
+		}
+	}
+	return more
+}
+
 // begin makes the directories equal to the log and finds the position to follow
 // from. There is one way to recover, whatever was lost: it is the ordinary start.
 func (m *Materializer) begin(ctx context.Context) error {
@@ -173,6 +197,7 @@ func (m *Materializer) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.moreSetAside()
 	m.position.Store(head)
 	m.saved = head
 	return nil

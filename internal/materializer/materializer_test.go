@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"pgregory.net/rapid"
@@ -223,6 +224,57 @@ func TestRebuildMakesTheQueuesExact(t *testing.T) {
 	}
 	s.expectFiles(t, "docs a 1", "web b 1")
 	if names := quarantined(t, s, "web"); len(names) != 5 {
+		t.Errorf("in quarantine: %q", names)
+	}
+}
+
+// Entries that another instance ordered wait for it.
+func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
+	s := newSite(t)
+	m, stop := s.run(t)
+	s.append(t, forwarded("a", "web", 1))
+	s.caughtUp(t, m)
+	stop()
+	s.instance = "renamed"
+	if err := s.materializer().Rebuild(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.expectFiles(t, "web a 1")
+	if names := quarantined(t, s, "web"); len(names) > 0 {
+		t.Errorf("in quarantine: %q", names)
+	}
+}
+
+// What was moved to quarantine, and is still owed, is written again: by the daemon
+// that runs, and at the start.
+func TestQuarantinedEntriesThatAreStillOpenAreWrittenAgain(t *testing.T) {
+	s := newSite(t)
+	m := s.materializer()
+	m.look = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	s.append(t, forwarded("a", "web", 1))
+	s.caughtUp(t, m)
+	q, entry := s.first(t, "web")
+	setAside := func() {
+		t.Helper()
+		if err := q.Quarantine(entry, errors.New("it could not be read")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setAside()
+	testkit.Wait(t, "it is written again", func() bool { return len(s.files(t)) == 1 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	setAside()
+	again, stop := s.run(t)
+	defer stop()
+	testkit.Wait(t, "it has begun", func() bool { return again.Position() > 0 })
+	s.expectFiles(t, "web a 1")
+	if names := quarantined(t, s, "web"); len(names) != 2 {
 		t.Errorf("in quarantine: %q", names)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -167,9 +168,16 @@ func (m *Materializer) sweepChunk(ctx context.Context, q *queue.Queue, head int6
 	if err != nil {
 		return err
 	}
+	others, err := Others(ctx, m.o.Log, m.o.Instance, ids)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLog, err)
+	}
 	for _, x := range chunk {
 		i := slices.IndexFunc(orders.entries, func(e Entry) bool { return e == x.entry })
 		switch {
+		case i < 0 && others[x.entry.EventID] != "":
+			m.o.Logger.Error("an entry of another instance is left alone", "deployment", x.entry.Deployment,
+				"delivery", x.entry.DeliveryID, "its_instance", others[x.entry.EventID], "instance", m.o.Instance)
 		case i < 0:
 			err = q.Quarantine(x.file, fmt.Errorf("the log, which ends at position %d, has no such assignment", head))
 		case !orders.open(x.entry):
@@ -272,6 +280,23 @@ func (m *Materializer) expected(ctx context.Context, head int64) (map[string][]E
 		slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Position, b.Position) })
 	}
 	return expected, nil
+}
+
+// Others names, by the ID of the event, the instances other than this one whose
+// events are of these deliveries: an entry that one of them ordered is theirs.
+func Others(ctx context.Context, log interface {
+	Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error]
+}, instance string, deliveryIDs []string) (map[string]string, error) {
+	others := map[string]string{}
+	for e, err := range log.Find(ctx, eventlog.Filter{DeliveryIDs: deliveryIDs, Types: orderTypes}) {
+		if err != nil {
+			return nil, fmt.Errorf("look for events of other instances: %w", err)
+		}
+		if e.Instance != instance {
+			others[e.ID] = e.Instance
+		}
+	}
+	return others, nil
 }
 
 // orders is what the log says of some deliveries of an instance.

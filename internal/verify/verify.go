@@ -39,6 +39,9 @@ type Options struct {
 	Expected func(ctx context.Context) (map[string][]materializer.Entry, error)
 	// Checkpoint is the position up to which the queues have been written.
 	Checkpoint func(ctx context.Context) (int64, error)
+	// Others names the other instances that ordered something of these deliveries, by
+	// the ID of the event.
+	Others func(ctx context.Context, deliveryIDs []string) (map[string]string, error)
 	// QueueDir is the directory of a deployment's queue, Slugs the deployments.
 	QueueDir func(slug string) string
 	Slugs    []string
@@ -156,18 +159,30 @@ func (o Options) compareQueues(ctx context.Context) ([]string, error) {
 			breaches = append(breaches, fmt.Sprintf("queue %s: it cannot be looked at: %v", slug, err))
 			continue
 		}
-		there := make(map[string]bool, len(entries))
+		there := make(map[string]queue.Entry, len(entries))
 		for _, e := range entries {
-			there[e.Name] = true
+			there[e.Name] = e
 		}
 		for _, e := range expected[slug] {
-			if name := e.Name(); there[name] {
+			name := e.Name()
+			if _, ok := there[name]; ok {
 				delete(there, name)
 			} else if e.Position <= checkpoint {
 				breaches = append(breaches, fmt.Sprintf("queue %s: %s is missing (ordered at position %d, not ended); mend it with `durhack-deployer queue rebuild`", slug, name, e.Position))
 			}
 		}
+		var ids []string
+		for _, e := range there {
+			ids = append(ids, e.DeliveryID)
+		}
+		others, err := o.Others(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
 		for _, name := range slices.Sorted(maps.Keys(there)) {
+			if others[there[name].ID.String()] != "" {
+				continue // it waits for that instance
+			}
 			breaches = append(breaches, fmt.Sprintf("queue %s: %s is there, but the log says that it has ended or was never ordered", slug, name))
 		}
 	}

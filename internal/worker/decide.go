@@ -25,6 +25,9 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 	if err != nil {
 		return err
 	}
+	if order.other != "" {
+		return w.rest(e, fmt.Errorf("it is left alone: it is of instance %q, and this is %q", order.other, w.o.Instance))
+	}
 	if !order.known {
 		return w.quarantine(e, errNotOrdered)
 	}

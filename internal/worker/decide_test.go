@@ -6,8 +6,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers/command"
 )
 
 // threeCommits pushes three commits and puts the last live.
@@ -177,7 +179,13 @@ func TestPendingLatest(t *testing.T) {
 	// A newer one that cannot be had takes nobody's place.
 	s.order("e9", c9, false)
 	s.order("lost", strings.Repeat("ab", 20), false)
-	s.run(latest)
+	s.run(latest, func(o *Options) { // it is not waited for as long as a late one would be
+		handler, err := command.New(command.Config{Path: s.live(), Remote: s.remote(), FetchTimeout: 5 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Handler = handler
+	})
 	s.expect("e9", "forwarded 1", "started 1", "deployed 1")
 	s.expect("lost", "forwarded 1", "started 1", "failed 1")
 	s.checkRuns()

@@ -86,6 +86,8 @@ type order struct {
 	newest projections.Attempt
 	// next is the number of the run that it gets now.
 	next int
+	// other is the instance that ordered it, where that is not this one.
+	other string
 }
 
 func (w *Worker) order(ctx context.Context, job materializer.Entry) (order, error) {
@@ -107,6 +109,13 @@ func (w *Worker) order(ctx context.Context, job materializer.Entry) (order, erro
 			return o, err
 		}
 		o.known, position = slices.Contains(assignments, job.Assignment), e.Position
+	}
+	if !o.known {
+		others, err := materializer.Others(ctx, w.o.Log, w.o.Instance, []string{job.DeliveryID})
+		if err != nil {
+			return o, err
+		}
+		o.other = others[job.EventID]
 	}
 	o.newest, _ = state.Newest(w.o.Instance, job.DeliveryID, slug, position)
 	for _, a := range state.Attempts(w.o.Instance) {

@@ -226,6 +226,28 @@ func TestEntriesThatCannotBeReadNowLetTheOthersGoOn(t *testing.T) {
 	}
 }
 
+// An entry that another instance ordered waits for it, and holds up nobody.
+func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push("echo fine")
+	events, err := s.log.Append(t.Context(), eventlog.Group{Transitions: []eventlog.Transition{{
+		Instance: "other", DeliveryID: "theirs", Deployment: slug, Attempt: 1, Actor: "sam",
+		Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commit}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := s.enqueue(events[0])
+	s.order("ours", commit, false)
+	stop := s.start()
+	s.wait("ours is deployed", func() bool { return len(s.story("ours")) == 3 })
+	stop()
+	if got := s.queued(); len(s.quarantined()) > 0 || !slices.Equal(got, []string{theirs.Name()}) {
+		t.Errorf("queued %q, in quarantine %q", got, s.quarantined())
+	}
+}
+
 // What cannot be read, or was not ordered, is moved aside; the rest goes on.
 func TestStrangeEntriesGoToQuarantine(t *testing.T) {
 	t.Parallel()
