@@ -194,13 +194,14 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	masked := mask.NewWriter(out, r.secrets)
 	last := &lastBytes{}
 	both := io.MultiWriter(masked, last)
-	if stdout == nil {
-		stdout = both
+	stderr := both
+	if stdout == nil { // one pipe for both: two would be written from at once
+		stdout, stderr = both, nil
 	}
 	err := process.Run(ctx, process.Command{
 		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
 		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, File: r.opts.ProcessFile,
-		Stdin: r.stdin, Stdout: stdout, Stderr: both,
+		Stdin: r.stdin, Stdout: stdout, Stderr: stderr,
 	})
 	_ = masked.Flush()
 	if err == nil {
