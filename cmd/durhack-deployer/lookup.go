@@ -195,7 +195,7 @@ func (c *cli) commit(ctx context.Context, cfg *config.Config, d *config.Deployme
 	if ref == "" {
 		ref = "refs/heads/" + d.Branch
 	}
-	repo := daemon.Repository(cfg, d).Patient(func(why string) { fmt.Fprintln(c.err, printable(why)) })
+	repo := daemon.Repository(cfg, d).Patient(git.DefaultPatience, func(why string) { fmt.Fprintln(c.err, printable(why)) })
 	found, err := repo.Resolve(ctx, ref)
 	if err == nil {
 		return found.Commit, nil

@@ -37,6 +37,9 @@ type Config struct {
 	FetchTimeout time.Duration
 	// Submodules and Tags say that a deploy includes them.
 	Submodules, Tags bool
+	// Patience is how long a remote that is late or away is asked again; zero is
+	// git.DefaultPatience.
+	Patience time.Duration
 }
 
 // StepConfig is one configured step.
@@ -58,6 +61,9 @@ type Handler struct{ cfg Config }
 
 // New checks the configuration; every fault is in the error.
 func New(cfg Config) (*Handler, error) {
+	if cfg.Patience == 0 {
+		cfg.Patience = git.DefaultPatience
+	}
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !filepath.IsAbs(cfg.Path) {
@@ -136,7 +142,7 @@ func (h *Handler) repo(env handlers.Env) *git.Repo {
 	return git.Open(h.cfg.Path, h.cfg.Remote, git.Options{
 		Vars: env.Vars, SearchPaths: h.searchPaths(env), Grace: env.Grace, ProcessFile: env.ProcessFile,
 		Submodules: h.cfg.Submodules, Tags: h.cfg.Tags,
-	}).Patient(func(why string) {
+	}).Patient(h.cfg.Patience, func(why string) {
 		if env.Out != nil {
 			_, _ = fmt.Fprintln(env.Out, why)
 		}

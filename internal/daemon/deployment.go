@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
@@ -43,14 +44,30 @@ func Environment(cfg *config.Config, d *config.Deployment) []string {
 }
 
 // clone is a git.Repo as the worker wants to ask it.
-type clone struct{ *git.Repo }
-
-func (c clone) FetchCommit(ctx context.Context, branch, commit string) error {
-	return c.Repo.FetchCommit(ctx, branch, commit, io.Discard)
+type clone struct {
+	*git.Repo
+	fetchTimeout time.Duration // 0 is none
 }
 
-func (c clone) RemoteTip(ctx context.Context, branch string) (string, error) {
-	tip, err := c.Repo.RemoteTip(ctx, branch)
+// patient is a Repo that writes what it waits for to out.
+func (c clone) patient(ctx context.Context, out io.Writer) (*git.Repo, context.Context, context.CancelFunc) {
+	cancel := func() {}
+	if c.fetchTimeout > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, c.fetchTimeout, fmt.Errorf("no answer within the fetch_timeout of %s", c.fetchTimeout))
+	}
+	return c.Patient(git.DefaultPatience, func(why string) { _, _ = fmt.Fprintln(out, why) }), ctx, cancel
+}
+
+func (c clone) FetchHistory(ctx context.Context, branch, commit string, out io.Writer) error {
+	repo, ctx, cancel := c.patient(ctx, out)
+	defer cancel()
+	return repo.FetchHistory(ctx, branch, commit, out)
+}
+
+func (c clone) TipAfter(ctx context.Context, branch, before string, out io.Writer) (string, error) {
+	repo, ctx, cancel := c.patient(ctx, out)
+	defer cancel()
+	tip, err := repo.TipAfter(ctx, branch, before)
 	if errors.Is(err, git.ErrRefNotFound) {
 		return "", nil
 	}
@@ -84,7 +101,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 		secrets = append(secrets, s.Reveal())
 	}
 	return worker.New(worker.Options{
-		Instance: o.Config.Instance, Host: host, Handler: handler, Repository: clone{Repository(o.Config, d)},
+		Instance: o.Config.Instance, Host: host, Handler: handler, Repository: clone{Repository(o.Config, d), d.FetchTimeout},
 		Deployment: worker.Deployment{
 			Slug: d.Slug, Repository: d.Repository, Path: d.Path, Enabled: d.Enabled,
 			LatestOnly:       d.Pending == config.PendingLatest,

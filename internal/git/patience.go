@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// defaultPatience is how long a patient Repo waits for a remote that is late or
+// DefaultPatience is how long a patient Repo should wait for a remote that is late or
 // away: a webhook comes before its commit can be fetched, a server restarts.
-const defaultPatience = time.Minute
+const DefaultPatience = time.Minute
 
 // Patient returns the same Repo, except that it asks its remote again, with
 // growing pauses, where the answer may be another in a moment, and tells why each
-// time.
-func (r *Repo) Patient(tell func(why string)) *Repo {
+// time. It gives up once it has been patient for so long.
+func (r *Repo) Patient(patience time.Duration, tell func(why string)) *Repo {
 	patient := *r
-	patient.patience, patient.tell = defaultPatience, tell
+	patient.patience, patient.tell = patience, tell
 	return &patient
 }
 

@@ -1,19 +1,16 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"io"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/materializer"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
-
-// checkTimeout bounds the questions to the clone and its remote, which may have
-// gone silent.
-const checkTimeout = 2 * time.Minute
 
 // errNotOrdered is about a queue entry that the log does not know: nothing runs
 // that was not recorded first.
@@ -36,12 +33,17 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 		return w.done(e)
 	}
 	attempt := order.next
-	void, checkErr := w.void(held, e, job)
+	// What is asked of a remote that has gone silent counts, too.
+	limited, cancel := w.limit(held)
+	defer cancel()
+	var check checked
+	void, err := w.void(limited, e, job, &check.said)
 	if held.Err() != nil {
 		return context.Cause(held)
 	}
 	if void == nil {
-		return w.run(ctx, held, e, job, attempt, checkErr)
+		check.err = err
+		return w.run(ctx, held, limited, e, job, attempt, check)
 	}
 	void.Commit = job.Commit
 	_, err = w.o.Log.Append(held, eventlog.Group{
@@ -56,38 +58,38 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializ
 	return w.done(e)
 }
 
+// checked is what came of the questions before a run.
+type checked struct {
+	said bytes.Buffer // for the run log
+	err  error        // fails the run before its first step
+}
+
 // void says why the assignment must not run, or nil. An error means that the
 // question could not be answered; the run is then failed, because running on a
 // guess could take the deployment backwards.
-func (w *Worker) void(ctx context.Context, e queue.Entry, job materializer.Entry) (*eventlog.Voided, error) {
+func (w *Worker) void(ctx context.Context, e queue.Entry, job materializer.Entry, out io.Writer) (*eventlog.Voided, error) {
 	if !w.o.Deployment.Enabled {
 		return &eventlog.Voided{
 			Reason: eventlog.ReasonDeploymentDisabled,
 			Detail: fmt.Sprintf("deployment %q was disabled after the delivery was forwarded; set enabled = true and replay it", job.Deployment),
 		}, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no answer within %s", checkTimeout))
-	defer cancel()
-	cloned, err := w.cloned(ctx)
-	if err != nil || !cloned { // without a clone there is nothing to compare with
-		return nil, err
-	}
 	if w.o.Deployment.LatestOnly {
-		if newer := w.newer(ctx, e, job); newer != nil {
+		if newer := w.newer(ctx, e, job, out); newer != nil {
 			return &eventlog.Voided{
 				Reason: eventlog.ReasonSuperseded, SupersededBy: newer.DeliveryID,
 				Detail: fmt.Sprintf("delivery %s (commit %s) came later and pending = \"latest\"; with pending = \"every\" this one would have run", newer.DeliveryID, short(newer.Commit)),
 			}, nil
 		}
 	}
-	return w.stale(ctx, job)
+	return w.stale(ctx, job, out)
 }
 
 // newer finds the newest waiting assignment that takes the place of job. One
 // whose commit is an ancestor of job's does not: then the deliveries came out
 // of order, and dropping job would leave the older commit live. Nor does one
 // that cannot be compared.
-func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entry) *materializer.Entry {
+func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entry, out io.Writer) *materializer.Entry {
 	pending := w.o.Queue.Pending()
 	for i := len(pending) - 1; i >= 0 && pending[i].Name > e.Name; i-- {
 		raw, err := w.o.Files.Read(pending[i])
@@ -101,7 +103,7 @@ func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entr
 		if newer.Commit == job.Commit || newer.Forced {
 			return &newer // it will run, wherever it lies
 		}
-		older, err := w.isAncestor(ctx, newer, job)
+		older, err := w.isAncestor(ctx, newer, job, out)
 		if err != nil {
 			w.o.Logger.Warn("not superseded: the commits cannot be compared", "delivery", job.DeliveryID, "newer", newer.DeliveryID, "error", err)
 			return nil
@@ -114,26 +116,19 @@ func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entr
 }
 
 // isAncestor says whether a's commit is an ancestor of b's, both made known first.
-func (w *Worker) isAncestor(ctx context.Context, a, b materializer.Entry) (bool, error) {
+func (w *Worker) isAncestor(ctx context.Context, a, b materializer.Entry, out io.Writer) (bool, error) {
 	for _, j := range []materializer.Entry{a, b} {
-		if err := w.know(ctx, j.Branch, j.Commit); err != nil {
+		if err := w.o.Repository.FetchHistory(ctx, j.Branch, j.Commit, out); err != nil {
 			return false, err
 		}
 	}
 	return w.o.Repository.IsAncestor(ctx, a.Commit, b.Commit)
 }
 
-// know makes the commit known to the clone.
-func (w *Worker) know(ctx context.Context, branch, commit string) error {
-	if has, err := w.o.Repository.Has(ctx, commit); err != nil || has {
-		return err
-	}
-	return w.o.Repository.FetchCommit(ctx, branch, commit)
-}
-
 // stale voids a commit that is behind what is live, unless the branch was moved
-// back to it on purpose (it is the tip), or a person named it.
-func (w *Worker) stale(ctx context.Context, job materializer.Entry) (*eventlog.Voided, error) {
+// back to it on purpose (it is the tip), or a person named it. What is live is
+// what the log says, whatever there is in the working tree.
+func (w *Worker) stale(ctx context.Context, job materializer.Entry, out io.Writer) (*eventlog.Voided, error) {
 	live := w.seen.live
 	if job.Forced || live == "" || live == job.Commit {
 		return nil, nil
@@ -141,19 +136,33 @@ func (w *Worker) stale(ctx context.Context, job materializer.Entry) (*eventlog.V
 	if live == job.Before {
 		return nil, nil // it was pushed on top of what is live: the common case needs no git
 	}
-	behind, compareErr := w.behind(ctx, job)
-	if compareErr == nil && !behind {
+	known, compareErr := w.o.Repository.Knows(ctx, live)
+	behind := false
+	if known {
+		behind, compareErr = w.o.Repository.IsAncestor(ctx, job.Commit, live)
+		if compareErr == nil && !behind {
+			return nil, nil
+		}
+	}
+	tip, err := w.o.Repository.TipAfter(ctx, job.Branch, job.Before, out)
+	if err == nil && tip == job.Commit {
 		return nil, nil
 	}
-	tip, err := w.o.Repository.RemoteTip(ctx, job.Branch)
+	if !known && compareErr == nil {
+		if compareErr = w.o.Repository.FetchHistory(ctx, job.Branch, live, out); compareErr == nil {
+			behind, compareErr = w.o.Repository.IsAncestor(ctx, job.Commit, live)
+		}
+		if compareErr == nil && !behind {
+			return nil, nil
+		}
+	}
 	switch {
-	case compareErr != nil && (err != nil || tip != job.Commit):
-		return nil, fmt.Errorf("tell whether commit %s is behind what is live (%s): %w", short(job.Commit), short(live), compareErr)
+	case compareErr != nil:
+		return nil, fmt.Errorf("tell whether commit %s is behind what is live (%s): %w; to put it live whether it is or not: durhack-deployer deploy %s --ref %s",
+			short(job.Commit), short(live), compareErr, job.Deployment, job.Commit)
 	case err != nil:
 		return nil, fmt.Errorf("commit %s is behind what is live (%s); ask the remote whether the branch was moved back to it: %w",
 			short(job.Commit), short(live), err)
-	case tip == job.Commit:
-		return nil, nil
 	}
 	at := fmt.Sprintf("not the tip of %q (%s)", job.Branch, short(tip))
 	if tip == "" {
@@ -164,26 +173,6 @@ func (w *Worker) stale(ctx context.Context, job materializer.Entry) (*eventlog.V
 		Detail: fmt.Sprintf("commit %s is an ancestor of what is live (%s) and %s; to go back on purpose: durhack-deployer deploy %s --ref %s",
 			short(job.Commit), short(live), at, job.Deployment, job.Commit),
 	}, nil
-}
-
-// behind says whether job's commit is an ancestor of what is live.
-func (w *Worker) behind(ctx context.Context, job materializer.Entry) (bool, error) {
-	// A clone that was made anew may not know what is live.
-	if err := w.know(ctx, job.Branch, w.seen.live); err != nil {
-		return false, err
-	}
-	// It holds every ancestor of what it knows, so a commit that it does not know
-	// is none of them, and needs no fetching.
-	return w.o.Repository.IsAncestor(ctx, job.Commit, w.seen.live)
-}
-
-// cloned says whether there is a history to compare with.
-func (w *Worker) cloned(ctx context.Context) (bool, error) {
-	head, err := w.o.Repository.Head(ctx)
-	if err != nil {
-		return false, fmt.Errorf("look at the clone in %s: %w", w.o.Deployment.Path, err)
-	}
-	return head != "", nil
 }
 
 func short(commit string) string {

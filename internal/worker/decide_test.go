@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
 )
 
 // threeCommits pushes three commits and puts the last live.
@@ -128,13 +130,124 @@ func TestStaleWhereWhatIsLiveIsUnknown(t *testing.T) {
 	s.expect("tip", "forwarded 1", "started 1", "deployed 1")
 }
 
+// The log says what is live, whatever has become of the clone.
+func TestStaleWithoutTheHistory(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(s *site){
+		"shallow": func(s *site) {
+			s.git(s.Dir, "clone", "--quiet", "--depth=1", "file://"+s.remote(), s.live())
+		},
+		"another branch": func(s *site) {
+			s.git(s.pusher(), "push", "--quiet", s.remote(), "HEAD~2:refs/heads/old")
+			s.git(s.Dir, "clone", "--quiet", "--single-branch", "--branch=old", s.remote(), s.live())
+		},
+		"gone":  func(*site) {},
+		"empty": func(s *site) { s.git(s.Dir, "init", "--quiet", s.live()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			_, c2, c3 := s.threeCommits()
+			if err := os.RemoveAll(s.live()); err != nil {
+				t.Fatal(err)
+			}
+			lose(s)
+			s.order("late", c2, false)
+			s.run()
+			s.expect("late", "forwarded 1", "voided 1")
+			c4 := s.push("echo 4 > $DIR/ran")
+			s.order("newer", c4, false)
+			s.run()
+			s.expect("newer", "forwarded 1", "started 1", "deployed 1")
+			if d := last[eventlog.Deployed](s, "newer"); d.PreviousCommit != c3 || s.read("ran") != "4\n" {
+				t.Errorf("deployed: %+v, ran %q", d, s.read("ran"))
+			}
+		})
+	}
+}
+
+// Where the history cannot be had, nothing goes live on a guess.
+func TestStaleWhereTheHistoryCannotBeHad(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, c2, _ := s.threeCommits()
+	if err := errors.Join(os.RemoveAll(s.live()), os.Rename(s.remote(), s.remote()+".away")); err != nil {
+		t.Fatal(err)
+	}
+	s.order("blind", c2, false)
+	s.run()
+	s.expect("blind", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "blind"); f.Step != stepPlan || !strings.Contains(f.Error, "tell whether commit") || !strings.Contains(f.Error, "--ref "+c2) {
+		t.Errorf("failed: %+v", f)
+	}
+}
+
+// A branch that was moved back may be seen to have moved only a moment later.
+func TestStaleWaitsForALateRemote(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c1, c2, c3 := s.threeCommits()
+	s.enqueue(s.append(eventlog.Transition{DeliveryID: "back", Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
+		Order: eventlog.Order{Branch: "main", Commit: c2, Before: c1, Rule: "r", ConfigDigest: "c"},
+	}})[0])
+	s.moveMain(c1) // as it was before
+	said := false
+	s.run(func(o *Options) {
+		o.Repository = late{clone{git.Open(s.live(), s.remote(), git.Options{})}, func() {
+			said = true
+			s.moveMain(c2)
+		}}
+	})
+	s.expect("back", "forwarded 1", "started 1", "deployed 1")
+	if log := s.read("runs/web/back-1.log"); !said || !strings.Contains(log, "where it was before the push; asking again in") {
+		t.Errorf("waited: %v; live was %s; the run log:\n%s", said, c3, log)
+	}
+}
+
+// late is a clone that waits for its remote, which moves when it does.
+type late struct {
+	clone
+	move func()
+}
+
+func (l late) TipAfter(ctx context.Context, branch, before string, out io.Writer) (string, error) {
+	return l.Patient(time.Minute, func(why string) {
+		_, _ = io.WriteString(out, why+"\n")
+		l.move()
+	}).TipAfter(ctx, branch, before)
+}
+
+// A remote that never answers is a matter of the deployment's timeout, too.
+func TestTimeoutOfTheCheck(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, c2, _ := s.threeCommits()
+	s.order("late", c2, false)
+	s.run(func(o *Options) {
+		o.Deployment.Timeout = 50 * time.Millisecond
+		o.Repository = silent{o.Repository}
+	})
+	s.expect("late", "forwarded 1", "started 1", "failed 1")
+	if f := last[eventlog.Failed](s, "late"); f.Step != stepPlan || !strings.Contains(f.Error, "longer than its timeout allows") {
+		t.Errorf("failed: %+v", f)
+	}
+}
+
+// silent is a clone whose remote does not answer.
+type silent struct{ Repository }
+
+func (silent) TipAfter(ctx context.Context, _, _ string, _ io.Writer) (string, error) {
+	<-ctx.Done()
+	return "", context.Cause(ctx)
+}
+
 func latest(o *Options) { o.Deployment.LatestOnly = true }
 
 func TestPendingLatest(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	c1, c2, c3 := s.push("echo 1"), s.push("echo 2"), s.push("echo 3")
-	// Before there is a clone nothing can be compared, so all that is newer runs.
+	// Out of order, and there is no clone yet.
 	s.order("a3", c3, false)
 	s.order("a1", c1, false)
 	s.run(latest)

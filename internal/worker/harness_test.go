@@ -55,7 +55,7 @@ func (p place) remote() string   { return filepath.Join(p.Dir, "remote.git") }
 func (p place) options(log Log, q *queue.Queue, w Queue) (Options, error) {
 	// What a step does is in the repository, and so differs by commit.
 	steps := []command.StepConfig{{Name: "build", Run: []string{"./build"}, Env: map[string]string{"DIR": p.Dir}}}
-	handler, err := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps})
+	handler, err := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps, Patience: time.Millisecond})
 	return Options{
 		Instance: instance, Host: host, Handler: handler, Repository: clone{git.Open(p.live(), p.remote(), git.Options{})},
 		Deployment: Deployment{Slug: slug, Repository: "o/r", Path: p.live(), Enabled: true, RetryInterrupted: true},
@@ -67,12 +67,8 @@ func (p place) options(log Log, q *queue.Queue, w Queue) (Options, error) {
 
 type clone struct{ *git.Repo }
 
-func (c clone) FetchCommit(ctx context.Context, branch, commit string) error {
-	return c.Repo.FetchCommit(ctx, branch, commit, io.Discard)
-}
-
-func (c clone) RemoteTip(ctx context.Context, branch string) (string, error) {
-	tip, err := c.Repo.RemoteTip(ctx, branch)
+func (c clone) TipAfter(ctx context.Context, branch, before string, _ io.Writer) (string, error) {
+	tip, err := c.Repo.TipAfter(ctx, branch, before)
 	if errors.Is(err, git.ErrRefNotFound) {
 		return "", nil
 	}

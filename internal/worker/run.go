@@ -25,9 +25,9 @@ const startGrace = 2 * time.Second
 // stepPlan names what fails before the first step.
 const stepPlan = "plan"
 
-// run executes the plan between `started` and its end. checkErr, if not nil,
-// fails the attempt without a step being run.
-func (w *Worker) run(ctx, held context.Context, e queue.Entry, job materializer.Entry, attempt int, checkErr error) error {
+// run executes the plan between `started` and its end; limited is held with the
+// deployment's timeout.
+func (w *Worker) run(ctx, held, limited context.Context, e queue.Entry, job materializer.Entry, attempt int, check checked) error {
 	w.running.Store(true)
 	defer w.running.Store(false)
 	if ctx.Err() != nil {
@@ -37,7 +37,7 @@ func (w *Worker) run(ctx, held context.Context, e queue.Entry, job materializer.
 		Deployment: job.Deployment, DeliveryID: job.DeliveryID, Attempt: attempt, Repository: w.o.Deployment.Repository,
 		Branch: job.Branch, Commit: job.Commit, PreviousCommit: w.seen.live, Path: w.o.Deployment.Path, Actor: job.Actor,
 	}
-	plan, planErr := w.o.Handler.Plan(held, what)
+	plan, planErr := w.o.Handler.Plan(limited, what)
 	started := eventlog.Started{
 		Commit: job.Commit, PreviousCommit: w.seen.live, Host: w.o.Host, PID: os.Getpid(),
 		Plan: plan.Names(), RunLog: w.logPath(job.DeliveryID, attempt),
@@ -59,12 +59,13 @@ func (w *Worker) run(ctx, held context.Context, e queue.Entry, job materializer.
 	}
 	w.o.Logger.Info("started", "delivery", job.DeliveryID, "attempt", attempt, "commit", job.Commit)
 	r := *w.seen.open
-	return w.finish(ctx, e, r, w.execute(ctx, held, what, plan, errors.Join(checkErr, planErr), r))
+	check.err = errors.Join(check.err, planErr)
+	return w.finish(ctx, e, r, w.execute(ctx, limited, what, plan, check, r))
 }
 
 // execute runs the steps and says which events end the run.
-func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handlers.Plan, planErr error, r run) []eventlog.Data {
-	runCtx, cancel := w.runContext(ctx, held)
+func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan handlers.Plan, check checked, r run) []eventlog.Data {
+	runCtx, cancel := w.runContext(ctx, limited)
 	defer cancel()
 	begin := time.Now()
 	vars := handlers.Environment(job, w.o.Vars, w.o.SearchPaths)
@@ -73,14 +74,18 @@ func (w *Worker) execute(ctx, held context.Context, job handlers.Job, plan handl
 	if err != nil { // a full disk must not fail a deploy: the output's tail is kept all the same
 		w.o.Logger.Warn("no run log is kept", "path", r.started.RunLog, "error", err)
 	}
-	result := handlers.Result{Err: planErr, FailedStep: stepPlan}
-	if planErr == nil {
+	if check.said.Len() > 0 {
+		log.Note("before the first step: compare with what is live")
+		_, _ = check.said.WriteTo(log)
+	}
+	result := handlers.Result{Err: check.err, FailedStep: stepPlan}
+	if check.err == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
 			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths,
 			Grace: w.o.StepGrace, ProcessFile: processFile(r.started.RunLog),
 		}, log)
 	} else {
-		log.Note("%s: %v", stepPlan, planErr)
+		log.Note("%s: %v", stepPlan, check.err)
 	}
 	if err := log.Close(); err != nil {
 		w.o.Logger.Warn("the run log is incomplete", "path", r.started.RunLog, "error", err)
@@ -121,10 +126,18 @@ type runTimeout struct{ handlers.TimeoutError }
 
 func (e *runTimeout) Unwrap() error { return &e.TimeoutError }
 
-// runContext ends with held (the lock), with the deployment's timeout, and
-// DrainGrace after ctx.
-func (w *Worker) runContext(ctx, held context.Context) (context.Context, context.CancelFunc) {
-	runCtx, cancel := context.WithCancelCause(held)
+// limit is held with the deployment's timeout.
+func (w *Worker) limit(held context.Context) (context.Context, context.CancelFunc) {
+	timeout := w.o.Deployment.Timeout
+	if timeout <= 0 {
+		return held, func() {}
+	}
+	return context.WithTimeoutCause(held, timeout, &runTimeout{handlers.TimeoutError{After: timeout}})
+}
+
+// runContext ends with limited, and DrainGrace after ctx.
+func (w *Worker) runContext(ctx, limited context.Context) (context.Context, context.CancelFunc) {
+	runCtx, cancel := context.WithCancelCause(limited)
 	stop := context.AfterFunc(ctx, func() {
 		w.o.Logger.Info("stopping: the running deploy may finish", "within", w.o.DrainGrace.String())
 		if !retry.Sleep(runCtx, w.o.DrainGrace) {
@@ -132,16 +145,9 @@ func (w *Worker) runContext(ctx, held context.Context) (context.Context, context
 		}
 		cancel(errShutdown)
 	})
-	timer := func() bool { return true }
-	if w.o.Deployment.Timeout > 0 {
-		timer = time.AfterFunc(w.o.Deployment.Timeout, func() {
-			cancel(&runTimeout{handlers.TimeoutError{After: w.o.Deployment.Timeout}})
-		}).Stop
-	}
 	return runCtx, func() {
 		cancel(nil)
 		stop()
-		timer()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"os"
@@ -57,17 +58,18 @@ type Locker interface {
 // Repository answers what the stale check asks about the deployment's clone.
 // None of its methods touches the working tree.
 type Repository interface {
-	// Head is the commit that is checked out, empty where there is no clone yet.
-	Head(ctx context.Context) (string, error)
-	// Has says whether the clone knows the commit.
-	Has(ctx context.Context, commit string) (bool, error)
-	// FetchCommit makes the branch's tip and the commit known to the clone.
-	FetchCommit(ctx context.Context, branch, commit string) error
-	// IsAncestor is false where ancestor is not known to the clone.
+	// Knows says whether the clone has the commit and everything that led to it;
+	// without a clone it does not.
+	Knows(ctx context.Context, commit string) (bool, error)
+	// FetchHistory makes the commit known with everything that led to it, by
+	// cloning where there is no clone. out gets what git says.
+	FetchHistory(ctx context.Context, branch, commit string, out io.Writer) error
+	// IsAncestor compares with a commit that is known; one that is not is no
+	// ancestor of it.
 	IsAncestor(ctx context.Context, ancestor, of string) (bool, error)
-	// RemoteTip is the commit that the branch points to at the remote now, empty
-	// where the remote has no such branch.
-	RemoteTip(ctx context.Context, branch string) (string, error)
+	// TipAfter is the commit that the branch points to at the remote now, after a
+	// push that moved it away from before; empty where the remote has no such branch.
+	TipAfter(ctx context.Context, branch, before string, out io.Writer) (string, error)
 }
 
 // Deployment is the worker's view of one deployment's configuration.
@@ -80,7 +82,7 @@ type Deployment struct {
 	LatestOnly bool
 	// RetryInterrupted is on_interrupt = "retry".
 	RetryInterrupted bool
-	// Timeout bounds a whole run; 0 means no bound.
+	// Timeout bounds a whole run and the questions before it; 0 means no bound.
 	Timeout time.Duration
 }
 
