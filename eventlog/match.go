@@ -10,6 +10,7 @@ import (
 // many events, aside.
 func (f Filter) Match(e Event) bool {
 	return e.Position > f.After &&
+		(f.Positions == nil || slices.Contains(f.Positions, e.Position)) &&
 		(f.Instance == "" || f.Instance == e.Instance) &&
 		(f.DeliveryID == "" || f.DeliveryID == e.DeliveryID) &&
 		(f.DeliveryIDs == nil || slices.Contains(f.DeliveryIDs, e.DeliveryID)) &&

@@ -110,8 +110,10 @@ type Filter struct {
 	Types      []Type
 	// Since is inclusive, Until exclusive; both are about RecordedAt.
 	Since, Until time.Time
-	// After leaves out positions up to and including it.
-	After int64
+	// After leaves out positions up to and including it; Positions, where not nil,
+	// are those to return.
+	After     int64
+	Positions []int64
 	// Limit is the number of events to return at most; 0 is all of them. They are
 	// the first ones, or with Newest the last ones, in position order all the same.
 	Limit  int
@@ -134,6 +136,9 @@ func (f Filter) query() (string, []any) {
 		where = append(where, fmt.Sprintf(condition, len(args)))
 	}
 	add("position > $%d", f.After)
+	if f.Positions != nil {
+		add("position = any($%d)", f.Positions)
+	}
 	if f.Instance != "" {
 		add("instance = $%d", clean(f.Instance))
 	}

@@ -58,11 +58,24 @@ func swapFresh(ctx context.Context, tx pgx.Tx, p place) error {
 		for _, q := range []string{
 			fmt.Sprintf("drop table if exists %s", t.in(live)),
 			fmt.Sprintf("alter table %s rename to %s", t.in(p), t.name),
-			fmt.Sprintf("alter table %s rename constraint %s%s_pkey to %s_pkey", t.in(live), p.prefix(), t.name, t.name),
 		} {
 			if _, err := tx.Exec(ctx, q); err != nil {
 				return fmt.Errorf("swap the tables: %w", err)
 			}
+		}
+	}
+	// The keys are among the indexes; their constraints are renamed with them.
+	rows, err := tx.Query(ctx, "select indexname from pg_indexes where schemaname = $1 and starts_with(indexname, $2)", p.schema(), p.prefix())
+	if err != nil {
+		return fmt.Errorf("swap the indexes: %w", err)
+	}
+	indexes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("swap the indexes: %w", err)
+	}
+	for _, index := range indexes {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("alter index %s.%s rename to %s", p.schema(), index, strings.TrimPrefix(index, p.prefix()))); err != nil {
+			return fmt.Errorf("swap the indexes: %w", err)
 		}
 	}
 	return nil

@@ -96,3 +96,6 @@ create table SCHEMA.fresh_attempts (
     constraint fresh_attempts_pkey primary key (delivery_id, instance, deployment, attempt),
     constraint attempts_outcome_known check (outcome in ('waiting', 'running', 'deployed', 'failed', 'voided', 'interrupted'))
 );
+
+-- What a start asks for: few of very many.
+create index fresh_deliveries_open on SCHEMA.fresh_deliveries (instance) where open > 0;

@@ -51,6 +51,19 @@ func NewState() *State {
 	}
 }
 
+// Position is that of the last event that was applied.
+func (s *State) Position() int64 { return s.position }
+
+// ForgetEnded drops the deliveries that owe nothing, so that a fold that goes on
+// for ever stays small. What is still asked about them is in the log.
+func (s *State) ForgetEnded() {
+	for key, r := range s.deliveries {
+		if r.Open == 0 {
+			delete(s.deliveries, key)
+		}
+	}
+}
+
 // FoldAt folds events, which must come in position order; it stops at the first
 // error of the sequence. Events may be left out of it (those of other instances,
 // say), but not events of the deliveries and deployments that are asked about.

@@ -90,6 +90,12 @@ func WithScanInterval(every time.Duration) Option {
 	return func(o *options) { o.scanInterval = every }
 }
 
+// WithoutSync is for a queue whose entries follow from elsewhere: none is synced, and
+// one may be cut short after a loss of power.
+func WithoutSync() Option {
+	return func(o *options) { o.durable = append(o.durable, durable.WithoutSync()) }
+}
+
 // Open opens a queue and makes its directory if it is missing. It removes the
 // unfinished files of writers that died.
 func Open(dir string, log *slog.Logger, opts ...Option) (*Queue, error) {

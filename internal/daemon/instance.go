@@ -11,7 +11,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -45,7 +45,7 @@ func Foreign(ctx context.Context, cfg *config.Config, store *Store) ([]string, e
 		for i, e := range entries {
 			ids[i] = e.DeliveryID
 		}
-		others, err := materializer.Others(ctx, store.Log, cfg.Instance, ids)
+		others, err := mirror.Others(ctx, store.Log, cfg.Instance, ids)
 		if err != nil {
 			return nil, err
 		}

@@ -13,7 +13,8 @@ import (
 	"sync"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
+	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -105,7 +106,7 @@ func warnOfOrphans(cfg *config.Config, log *slog.Logger) {
 	}
 }
 
-// queueSet opens each deployment's queue once, so that what the materializer
+// queueSet opens each deployment's queue once, so that what the mirror
 // writes wakes the worker without a detour through the file system.
 type queueSet struct {
 	cfg *config.Config
@@ -131,7 +132,7 @@ func (s *queueSet) get(slug string) (*queue.Queue, error) {
 		}
 		s.retired = append(s.retired, q) // its worker may still be looking at it
 	}
-	q, err := queue.Open(QueueDir(s.cfg, slug), s.log.With("queue", slug))
+	q, err := queue.Open(QueueDir(s.cfg, slug), s.log.With("queue", slug), queue.WithoutSync())
 	if err != nil {
 		return nil, err
 	}
@@ -149,10 +150,10 @@ func (s *queueSet) close() {
 	clear(s.open)
 }
 
-func newMaterializer(cfg *config.Config, store *Store, log *slog.Logger, queues *queueSet) *materializer.Materializer {
-	return materializer.New(materializer.Options{
+func newMirror(cfg *config.Config, store *Store, log *slog.Logger, queues *queueSet) *mirror.Mirror {
+	return mirror.New(mirror.Options{
 		Instance: cfg.Instance, QueuesDir: filepath.Join(cfg.StateDir, "queues"), OpenQueue: queues.get,
-		Slugs: cfg.Slugs(), Log: store.Log, Pool: store.Pool, Logger: log,
+		Slugs: cfg.Slugs(), Log: store.Log, Resume: projections.New(store.Pool, store.Log, log).Resume, Logger: log,
 	})
 }
 
@@ -160,5 +161,5 @@ func newMaterializer(cfg *config.Config, store *Store, log *slog.Logger, queues 
 func RebuildQueues(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger) error {
 	queues := newQueueSet(cfg, log)
 	defer queues.close()
-	return newMaterializer(cfg, store, log, queues).Rebuild(ctx)
+	return newMirror(cfg, store, log, queues).Rebuild(ctx)
 }

@@ -123,7 +123,7 @@ func TestReadiness(t *testing.T) {
 	// One of this instance could order a run, so the queues wait for a binary that
 	// knows it. What is pushed is recorded, and that nothing runs is told.
 	s.unknownEvent(dsn, "test")
-	s.becomes(d, 503, "materializer failed and is tried again: materialize the queues: event at position 10 ")
+	s.becomes(d, 503, "mirror failed and is tried again: mirror the queues: event at position 10 ")
 	s.push(d, "d3")
 	s.wait(d, "d3 is forwarded", func() bool { return strings.HasSuffix(s.types("d3"), "forwarded") })
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/internal/verify"
 	"github.com/ducompsoc/durhack-deployer/migrations"
@@ -84,12 +84,12 @@ func Verify(ctx context.Context, cfg *config.Config, store *Store, log *slog.Log
 	}
 	queues := newQueueSet(cfg, log)
 	defer queues.close()
-	m := newMaterializer(cfg, store, log, queues)
+	m := newMirror(cfg, store, log, queues)
 	v.Result, err = verify.Run(ctx, verify.Options{
 		Instance: cfg.Instance, Tree: store.Log.Verify, Held: held, Audit: projections.New(store.Pool, store.Log, log).Audit,
-		Expected: m.Expected, Checkpoint: m.Checkpoint,
+		Expected: m.Expected,
 		Others: func(ctx context.Context, ids []string) (map[string]string, error) {
-			return materializer.Others(ctx, store.Log, cfg.Instance, ids)
+			return mirror.Others(ctx, store.Log, cfg.Instance, ids)
 		},
 		QueueDir: func(slug string) string { return QueueDir(cfg, slug) }, Slugs: cfg.Slugs(),
 		Progress: o.Progress, TreeProgress: o.TreeProgress,

@@ -64,7 +64,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		Instance: o.Config.Instance, Queue: watched, Log: store.Log,
 		Rules: func() []router.Rule { return router.Rules(o.Config) }, Logger: o.Logger,
 	})
-	m := newMaterializer(o.Config, store, o.Logger, queues)
+	m := newMirror(o.Config, store, o.Logger, queues)
 	p := projections.New(store.Pool, store.Log, o.Logger)
 	state.use(store, p)
 	defer state.use(nil, nil)
@@ -76,7 +76,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	defer stopProjecting()
 	projector.Go(func() { keep(projecting, o.Logger, "projections", p.Run, nil) }) // its check tells more
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run, state.tell) })
-	parts.Go(func() { keep(ctx, o.Logger, "materializer", m.Run, state.tell) })
+	parts.Go(func() { keep(ctx, o.Logger, "mirror", m.Run, state.tell) })
 	parts.Go(func() {
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return sign(ctx, o, store) }, state.tell)
 	})

@@ -325,7 +325,7 @@ func TestTheWorkersOwnReasons(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = release() }()
-	answer := `{"status":"unavailable","instance":"test","reasons":["materializer stopped\nat once"]}`
+	answer := `{"status":"unavailable","instance":"test","reasons":["mirror stopped\nat once"]}`
 	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -334,7 +334,7 @@ func TestTheWorkersOwnReasons(t *testing.T) {
 	}))
 	defer admin.Close()
 	s.admin = admin.Listener.Addr().(*net.TCPAddr).Port
-	if lines := s.findings(t); !has(lines, "fail daemon", "materializer stopped; at once") {
+	if lines := s.findings(t); !has(lines, "fail daemon", "mirror stopped; at once") {
 		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
 	for _, answer = range []string{`{"instance":"other","reasons":["x"]}`, `<html>`, `{"instance":"test","reasons":[]}`} {

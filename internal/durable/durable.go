@@ -46,6 +46,8 @@ type Dir struct {
 	ops  Ops
 	opts []Option // for directories inside this one
 	sync *group
+	// volatile says that nothing is synced.
+	volatile bool
 	// fileSyncs has room for maxFileSyncs.
 	fileSyncs chan struct{}
 }
@@ -58,6 +60,10 @@ type Option func(*Dir)
 func WithOps(wrap func(Ops) Ops) Option {
 	return func(d *Dir) { d.ops = wrap(d.ops) }
 }
+
+// WithoutSync leaves the disk to write when it likes: for a directory whose content
+// can be made again from elsewhere. A file may then be cut short after a loss of power.
+func WithoutSync() Option { return func(d *Dir) { d.volatile = true } }
 
 // Open opens an existing directory. The caller closes it.
 func Open(path string, opts ...Option) (*Dir, error) {
@@ -103,6 +109,9 @@ func (d *Dir) Close() error { return d.sys.file.Close() }
 // Sync returns when every change of names that was made before the call is on
 // disk. Concurrent callers share one sync.
 func (d *Dir) Sync() error {
+	if d.volatile {
+		return nil
+	}
 	if err := d.sync.wait(); err != nil {
 		return fmt.Errorf("sync directory %s: %w", d.path, err)
 	}
@@ -179,6 +188,9 @@ func (d *Dir) fill(f File, write func(io.Writer) error) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if d.volatile {
+		return nil
 	}
 	d.fileSyncs <- struct{}{}
 	err := f.Sync()

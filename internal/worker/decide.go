@@ -8,7 +8,7 @@ import (
 	"io"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -17,7 +17,7 @@ import (
 var errNotOrdered = errors.New("the log has no such assignment")
 
 // decide voids an assignment that no longer makes sense, and runs the others.
-func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job materializer.Entry) error {
+func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Entry) error {
 	order, err := w.order(held, job)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ type checked struct {
 // void says why the assignment must not run, or nil. An error means that the
 // question could not be answered; the run is then failed, because running on a
 // guess could take the deployment backwards.
-func (w *Worker) void(ctx context.Context, e queue.Entry, job materializer.Entry, out io.Writer) (*eventlog.Voided, error) {
+func (w *Worker) void(ctx context.Context, e queue.Entry, job mirror.Entry, out io.Writer) (*eventlog.Voided, error) {
 	if !w.o.Deployment.Enabled {
 		return &eventlog.Voided{
 			Reason: eventlog.ReasonDeploymentDisabled,
@@ -89,14 +89,14 @@ func (w *Worker) void(ctx context.Context, e queue.Entry, job materializer.Entry
 // whose commit is an ancestor of job's does not: then the deliveries came out
 // of order, and dropping job would leave the older commit live. Nor does one
 // that cannot be compared.
-func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entry, out io.Writer) *materializer.Entry {
+func (w *Worker) newer(ctx context.Context, e queue.Entry, job mirror.Entry, out io.Writer) *mirror.Entry {
 	pending := w.o.Queue.Pending()
 	for i := len(pending) - 1; i >= 0 && pending[i].Name > e.Name; i-- {
 		raw, err := w.o.Files.Read(pending[i])
 		if err != nil {
 			continue // gone or unreadable: it will be dealt with in its turn
 		}
-		newer, err := materializer.Decode(raw)
+		newer, err := mirror.Decode(raw)
 		if err != nil || newer.Deployment != job.Deployment || newer.Name() != pending[i].Name {
 			continue
 		}
@@ -116,8 +116,8 @@ func (w *Worker) newer(ctx context.Context, e queue.Entry, job materializer.Entr
 }
 
 // isAncestor says whether a's commit is an ancestor of b's, both made known first.
-func (w *Worker) isAncestor(ctx context.Context, a, b materializer.Entry, out io.Writer) (bool, error) {
-	for _, j := range []materializer.Entry{a, b} {
+func (w *Worker) isAncestor(ctx context.Context, a, b mirror.Entry, out io.Writer) (bool, error) {
+	for _, j := range []mirror.Entry{a, b} {
 		if err := w.o.Repository.FetchHistory(ctx, j.Branch, j.Commit, out); err != nil {
 			return false, err
 		}
@@ -128,7 +128,7 @@ func (w *Worker) isAncestor(ctx context.Context, a, b materializer.Entry, out io
 // stale voids a commit that is behind what is live, unless the branch was moved
 // back to it on purpose (it is the tip), or a person named it. What is live is
 // what the log says, whatever there is in the working tree.
-func (w *Worker) stale(ctx context.Context, job materializer.Entry, out io.Writer) (*eventlog.Voided, error) {
+func (w *Worker) stale(ctx context.Context, job mirror.Entry, out io.Writer) (*eventlog.Voided, error) {
 	live := w.seen.live
 	if job.Forced || live == "" || live == job.Commit {
 		return nil, nil

@@ -21,7 +21,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -123,8 +123,8 @@ func (s *site) push(script string) string {
 	return s.git(s.pusher(), "rev-parse", "HEAD")
 }
 
-// order records that the commit shall run, and queues it as the materializer does.
-func (s *site) order(delivery, commit string, forced bool) materializer.Entry {
+// order records that the commit shall run, and queues it as the mirror does.
+func (s *site) order(delivery, commit string, forced bool) mirror.Entry {
 	s.t.Helper()
 	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commit, Rule: "r", ConfigDigest: "c", Forced: forced}}})
 	return s.enqueue(events[0])
@@ -139,20 +139,20 @@ func (s *site) replay(delivery, commit string, attempt int) {
 	s.enqueue(events[0])
 }
 
-func (s *site) enqueue(e eventlog.Event) materializer.Entry {
+func (s *site) enqueue(e eventlog.Event) mirror.Entry {
 	s.t.Helper()
 	assignments, err := e.Assignments()
 	if err != nil || len(assignments) != 1 {
 		s.t.Fatalf("assignments of %+v: %v", e, err)
 	}
-	entry := materializer.Entry{
+	entry := mirror.Entry{
 		Position: e.Position, EventID: e.ID, DeliveryID: e.DeliveryID, Cause: e.Type, Actor: e.Actor, Assignment: assignments[0],
 	}
 	s.put(entry)
 	return entry
 }
 
-func (s *site) put(entry materializer.Entry) {
+func (s *site) put(entry mirror.Entry) {
 	s.t.Helper()
 	content, err := entry.Encode()
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -90,7 +90,7 @@ type order struct {
 	other string
 }
 
-func (w *Worker) order(ctx context.Context, job materializer.Entry) (order, error) {
+func (w *Worker) order(ctx context.Context, job mirror.Entry) (order, error) {
 	var o order
 	position, highest := int64(0), 0
 	slug, state := w.o.Deployment.Slug, projections.NewState()
@@ -111,7 +111,7 @@ func (w *Worker) order(ctx context.Context, job materializer.Entry) (order, erro
 		o.known, position = slices.Contains(assignments, job.Assignment), e.Position
 	}
 	if !o.known {
-		others, err := materializer.Others(ctx, w.o.Log, w.o.Instance, []string{job.DeliveryID})
+		others, err := mirror.Others(ctx, w.o.Log, w.o.Instance, []string{job.DeliveryID})
 		if err != nil {
 			return o, err
 		}

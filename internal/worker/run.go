@@ -10,7 +10,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -27,7 +27,7 @@ const stepPlan = "plan"
 
 // run executes the plan between `started` and its end; limited is held with the
 // deployment's timeout.
-func (w *Worker) run(ctx, held, limited context.Context, e queue.Entry, job materializer.Entry, attempt int, check checked) error {
+func (w *Worker) run(ctx, held, limited context.Context, e queue.Entry, job mirror.Entry, attempt int, check checked) error {
 	w.running.Store(true)
 	defer w.running.Store(false)
 	if ctx.Err() != nil {

@@ -23,7 +23,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
-	"github.com/ducompsoc/durhack-deployer/internal/materializer"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -216,7 +216,7 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	case err != nil:
 		return w.rest(e, err)
 	}
-	job, err := materializer.Decode(raw)
+	job, err := mirror.Decode(raw)
 	if err != nil {
 		return w.quarantine(e, err)
 	}

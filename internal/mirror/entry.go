@@ -1,7 +1,7 @@
-// Package materializer turns what the log orders into files: it follows the log
-// and writes one entry into the queue of a deployment for each assignment. The
-// queues are a projection of the log; Rebuild makes them again from nothing.
-package materializer
+// Package mirror turns what the log orders into files: it follows the log, keeps
+// the orders that have not ended, and makes the queue of each deployment equal to
+// them, one file an order. The queues can be deleted: they follow from the log.
+package mirror
 
 import (
 	"encoding/json"
@@ -12,12 +12,13 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 // entryVersion is the schema version of an Entry.
 const entryVersion = 1
 
-// mainQueue is the directory beside the deployments' that the materializer must
+// mainQueue is the directory beside the deployments' that the mirror must
 // never touch.
 const mainQueue = "main"
 
@@ -44,6 +45,11 @@ type Entry struct {
 
 // Name is the entry's file name in its queue.
 func (e Entry) Name() string { return e.EventID + "_" + e.DeliveryID + ".json" }
+
+// file is the entry's file, as its queue knows it. e.check has passed.
+func (e Entry) file() queue.Entry {
+	return queue.Entry{Name: e.Name(), ID: ulid.MustParseStrict(e.EventID), DeliveryID: e.DeliveryID}
+}
 
 // Encode returns the entry's file content; the same bytes for the same entry.
 func (e Entry) Encode() ([]byte, error) {
@@ -97,22 +103,4 @@ func entriesOf(e eventlog.Event) ([]Entry, error) {
 		})
 	}
 	return entries, nil
-}
-
-// run names an attempt of one delivery at one deployment.
-type run struct {
-	delivery, deployment string
-	attempt              int
-}
-
-func (e Entry) run() run { return run{e.DeliveryID, e.Deployment, e.Attempt} }
-
-// endOf says which attempt the event ends, if it ends one.
-func endOf(e eventlog.Event) (r run, ends bool) {
-	switch e.Type {
-	case eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided:
-		slug := e.DeploymentSlug()
-		return run{e.DeliveryID, slug, e.Attempt}, slug != ""
-	}
-	return run{}, false
 }

@@ -1,4 +1,4 @@
-package materializer
+package mirror
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
+	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -39,6 +41,8 @@ type site struct {
 
 	mu     sync.Mutex
 	queues map[string]*queue.Queue
+	// retired are those whose directory was removed under them.
+	retired []*queue.Queue
 }
 
 func newSite(t testing.TB) *site {
@@ -56,7 +60,10 @@ func (s *site) open(slug string) (*queue.Queue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if q := s.queues[slug]; q != nil {
-		return q, nil
+		if replaced, err := q.Replaced(); err != nil || !replaced {
+			return q, err
+		}
+		s.retired = append(s.retired, q)
 	}
 	q, err := queue.Open(filepath.Join(s.dir, slug), quiet)
 	if err != nil {
@@ -73,21 +80,21 @@ func (s *site) open(slug string) (*queue.Queue, error) {
 func (s *site) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, q := range s.queues {
+	for _, q := range slices.Concat(s.retired, slices.Collect(maps.Values(s.queues))) {
 		_ = q.Close()
 	}
-	s.queues = nil
+	s.queues, s.retired = nil, nil
 }
 
-func (s *site) materializer() *Materializer {
-	m := New(Options{Instance: s.instance, QueuesDir: s.dir, OpenQueue: s.open, Slugs: s.slugs, Log: s.log, Pool: s.pool, Logger: quiet})
+func (s *site) mirror() *Mirror {
+	m := New(Options{Instance: s.instance, QueuesDir: s.dir, OpenQueue: s.open, Slugs: s.slugs, Log: s.log, Resume: projections.New(s.pool, s.log, quiet).Resume, Logger: quiet})
 	return m
 }
 
-// run starts a materializer and returns what stops it.
-func (s *site) run(t rapid.TB) (m *Materializer, stop func()) {
+// run starts a mirror and returns what stops it.
+func (s *site) run(t rapid.TB) (m *Mirror, stop func()) {
 	t.Helper()
-	m = s.materializer()
+	m = s.mirror()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()
@@ -144,13 +151,13 @@ func deployed(delivery, slug string, attempt int) eventlog.Transition {
 }
 
 // caughtUp waits until m has applied everything in the log.
-func (s *site) caughtUp(t rapid.TB, m *Materializer) {
+func (s *site) caughtUp(t rapid.TB, m *Mirror) {
 	t.Helper()
 	head, err := s.log.Head(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Wait(t, "the materializer has caught up", func() bool { return m.Position() >= head })
+	testkit.Wait(t, "the mirror has caught up", func() bool { return m.Position() >= head })
 }
 
 // files lists what the queues hold: slug, delivery and attempt of each entry,
@@ -175,6 +182,9 @@ func (s *site) files(t rapid.TB) []string {
 				continue
 			}
 			raw, err := os.ReadFile(filepath.Join(s.dir, slug.Name(), name.Name()))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // a mirror is running
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,31 +205,6 @@ func (s *site) expectFiles(t rapid.TB, want ...string) {
 	}
 }
 
-func (s *site) key(t rapid.TB) key {
-	t.Helper()
-	k, err := s.materializer().key()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-func (s *site) checkpoint(t rapid.TB) int64 {
-	t.Helper()
-	position, _, err := loadCheckpoint(context.Background(), s.pool, s.key(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return position
-}
-
-func (s *site) setCheckpoint(t rapid.TB, position int64) {
-	t.Helper()
-	if err := resetCheckpoint(context.Background(), s.pool, s.key(t), position); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // work ends the first entry of a queue, as a worker does: event, then file.
 func (s *site) work(t rapid.TB, slug string) {
 	t.Helper()
@@ -233,14 +218,7 @@ func (s *site) work(t rapid.TB, slug string) {
 		t.Fatal(err)
 	}
 	s.append(t, deployed(e.DeliveryID, slug, e.Attempt))
-	s.remove(t, slug)
-}
-
-// remove removes the first entry of a queue.
-func (s *site) remove(t rapid.TB, slug string) {
-	t.Helper()
-	q, entry := s.first(t, slug)
-	if err := q.Remove(entry); err != nil {
+	if err := q.Remove(entry); err != nil { // the mirror may have been faster
 		t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-package materializer
+package mirror
 
 import (
 	"context"
@@ -86,9 +86,12 @@ func (m *model) interrupt(t *rapid.T) {
 	at := func(attempt int, data eventlog.Data) eventlog.Transition {
 		return eventlog.Transition{DeliveryID: id, Deployment: slug, Attempt: attempt, Data: data}
 	}
+	q, entry := m.s.first(t, slug)
 	m.s.append(t, at(attempt, eventlog.Started{Commit: sha}), at(attempt, eventlog.Interrupted{Then: "retry"}))
 	m.s.append(t, at(m.attempt[id], eventlog.Started{Commit: sha}), deployed(id, slug, m.attempt[id]))
-	m.s.remove(t, slug)
+	if err := q.Remove(entry); err != nil {
+		t.Fatal(err)
+	}
 	m.open[slug] = m.open[slug][1:]
 }
 
@@ -110,7 +113,7 @@ func (m *model) check(t *rapid.T) {
 		want = append(want, m.open[slug]...)
 	}
 	m.s.expectFiles(t, want...)
-	expected, err := m.s.materializer().Expected(context.Background())
+	expected, err := m.s.mirror().Expected(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package materializer
+package mirror
 
 import (
 	"strings"

@@ -1,6 +1,7 @@
-package materializer
+package mirror
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +19,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func TestEachAssignmentBecomesAFile(t *testing.T) {
@@ -38,9 +39,6 @@ func TestEachAssignmentBecomesAFile(t *testing.T) {
 	s.caughtUp(t, m)
 	s.expectFiles(t, "docs a 1", "docs a 3", "retired c 1", "web a 1", "web b 1", "web b 2", "web a 3")
 	stop()
-	if head, err := s.log.Head(context.Background()); err != nil || s.checkpoint(t) != head {
-		t.Errorf("checkpoint %d, head %d, %v", s.checkpoint(t), head, err)
-	}
 	if _, err := os.Stat(filepath.Join(s.dir, "main")); !errors.Is(err, os.ErrNotExist) {
 		t.Error("it touched the main queue")
 	}
@@ -63,46 +61,39 @@ func TestEntryHoldsWhatTheWorkerNeeds(t *testing.T) {
 	}
 }
 
-// A crash between the file and the checkpoint repeats the write, which changes
-// nothing; what ended in the meantime is not written again.
-func TestCrashBetweenFileAndCheckpoint(t *testing.T) {
+// Read models that are behind, up to date, or not built are all the same to a start:
+// what they do not know is folded from the log.
+func TestMirror_StartsFromWhatTheReadModelsKnow(t *testing.T) {
 	s := newSite(t)
-	s.append(t, forwarded("old", "web", 1))
-	m, stop := s.run(t)
-	s.append(t, forwarded("a", "web", 1))
-	s.append(t, forwarded("b", "web", 1))
-	s.append(t, forwarded("c", "docs", 1))
-	s.caughtUp(t, m)
-	stop()
-	s.work(t, "web") // old
-	s.work(t, "web") // a
-	want := []string{"docs c 1", "web b 1"}
-	s.expectFiles(t, want...)
-
-	for position := range int64(5) {
-		s.setCheckpoint(t, position)
-		m, stop = s.run(t)
+	p := projections.New(s.pool, s.log, quiet)
+	start := func(want ...string) {
+		t.Helper()
+		m, stop := s.run(t)
+		defer stop()
 		s.caughtUp(t, m)
-		stop()
 		s.expectFiles(t, want...)
 	}
-}
-
-func TestCheckpointNeverGoesBack(t *testing.T) {
-	s := newSite(t)
-	ctx := context.Background()
-	for _, move := range []struct{ to, want int64 }{{5, 5}, {3, 5}, {5, 5}, {9, 9}, {0, 9}} {
-		if err := advanceCheckpoint(ctx, s.pool, s.key(t), move.to); err != nil {
-			t.Fatal(err)
-		}
-		if got := s.checkpoint(t); got != move.want {
-			t.Errorf("after a move to %d it is %d, want %d", move.to, got, move.want)
-		}
+	s.append(t, forwarded("old", "web", 1))
+	s.append(t, forwarded("a", "web", 1))
+	s.append(t, forwarded("b", "web", 1))
+	start("web old 1", "web a 1", "web b 1")
+	if err := p.Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	s.work(t, "web")
+	s.append(t, forwarded("c", "docs", 1))
+	start("docs c 1", "web a 1", "web b 1")
+	if err := p.Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	start("docs c 1", "web a 1", "web b 1")
+	if state, err := p.Resume(t.Context(), s.instance); err != nil || state.Position() != s.head(t) || len(state.Deliveries("")) != 3 {
+		t.Errorf("resumed at %d with %v: %v", state.Position(), state.Deliveries(""), err)
 	}
 }
 
 // A directory that is gone, or was made again without what it held, is noticed
-// at the start; so is a lost checkpoint, and one of a longer log.
+// at the start; so is a file that is missing, cut short or changed.
 func TestStartNoticesWhatWasLost(t *testing.T) {
 	s := newSite(t)
 	m, stop := s.run(t)
@@ -123,10 +114,11 @@ func TestStartNoticesWhatWasLost(t *testing.T) {
 		"all directories":       func() error { return os.RemoveAll(s.dir) },
 		"content, made again":   func() error { return errors.Join(os.RemoveAll(path("web")), os.Mkdir(path("web"), 0o750)) },
 		"not configured, empty": func() error { return errors.Join(os.RemoveAll(path("retired")), os.Mkdir(path("retired"), 0o750)) },
-		"checkpoint, and a file": func() error {
-			_, err := s.pool.Exec(context.Background(), "update checkpoints set position = 1000 where instance = $1", s.instance)
-			files, _ := filepath.Glob(path("web/*.json"))
-			return errors.Join(err, os.Remove(files[0]))
+		"a file":                func() error { return os.Remove(first(t, path("web"))) },
+		"a file's end":          func() error { return os.Truncate(first(t, path("web")), 0) },
+		"a file's content": func() error {
+			raw, err := os.ReadFile(first(t, path("web")))
+			return errors.Join(err, os.WriteFile(first(t, path("web")), bytes.Replace(raw, []byte(sha), []byte(strings.Repeat("e", 40)), 1), 0o640))
 		},
 	}
 	for name, lose := range losses {
@@ -135,18 +127,11 @@ func TestStartNoticesWhatWasLost(t *testing.T) {
 			if err := lose(); err != nil {
 				t.Fatal(err)
 			}
-			if slices.Equal(s.files(t), want) {
-				t.Fatal("nothing was lost")
-			}
 			m, stop := s.run(t)
 			defer stop()
 			testkit.Wait(t, "it has begun", func() bool { return m.Position() > 0 })
 			s.caughtUp(t, m)
 			s.expectFiles(t, want...)
-			head, err := s.log.Head(context.Background())
-			if err != nil || s.checkpoint(t) != head {
-				t.Errorf("checkpoint %d, head %d, %v", s.checkpoint(t), head, err)
-			}
 		})
 	}
 }
@@ -165,7 +150,7 @@ func TestQueueThatCannotBeMadeStopsNoOther(t *testing.T) {
 	s.append(t, forwarded("b", "web", 1), forwarded("b", "docs", 1))
 	s.caughtUp(t, m)
 	s.expectFiles(t, "docs a 1", "docs b 1")
-	if err := s.materializer().Rebuild(t.Context()); err == nil || !strings.Contains(err.Error(), "queue web: ") {
+	if err := s.mirror().Rebuild(t.Context()); err == nil || !strings.Contains(err.Error(), "queue web: ") {
 		t.Errorf("a rebuild says %v", err)
 	}
 	if err := os.Remove(web); err != nil {
@@ -175,6 +160,15 @@ func TestQueueThatCannotBeMadeStopsNoOther(t *testing.T) {
 	s.append(t, forwarded("c", "web", 1))
 	s.caughtUp(t, m)
 	s.expectFiles(t, "docs a 1", "docs b 1", "web a 1", "web b 1", "web c 1")
+}
+
+func first(t *testing.T, dir string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no file in %s: %v", dir, err)
+	}
+	return files[0]
 }
 
 // While the daemon runs, a lost directory must not keep the others waiting.
@@ -219,7 +213,7 @@ func TestRebuildMakesTheQueuesExact(t *testing.T) {
 	plant("b", `{"v":1,"position":999,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"web","attempt":2}`) // of a longer log
 	plant("b", `{"v":1,"position":3,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"docs","attempt":1}`)  // of another queue
 	plant("c", `{"v":1,"position":3,"event_id":"ID","delivery_id":"b","cause":"forwarded","deployment":"web","attempt":1}`)   // under another name
-	if err := s.materializer().Rebuild(context.Background()); err != nil {
+	if err := s.mirror().Rebuild(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	s.expectFiles(t, "docs a 1", "web b 1")
@@ -236,7 +230,7 @@ func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
 	s.caughtUp(t, m)
 	stop()
 	s.instance = "renamed"
-	if err := s.materializer().Rebuild(t.Context()); err != nil {
+	if err := s.mirror().Rebuild(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s.expectFiles(t, "web a 1")
@@ -249,8 +243,8 @@ func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
 // that runs, and at the start.
 func TestQuarantinedEntriesThatAreStillOpenAreWrittenAgain(t *testing.T) {
 	s := newSite(t)
-	m := s.materializer()
-	m.look = time.Millisecond
+	m := s.mirror()
+	m.every = time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()
@@ -295,7 +289,7 @@ func TestRebuildBesideARunningDaemon(t *testing.T) {
 			s.caughtUp(t, m)
 		}
 	}
-	o := s.materializer().o
+	o := s.mirror().o
 	o.Log = scripted
 	if err := New(o).Rebuild(context.Background()); err != nil {
 		t.Fatal(err)
@@ -317,7 +311,7 @@ func TestSlugsThatAreNoDirectories(t *testing.T) {
 	s.append(t, forwarded("good", "web", 1))
 	s.caughtUp(t, m)
 	s.expectFiles(t, "web good 1")
-	if err := s.materializer().Rebuild(context.Background()); err != nil {
+	if err := s.mirror().Rebuild(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	s.expectFiles(t, "web good 1")
@@ -325,7 +319,7 @@ func TestSlugsThatAreNoDirectories(t *testing.T) {
 	if err != nil || len(above) != 1 {
 		t.Errorf("beside the queues: %v, %v", above, err)
 	}
-	expected, err := s.materializer().Expected(context.Background())
+	expected, err := s.mirror().Expected(context.Background())
 	if err != nil || len(expected) != len(bad)+1 {
 		t.Errorf("expected %v, %v", expected, err)
 	}
@@ -338,7 +332,10 @@ func TestEventsThatAreNotKnown(t *testing.T) {
 	}{{"test", true}, {"another", false}} {
 		s := newSite(t)
 		s.append(t, forwarded("a", "web", 1))
-		o := s.materializer().o
+		if err := projections.New(s.pool, s.log, quiet).Rebuild(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		o := s.mirror().o
 		scripted := &scriptedLog{Log: s.log, events: []eventlog.Event{
 			{Position: 2, Instance: tt.instance, Type: "pinned", Data: []byte(`{"v":1}`)},
 		}}
@@ -384,9 +381,9 @@ func TestDatabaseAwayAndBack(t *testing.T) {
 	s.expectFiles(t, "web a 1", "web b 1")
 }
 
-// TestMaterializerAgainstAModel runs random histories with crashes at random
+// TestMirrorAgainstAModel runs random histories with crashes at random
 // places, and compares the directories with a set.
-func TestMaterializerAgainstAModel(t *testing.T) {
+func TestMirrorAgainstAModel(t *testing.T) {
 	s := newSite(t)
 	root := s.dir
 	runs := 0
@@ -410,7 +407,11 @@ func TestMaterializerAgainstAModel(t *testing.T) {
 			case "crash":
 				stop()
 				model.settle(t) // a worker goes on without it
-				s.setCheckpoint(t, rapid.Int64Range(0, s.checkpoint(t)).Draw(t, "checkpoint"))
+				if rapid.Bool().Draw(t, "read models up to date") {
+					if err := projections.New(s.pool, s.log, quiet).Rebuild(context.Background(), nil); err != nil {
+						t.Fatal(err)
+					}
+				}
 				m, stop = s.run(t)
 			case "lose":
 				stop()
@@ -420,7 +421,7 @@ func TestMaterializerAgainstAModel(t *testing.T) {
 				}
 				m, stop = s.run(t)
 			case "rebuild":
-				if err := s.materializer().Rebuild(context.Background()); err != nil {
+				if err := s.mirror().Rebuild(context.Background()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -429,7 +430,7 @@ func TestMaterializerAgainstAModel(t *testing.T) {
 		s.caughtUp(t, m)
 		stop()
 		model.check(t)
-		if err := s.materializer().Rebuild(context.Background()); err != nil {
+		if err := s.mirror().Rebuild(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		model.check(t)

@@ -1,0 +1,517 @@
+package mirror
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
+)
+
+// Log is what the mirror needs of the event log.
+type Log interface {
+	Head(ctx context.Context) (int64, error)
+	Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error]
+	Follow(ctx context.Context, after int64, apply func(ctx context.Context, events []eventlog.Event) error) error
+}
+
+// Options configure a Mirror. All but Slugs and Logger are required.
+type Options struct {
+	Instance string
+	// QueuesDir is the directory that holds one directory a queue.
+	QueuesDir string
+	// OpenQueue returns the queue of a deployment, which stands at
+	// QueuesDir/slug, made if it or its directory is missing. It is called often,
+	// with valid slugs only, and also for deployments that are not configured any
+	// more. It keeps what it opened and closes it after Run; where it returns the
+	// same *queue.Queue that the worker watches, the worker is woken at once.
+	OpenQueue func(slug string) (*queue.Queue, error)
+	// Slugs are the configured deployments.
+	Slugs []string
+	Log   Log
+	// Resume reads the fold as far as the read models have it: see
+	// projections.Projector.Resume.
+	Resume func(ctx context.Context, instance string) (*projections.State, error)
+	Logger *slog.Logger
+}
+
+// Mirror keeps the open orders of one instance in memory, and the directories of
+// the deployments' queues equal to them. Create it with New.
+type Mirror struct {
+	o        Options
+	state    *projections.State
+	orders   map[string][]Entry          // those that are open, by delivery
+	want     map[string]map[string]Entry // the same, by deployment and file name
+	disk     *retry.Outage               // of queues in which a change has failed
+	queues   map[string]*queue.Queue     // as OpenQueue returned them last
+	setAside map[string]bool             // names that were written again after a quarantine: once is enough
+	again    *time.Timer                 // ends the following of the log, for a look at the directories
+	folded   int64                       // the position up to which orders hold
+	position atomic.Int64
+	// every is the time between two looks at the whole directories.
+	every time.Duration
+}
+
+// findChunk bounds the positions that one question to the log names.
+const findChunk = 500
+
+// New returns a Mirror that has not started.
+func New(o Options) *Mirror {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Mirror{o: o, queues: map[string]*queue.Queue{}, every: 30 * time.Second,
+		disk: retry.New(o.Logger, slog.LevelWarn, "a queue is not up to date; the others go on")}
+}
+
+// Position is the newest position up to which the files have been written, 0
+// before Run has found out.
+func (m *Mirror) Position() int64 { return m.position.Load() }
+
+// Run follows the log until ctx ends, and then returns nil. A queue that cannot be
+// written to stops no other, and is tried again with a growing pause; so are
+// errors of the database. A hole in the log or an event that this binary does not
+// know ends it with that error.
+func (m *Mirror) Run(ctx context.Context) error {
+	m.state = nil
+	outage := retry.New(m.o.Logger, slog.LevelWarn, "the queues do not follow the log")
+	for ctx.Err() == nil {
+		err := m.turn(ctx, outage)
+		var hole *eventlog.HoleError
+		var unknown *eventlog.UnknownEventError
+		switch {
+		case ctx.Err() != nil, err == nil:
+		case errors.As(err, &hole), errors.As(err, &unknown), errors.Is(err, eventlog.ErrClosed):
+			return fmt.Errorf("mirror the queues: %w", err)
+		default:
+			retry.Sleep(ctx, outage.Failed(err))
+		}
+	}
+	return nil
+}
+
+// turn makes the directories equal to the orders, and then follows the log until
+// they are to be looked at again.
+func (m *Mirror) turn(ctx context.Context, outage *retry.Outage) error {
+	if m.state == nil {
+		if err := m.load(ctx); err != nil {
+			return err
+		}
+	}
+	until, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m.again = time.AfterFunc(m.every, cancel)
+	defer m.again.Stop()
+	if err := m.equalAll(ctx); err != nil {
+		return err
+	}
+	outage.Over()
+	err := m.o.Log.Follow(until, m.folded, func(_ context.Context, events []eventlog.Event) error {
+		outage.Over()
+		return m.apply(ctx, events)
+	})
+	if until.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// load reads what is open: from the read models what they know, and the events
+// that ordered it.
+func (m *Mirror) load(ctx context.Context) error {
+	state, err := m.o.Resume(ctx, m.o.Instance)
+	if err != nil {
+		return err
+	}
+	m.setAside = map[string]bool{}
+	m.state, m.orders, m.want = state, map[string][]Entry{}, map[string]map[string]Entry{}
+	m.folded = state.Position()
+	var positions []int64
+	for _, a := range state.Attempts(m.o.Instance) {
+		if a.Open() && a.AssignedPosition != 0 {
+			positions = append(positions, a.AssignedPosition)
+		}
+	}
+	slices.Sort(positions)
+	for chunk := range slices.Chunk(slices.Compact(positions), findChunk) {
+		for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Instance: m.o.Instance, Positions: chunk}) {
+			if err != nil {
+				return fmt.Errorf("read what the log orders: %w", err)
+			}
+			if _, err := m.add(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// add takes up the orders of an event that are open.
+func (m *Mirror) add(e eventlog.Event) ([]Entry, error) {
+	entries, err := entriesOf(e)
+	if err != nil {
+		return nil, err
+	}
+	entries = slices.DeleteFunc(entries, func(entry Entry) bool { return !m.open(entry) })
+	for _, entry := range entries {
+		m.orders[e.DeliveryID] = append(m.orders[e.DeliveryID], entry)
+		if m.want[entry.Deployment] == nil {
+			m.want[entry.Deployment] = map[string]Entry{}
+		}
+		m.want[entry.Deployment][entry.Name()] = entry
+	}
+	return entries, nil
+}
+
+func (m *Mirror) open(e Entry) bool {
+	newest, ok := m.state.Newest(m.o.Instance, e.DeliveryID, e.Deployment, e.Position)
+	return ok && newest.Open()
+}
+
+// fold applies events to the orders. It returns those that are open now and were
+// not, and those that have ended.
+func (m *Mirror) fold(events []eventlog.Event) (opened, ended []Entry, err error) {
+	touched := map[string]bool{}
+	for i := range events {
+		e := &events[i]
+		if e.Instance == m.o.Instance {
+			if err := m.state.Apply(e); err != nil {
+				return opened, ended, err
+			}
+			entries, err := m.add(*e)
+			if err != nil {
+				return opened, ended, err
+			}
+			opened = append(opened, entries...)
+			touched[e.DeliveryID] = true
+		}
+		m.folded = e.Position
+	}
+	for id := range touched {
+		m.orders[id] = slices.DeleteFunc(m.orders[id], func(e Entry) bool {
+			if m.open(e) {
+				return false
+			}
+			ended = append(ended, e)
+			delete(m.want[e.Deployment], e.Name())
+			return true
+		})
+		if len(m.orders[id]) == 0 {
+			delete(m.orders, id)
+		}
+	}
+	m.state.ForgetEnded()
+	opened = slices.DeleteFunc(opened, func(e Entry) bool { _, open := m.want[e.Deployment][e.Name()]; return !open })
+	return opened, ended, nil
+}
+
+// apply folds a batch of events and changes the files accordingly.
+func (m *Mirror) apply(ctx context.Context, events []eventlog.Event) error {
+	opened, ended, err := m.fold(events)
+	for _, e := range opened {
+		m.change(ctx, e, m.write)
+	}
+	for _, e := range ended {
+		m.change(ctx, e, m.remove)
+	}
+	m.position.Store(m.folded)
+	return err
+}
+
+// change makes one change in a queue. Where that fails, the whole queue is
+// compared soon; the others go on.
+func (m *Mirror) change(ctx context.Context, e Entry, do func(ctx context.Context, q *queue.Queue, e Entry) error) {
+	if err := e.check(); err != nil {
+		m.unqueueable(e, err)
+		return
+	}
+	was := m.queues[e.Deployment]
+	q, err := m.queue(e.Deployment)
+	switch {
+	case err != nil:
+	case was != nil && was != q: // the directory was lost, with all that was in it
+		err = m.equal(ctx, e.Deployment)
+	default:
+		err = do(ctx, q, e)
+	}
+	if err != nil {
+		m.again.Reset(m.disk.Failed(fmt.Errorf("queue %s: %w", e.Deployment, err)))
+	}
+}
+
+func (m *Mirror) write(ctx context.Context, q *queue.Queue, e Entry) error {
+	content, err := e.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = q.PutAs(ctx, e.file().ID, e.DeliveryID, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	return err
+}
+
+func (m *Mirror) remove(_ context.Context, q *queue.Queue, e Entry) error { return q.Remove(e.file()) }
+
+func (m *Mirror) queue(slug string) (*queue.Queue, error) {
+	q, err := m.o.OpenQueue(slug)
+	if err != nil {
+		return nil, err
+	}
+	m.queues[slug] = q
+	return q, nil
+}
+
+// unqueueable reports an assignment that no file can hold; nothing of ours makes
+// one. It must not stop the others, and verify finds its file missing.
+func (m *Mirror) unqueueable(e Entry, why error) {
+	m.o.Logger.Error("an assignment of the log cannot be queued", "position", e.Position, "error", why)
+}
+
+// equalAll makes every directory equal to the orders. One in which that fails
+// stops no other, and is looked at again soon.
+func (m *Mirror) equalAll(ctx context.Context) error {
+	slugs, err := m.slugs()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, slug := range slugs {
+		if err := m.equal(ctx, slug); err != nil {
+			failed = append(failed, fmt.Errorf("queue %s: %w", slug, err))
+		}
+	}
+	switch err := errors.Join(failed...); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil:
+		m.disk.Over()
+	case m.again == nil: // asked once, by Rebuild
+		return err
+	default:
+		m.again.Reset(m.disk.Failed(err))
+	}
+	m.position.Store(m.folded)
+	return nil
+}
+
+// equal makes one directory equal to the orders: what is missing is written, what
+// has ended is removed, what the log has never ordered goes to quarantine.
+func (m *Mirror) equal(ctx context.Context, slug string) error {
+	q, err := m.queue(slug)
+	if err != nil {
+		return err
+	}
+	files, err := q.List()
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	var extra []Entry
+	var later error // of files that cannot be read for now
+	for _, f := range files {
+		want, wanted := m.want[slug][f.Name]
+		e, err := readEntry(q, f, slug)
+		switch {
+		case errors.Is(err, queue.ErrGone):
+		case wanted && err == nil && e == want:
+			there[f.Name] = true
+		case err != nil && !errors.Is(err, errNotAnEntry):
+			there[f.Name], later = true, err
+		case wanted: // cut short by a loss of power, or changed by hand
+			if err := q.Remove(f); err != nil {
+				return err
+			}
+		case err != nil:
+			if err := q.Quarantine(f, err); err != nil {
+				return err
+			}
+		default:
+			extra = append(extra, e)
+		}
+	}
+	setAside, err := q.Quarantined()
+	if err != nil {
+		return err
+	}
+	for name, e := range m.want[slug] {
+		if there[name] || m.setAside[name] {
+			continue
+		}
+		if err := e.check(); err != nil {
+			m.unqueueable(e, err)
+			continue
+		}
+		if err := m.write(ctx, q, e); err != nil {
+			return err
+		}
+		if slices.Contains(setAside, name) {
+			m.setAside[name] = true
+		}
+	}
+	return errors.Join(later, m.sweep(ctx, q, extra))
+}
+
+// sweep deals with entries that are not open: those that have ended go, those that
+// this log never ordered go to quarantine, and those of events that are yet to be
+// folded stay.
+func (m *Mirror) sweep(ctx context.Context, q *queue.Queue, extra []Entry) error {
+	if len(extra) == 0 {
+		return nil
+	}
+	head, err := m.o.Log.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("read the head of the log: %w", err)
+	}
+	for chunk := range slices.Chunk(extra, findChunk) {
+		var positions []int64
+		for _, e := range chunk {
+			positions = append(positions, e.Position)
+		}
+		ordered, others := map[Entry]bool{}, map[string]string{}
+		for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Positions: positions}) {
+			if err != nil {
+				return fmt.Errorf("read what the log orders: %w", err)
+			}
+			if e.Instance != m.o.Instance {
+				others[e.ID] = e.Instance
+				continue
+			}
+			entries, err := entriesOf(e)
+			if err != nil {
+				return err
+			}
+			for _, entry := range entries {
+				ordered[entry] = true
+			}
+		}
+		for _, e := range chunk {
+			switch {
+			case others[e.EventID] != "":
+				m.o.Logger.Error("an entry of another instance is left alone", "deployment", e.Deployment,
+					"delivery", e.DeliveryID, "its_instance", others[e.EventID], "instance", m.o.Instance)
+			case !ordered[e]:
+				err = q.Quarantine(e.file(), fmt.Errorf("the log, which ends at position %d, has no such assignment", head))
+			case e.Position > m.folded:
+				err = nil
+			default:
+				err = q.Remove(e.file())
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// errNotAnEntry says that a file will never be an entry of its queue.
+var errNotAnEntry = errors.New("it is not an entry of this queue")
+
+func readEntry(q *queue.Queue, f queue.Entry, slug string) (Entry, error) {
+	raw, err := q.Read(f)
+	if errors.Is(err, queue.ErrUnreadable) {
+		return Entry{}, fmt.Errorf("%w: %w", errNotAnEntry, err)
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	e, err := Decode(raw)
+	if err != nil {
+		return Entry{}, fmt.Errorf("%w: %w", errNotAnEntry, err)
+	}
+	if e.Name() != f.Name || e.Deployment != slug {
+		return Entry{}, fmt.Errorf("%w: it holds the entry %s of deployment %s", errNotAnEntry, e.Name(), e.Deployment)
+	}
+	return e, nil
+}
+
+// slugs are the deployments that are configured, have a directory, or are owed
+// something; the names that could be a directory.
+func (m *Mirror) slugs() ([]string, error) {
+	slugs := slices.Concat(m.o.Slugs, slices.Collect(maps.Keys(m.want)))
+	directories, err := os.ReadDir(m.o.QueuesDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the queues: %w", err)
+	}
+	for _, d := range directories {
+		if d.IsDir() {
+			slugs = append(slugs, d.Name())
+		}
+	}
+	slugs = slices.DeleteFunc(slugs, func(s string) bool { return !validSlug(s) })
+	slices.Sort(slugs)
+	return slices.Compact(slugs), nil
+}
+
+// catchUp loads what is open and folds the log up to its end, without a file
+// being touched.
+func (m *Mirror) catchUp(ctx context.Context) error {
+	if err := m.load(ctx); err != nil {
+		return err
+	}
+	for e, err := range m.o.Log.Find(ctx, eventlog.Filter{Instance: m.o.Instance, After: m.folded}) {
+		if err != nil {
+			return fmt.Errorf("read the log: %w", err)
+		}
+		if _, _, err := m.fold([]eventlog.Event{e}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rebuild makes the directories equal to the log as it is now, once. Run does so
+// by itself; a daemon may be running.
+func (m *Mirror) Rebuild(ctx context.Context) error {
+	if err := m.catchUp(ctx); err != nil {
+		return err
+	}
+	return m.equalAll(ctx)
+}
+
+// Expected lists, by deployment and in order, the entries that the queues should
+// hold now: each assignment of this instance that has not ended. Names that could
+// not be a directory are listed as well.
+func (m *Mirror) Expected(ctx context.Context) (map[string][]Entry, error) {
+	if err := m.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	expected := map[string][]Entry{}
+	for slug, entries := range m.want {
+		if len(entries) > 0 {
+			expected[slug] = slices.SortedFunc(maps.Values(entries), func(a, b Entry) int { return cmp.Compare(a.Position, b.Position) })
+		}
+	}
+	return expected, nil
+}
+
+// Others names, by the ID of the event, the instances other than this one whose
+// events are of these deliveries: an entry that one of them ordered is theirs.
+func Others(ctx context.Context, log interface {
+	Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error]
+}, instance string, deliveryIDs []string) (map[string]string, error) {
+	others := map[string]string{}
+	for e, err := range log.Find(ctx, eventlog.Filter{DeliveryIDs: deliveryIDs}) {
+		if err != nil {
+			return nil, fmt.Errorf("look for events of other instances: %w", err)
+		}
+		if e.Instance != instance {
+			others[e.ID] = e.Instance
+		}
+	}
+	return others, nil
+}
