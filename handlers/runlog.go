@@ -92,6 +92,11 @@ func OpenRunLog(path string, secrets []string, opts RunLogOptions) (*RunLog, err
 	return l, nil
 }
 
+// RunLogName is the name of the file of one run's log, within its deployment's directory.
+func RunLogName(deliveryID string, attempt int) string {
+	return fmt.Sprintf("%s-%d.log", deliveryID, attempt)
+}
+
 // Path is where the file is.
 func (l *RunLog) Path() string { return l.path }
 

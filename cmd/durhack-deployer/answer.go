@@ -36,7 +36,6 @@ func (a answer) tell(events []eventlog.Event) error {
 	if _, err := fmt.Fprintf(a.w, "%s\n\n", a.p.paint(bold, printable(a.verdict()))); err != nil {
 		return err
 	}
-	var logs []string
 	begin := events[0].RecordedAt
 	for _, e := range events {
 		data, err := e.Decode()
@@ -46,8 +45,6 @@ func (a answer) tell(events []eventlog.Event) error {
 		fmt.Fprintf(a.w, "%s  %8s  %s  %s\n", clock(e.RecordedAt), "+"+sinceStart(e.RecordedAt.Sub(begin)),
 			a.p.paint(typeColour(e.Type), pad(printable(string(e.Type)), typeWidth)), shorten(printable(explain(e, data)), maxTold))
 		switch d := data.(type) {
-		case eventlog.Started:
-			logs = append(logs, d.RunLog)
 		case eventlog.Deployed:
 			a.steps(d.Steps)
 			a.runLog(d.RunLog)
@@ -57,7 +54,7 @@ func (a answer) tell(events []eventlog.Event) error {
 			a.runLog(d.RunLog)
 		}
 	}
-	return a.next(logs)
+	return a.next()
 }
 
 // verdict is the one sentence that whoever asks wants first.
@@ -149,7 +146,7 @@ func (a answer) runLog(path string) {
 }
 
 // next says what can be done: nothing where all is well.
-func (a answer) next(logs []string) error {
+func (a answer) next() error {
 	var lines []string
 	replay := a.command("replay", a.id, "--reason", "...")
 	if a.state.Redacted != nil { // nothing is left to replay, but the commit can be deployed
@@ -165,9 +162,7 @@ func (a answer) next(logs []string) error {
 		case router.StatusVoided:
 			voided = append(voided, part)
 		case router.StatusRunning:
-			if len(logs) > 0 {
-				lines = append(lines, "Watch it:            tail -f "+quoteArgv(logs[len(logs)-1:]))
-			}
+			lines = append(lines, "Watch it:            "+a.command("logs", a.id, "--deployment", slug, "--follow"))
 		case router.StatusWaiting:
 			waits = true
 		}

@@ -122,7 +122,7 @@ func (d *demo) show(ctx context.Context, cfg *config.Config, s sample, addr net.
 		return err
 	}
 	defer store.Close()
-	end, err := d.follow(ctx, cfg, store, deliveryID, false)
+	end, err := d.follow(ctx, cfg, store, deliveryID, 0, false)
 	if err != nil {
 		return err
 	}

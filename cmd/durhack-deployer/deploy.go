@@ -27,9 +27,9 @@ func (c *cli) deployCommand() *cobra.Command {
 		Use: "deploy SLUG [--ref REF] [--wait] [--json]", Short: "Deploy a branch's tip, or a commit, by hand",
 		Long: `Puts a delivery of your own in the main queue, so that it takes the road of
 every push: routed, logged, run by the daemon under the deployment's lock. REF
-is a branch, a tag or a commit hash, or a unique beginning of one; without it the tip of the deployment's
-branch is meant. A commit named with --ref is run even when something newer is
-live: that is how to go back on purpose.`,
+is a branch, a tag or a commit hash, or a unique beginning of one; without it the
+tip of the deployment's branch is meant. A commit named with --ref is run even when
+something newer is live: that is how to go back on purpose.`,
 		Example: `  durhack-deployer deploy web --wait
   durhack-deployer deploy web --ref 3f1c2a9be7d0   # back to this commit, on purpose`,
 		Args: takes("SLUG"), ValidArgsFunction: c.completeSlug,
@@ -50,22 +50,14 @@ live: that is how to go back on purpose.`,
 			if err != nil && !errors.Is(err, errReaderLeft) {
 				return err
 			}
-			why := "`" + c.command("why", id) + "`"
 			if !wait {
 				if !asJSON {
-					fmt.Fprintf(c.err, "hint: %s tells how it went; --wait would have waited for it\n", why)
+					fmt.Fprintf(c.err, "hint: `%s` tells how it went; --wait would have waited for it\n", c.command("why", id))
 				}
 				return nil
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				end, err := c.follow(cmd.Context(), cfg, store, id, asJSON)
-				switch {
-				case errors.Is(err, context.Canceled):
-					return &hintedError{err, "the deploy goes on without you: " + why + " tells how it went"}
-				case err == nil && !wentLive(end):
-					return &hintedError{errors.New("it did not go live"), why + " says why"}
-				}
-				return err
+				return c.awaitLive(cmd.Context(), cfg, store, id, 0, asJSON)
 			})
 		},
 	}

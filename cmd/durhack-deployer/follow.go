@@ -13,10 +13,10 @@ import (
 
 var errEnded = errors.New("the delivery has ended")
 
-// follow prints the events of a delivery as they are appended, until nothing
-// of it is pending, and says how it ended.
-func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, asJSON bool) (router.DeliveryState, error) {
-	emit := c.eventPrinter(cfg, asJSON, true)
+// follow prints the events of a delivery after a position, and as they are
+// appended, until nothing of it is pending, and says how it ended.
+func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, from int64, asJSON bool) (router.DeliveryState, error) {
+	emit := c.eventPrinter(newStory(painterFor(c.out), cfg.Slugs(), true), asJSON)
 	var all []eventlog.Event
 	var state router.DeliveryState
 	after, err := before(ctx, cfg, store, id)
@@ -26,7 +26,9 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 				if e.DeliveryID != id || e.Instance != cfg.Instance {
 					continue
 				}
-				all = append(all, e)
+				if all = append(all, e); e.Position <= from {
+					continue
+				}
 				// How it ends matters, also when nobody reads the story any more.
 				if err := emit(e); err != nil && !errors.Is(err, errReaderLeft) {
 					return err
@@ -68,12 +70,29 @@ func before(ctx context.Context, cfg *config.Config, store *daemon.Store, id str
 	return head, nil
 }
 
-// wentLive says whether every part of a delivery was deployed.
-func wentLive(s router.DeliveryState) bool {
-	for _, p := range s.Parts {
-		if p.Status != router.StatusDeployed {
+// awaitLive follows a delivery until it has ended: an error unless it went live,
+// everywhere or at these deployments.
+func (c *cli) awaitLive(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, from int64, asJSON bool, only ...string) error {
+	why := "`" + c.command("why", id) + "`"
+	end, err := c.follow(ctx, cfg, store, id, from, asJSON)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &hintedError{err, "the deploy goes on without you: " + why + " tells how it went"}
+	case err == nil && !wentLive(end, only...):
+		return &hintedError{fmt.Errorf("delivery %s did not go live", id), why + " says why"}
+	}
+	return err
+}
+
+// wentLive says whether a delivery was deployed everywhere, or at these deployments.
+func wentLive(s router.DeliveryState, only ...string) bool {
+	if len(only) == 0 {
+		only = s.Deployments()
+	}
+	for _, slug := range only {
+		if s.Parts[slug].Status != router.StatusDeployed {
 			return false
 		}
 	}
-	return len(s.Parts) > 0
+	return len(only) > 0
 }

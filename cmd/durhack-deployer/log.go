@@ -26,9 +26,11 @@ func (c *cli) logCommand() *cobra.Command {
 		Short: "Print the events of the log",
 		Long: `Prints the events of the log in order, a line each: position, time, type,
 deployment, what happened, and the delivery with its attempt if it is not the
-first. Filters combine. --limit prints the newest N, or the first N after
---after or --since where one is given. "log export" and "log import" carry a log
-from one database to another.`,
+first; and the instance, where several share the log. Filters combine. --limit
+prints the newest N, or the first N after --after or --since where one is given.
+--follow begins with the newest ten, or as many as --limit says, or with all from
+--after or --since on. "log export" and "log import" carry a log from one database
+to another.`,
 		Example: `  durhack-deployer log --limit 20
   durhack-deployer log --type failed,interrupted --since 7d
   durhack-deployer log --deployment web --follow
@@ -51,29 +53,29 @@ from one database to another.`,
 			if filter.After < 0 {
 				return usagef("--after takes a position, from 0 on, not %d", filter.After)
 			}
-			if follow && (!filter.Until.IsZero() || filter.Limit > 0) {
-				return usagef("--follow goes on until interrupted: leave out --until and --limit")
+			if follow && !filter.Until.IsZero() {
+				return usagef("--follow goes on until interrupted: leave out --until")
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				if err := logDelivery(cmd.Context(), cfg, store, &filter); err != nil {
+				instances := []string{filter.Instance}
+				if filter.Instance == "" {
+					if instances, err = store.Log.Instances(cmd.Context()); err != nil {
+						return err
+					}
+				}
+				if err := logDelivery(cmd.Context(), cfg, store, instances, &filter); err != nil {
 					return err
 				}
-				emit := c.eventPrinter(cfg, asJSON, false)
+				emit := c.eventPrinter(newStory(painterFor(c.out), cfg.Slugs(), false).ofInstances(instances), asJSON)
 				if follow {
-					return c.followLog(cmd.Context(), store.Log, filter, emit)
+					return followLog(cmd.Context(), store.Log, filter, emit)
 				}
 				filter.Newest = filter.Limit > 0 && filter.After == 0 && filter.Since.IsZero()
-				found := false
-				for e, err := range store.Log.Find(cmd.Context(), filter) {
-					if err != nil {
-						return err
-					}
-					found = true
-					if err := emit(e); err != nil {
-						return err
-					}
+				last, err := printEvents(cmd.Context(), store.Log, filter, emit)
+				if err != nil {
+					return err
 				}
-				if !found && !asJSON { // or a slip in a name is taken for a quiet night
+				if last == 0 && !asJSON { // or a slip in a name is taken for a quiet night
 					fmt.Fprintln(c.err, "no event matches")
 				}
 				return nil
@@ -81,6 +83,7 @@ from one database to another.`,
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&filter.Instance, "instance", "", "only events of this instance `NAME` (default: of all that share the log)")
 	f.StringVar(&filter.DeliveryID, "delivery", "", "only events of this delivery `ID`")
 	f.StringVar(&filter.Deployment, "deployment", "", "only events of this deployment `SLUG`")
 	f.StringSliceVar(&types, "type", nil, "only events of this `TYPE`; repeat or separate by commas")
@@ -98,13 +101,9 @@ from one database to another.`,
 
 // logDelivery makes the beginning of a delivery's ID the whole. One that is not
 // there is no error: the log may be followed until it is.
-func logDelivery(ctx context.Context, cfg *config.Config, store *daemon.Store, filter *eventlog.Filter) error {
+func logDelivery(ctx context.Context, cfg *config.Config, store *daemon.Store, instances []string, filter *eventlog.Filter) error {
 	if filter.DeliveryID == "" {
 		return nil
-	}
-	instances, err := store.Log.Instances(ctx)
-	if err != nil {
-		return err
 	}
 	id, err := deliveryOf(ctx, cfg, store, instances, filter.DeliveryID)
 	if errors.As(err, new(*unknownDeliveryError)) {
@@ -116,10 +115,8 @@ func logDelivery(ctx context.Context, cfg *config.Config, store *daemon.Store, f
 	return err
 }
 
-// eventPrinter prints events as JSON lines or as the story's lines; see story
-// for what one means.
-func (c *cli) eventPrinter(cfg *config.Config, asJSON, one bool) func(eventlog.Event) error {
-	s := newStory(painterFor(c.out), cfg.Slugs(), one)
+// eventPrinter prints events as JSON lines or as the story's.
+func (c *cli) eventPrinter(s story, asJSON bool) func(eventlog.Event) error {
 	return func(e eventlog.Event) error {
 		if asJSON {
 			return writeJSON(c.out, e)
@@ -129,20 +126,50 @@ func (c *cli) eventPrinter(cfg *config.Config, asJSON, one bool) func(eventlog.E
 	}
 }
 
-// followLog prints what matches, from the start of the filter's range, until
-// ctx ends, which is the ordinary end of --follow.
-func (c *cli) followLog(ctx context.Context, log *eventlog.Log, filter eventlog.Filter, emit func(eventlog.Event) error) error {
-	err := log.Follow(ctx, filter.After, func(_ context.Context, events []eventlog.Event) error {
-		for _, e := range events {
-			if !filter.Match(e) {
-				continue
-			}
-			if err := emit(e); err != nil {
-				return err
-			}
+// printEvents prints what the filter finds, and returns the last position of it,
+// or 0 where there is nothing.
+func printEvents(ctx context.Context, log *eventlog.Log, filter eventlog.Filter, emit func(eventlog.Event) error) (last int64, err error) {
+	for e, err := range log.Find(ctx, filter) {
+		if err != nil {
+			return last, err
 		}
-		return nil
-	})
+		if err := emit(e); err != nil {
+			return last, err
+		}
+		last = e.Position
+	}
+	return last, nil
+}
+
+// newestFollowed is how many events --follow begins with.
+const newestFollowed = 10
+
+// followLog prints what there is of the filter's range, or the newest of all, and
+// then what is appended, until ctx ends, which is the ordinary end of --follow.
+func followLog(ctx context.Context, log *eventlog.Log, filter eventlog.Filter, emit func(eventlog.Event) error) error {
+	if filter.Limit == 0 && filter.After == 0 && filter.Since.IsZero() {
+		filter.Limit = newestFollowed
+	}
+	filter.Newest = filter.Limit > 0
+	after, err := log.Head(ctx) // before the question, so that nothing comes between
+	if err == nil {
+		var last int64
+		last, err = printEvents(ctx, log, filter, emit)
+		after = max(after, last, filter.After)
+	}
+	if err == nil {
+		err = log.Follow(ctx, after, func(_ context.Context, events []eventlog.Event) error {
+			for _, e := range events {
+				if !filter.Match(e) {
+					continue
+				}
+				if err := emit(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -23,6 +23,7 @@ type replayOptions struct {
 	deployment   string
 	reason       string
 	dryRun, yes  bool
+	wait         bool
 	simulate     bool
 	withConfig   []string
 	json         bool
@@ -34,7 +35,7 @@ const maxUnasked = 10
 func (c *cli) replayCommand() *cobra.Command {
 	var o replayOptions
 	cmd := &cobra.Command{
-		Use:   "replay (DELIVERY... | --failed | --since TIME) (--reason TEXT | --dry-run | --simulate --with-config FILE) [--json]",
+		Use:   "replay (DELIVERY... | --failed | --since TIME) (--reason TEXT [--wait] | --dry-run | --simulate --with-config FILE) [--json]",
 		Short: "Run past deliveries again, as new attempts, or try another configuration on them",
 		Long: `Decides each delivery anew by today's configuration, appends a "replayed" event
 with your name and reason, and so orders new attempts, which the daemon runs.
@@ -103,6 +104,7 @@ what the log says was decided, with both reasons. Exit code 3 if there is any,
 	f.StringVar(&o.deployment, "deployment", "", "replay only for this deployment `SLUG`")
 	f.StringVar(&o.reason, "reason", "", "why, for the log: `TEXT` (required)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only list what would run")
+	f.BoolVar(&o.wait, "wait", false, "print the story until it ends (with --json its events); exit 1 unless all went live")
 	f.BoolVar(&o.yes, "yes", false, "do not ask, however many there are")
 	f.BoolVar(&o.simulate, "simulate", false, "only say what the configuration of --with-config would decide differently")
 	f.StringArrayVar(&o.withConfig, "with-config", nil, "the configuration `FILE` or directory to simulate; repeat to merge several")
@@ -119,8 +121,10 @@ func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filt
 		return filter, usagef("--simulate needs the configuration to try: --with-config FILE")
 	case !o.simulate && len(o.withConfig) > 0:
 		return filter, usagef("--with-config is for --simulate; what is replayed for real is decided by the configuration in use")
-	case o.simulate && (o.failed || o.deployment != "" || o.reason != "" || o.dryRun || o.yes):
-		return filter, usagef("--simulate takes deliveries, --since and --until, and has no effect: leave out --failed, --deployment, --reason, --dry-run and --yes")
+	case o.simulate && (o.failed || o.deployment != "" || o.reason != "" || o.dryRun || o.yes || o.wait):
+		return filter, usagef("--simulate takes deliveries, --since and --until, and has no effect: leave out --failed, --deployment, --reason, --dry-run, --wait and --yes")
+	case o.dryRun && o.wait:
+		return filter, usagef("--dry-run orders nothing to wait for: leave out --wait")
 	case o.simulate && len(args) > 0 && window:
 		return filter, usagef("name deliveries or choose them with --since or --until, not both")
 	case o.simulate:

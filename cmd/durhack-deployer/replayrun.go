@@ -87,8 +87,17 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 		}
 	}
 	var errs []error
+	var ordered []replayPlan
 	for _, p := range plans {
-		errs = append(errs, c.replay(ctx, cfg, store, p.id, o))
+		p, err := c.replay(ctx, cfg, store, p.id, o)
+		if errs = append(errs, err); err == nil {
+			ordered = append(ordered, p)
+		}
+	}
+	if o.wait {
+		for _, p := range ordered {
+			errs = append(errs, c.awaitLive(ctx, cfg, store, p.id, p.newest, o.json, p.row().Deployments...))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -181,18 +190,18 @@ func (c *cli) agree(question string) (bool, error) {
 }
 
 // replay plans again, since others may have replayed meanwhile, and appends.
-func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) error {
+func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) (replayPlan, error) {
 	p, err := c.planReplay(ctx, cfg, store, id, o)
 	if err != nil {
-		return err
+		return p, err
 	}
 	if p.why != nil {
 		if o.json {
 			if err := writeJSON(c.out, p.row()); err != nil {
-				return err
+				return p, err
 			}
 		}
-		return p.why
+		return p, p.why
 	}
 	_, err = store.Log.Append(ctx, eventlog.Group{
 		Transitions: []eventlog.Transition{{
@@ -205,11 +214,11 @@ func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		return c.replay(ctx, cfg, store, id, o) // something has come of it meanwhile
 	}
 	if err != nil {
-		return fmt.Errorf("append the replay of %s: %w", id, err)
+		return p, fmt.Errorf("append the replay of %s: %w", id, err)
 	}
 	if o.json {
-		return writeJSON(c.out, p.row())
+		return p, writeJSON(c.out, p.row())
 	}
 	_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), p.attempt(), slugs(p.runs))
-	return err
+	return p, err
 }

@@ -39,6 +39,9 @@ type story struct {
 	p painter
 	// slugWidth is the width of the column of deployments.
 	slugWidth int
+	// instanceWidth is that of the column of instances; 0 is no such column, since
+	// the log has one.
+	instanceWidth int
 	// one says that all events are of one delivery, so that its ID is left out.
 	one bool
 }
@@ -51,7 +54,21 @@ func newStory(p painter, slugs []string, one bool) story {
 	return s
 }
 
+// ofInstances adds a column for the instance, where there are several.
+func (s story) ofInstances(names []string) story {
+	if len(names) > 1 {
+		for _, name := range names {
+			s.instanceWidth = min(maxSlugWidth, max(s.instanceWidth, columns(printable(name))))
+		}
+	}
+	return s
+}
+
 func (s story) line(e eventlog.Event) string {
+	where := pad(shorten(printable(orDash(e.DeploymentSlug())), maxName), s.slugWidth)
+	if s.instanceWidth > 0 {
+		where = pad(shorten(printable(e.Instance), maxName), s.instanceWidth) + "  " + where
+	}
 	tail := ""
 	if e.Attempt > 1 {
 		tail = fmt.Sprintf(" #%d", e.Attempt)
@@ -63,7 +80,7 @@ func (s story) line(e eventlog.Event) string {
 	}
 	return fmt.Sprintf("%6d  %s  %s  %s  %s%s", e.Position, clock(e.RecordedAt),
 		s.p.paint(typeColour(e.Type), pad(shorten(printable(string(e.Type)), maxName), typeWidth)),
-		pad(shorten(printable(orDash(e.DeploymentSlug())), maxName), s.slugWidth), shorten(printable(summary(e)), maxSummary), tail)
+		where, shorten(printable(summary(e)), maxSummary), tail)
 }
 
 // summary is an event in a line: what happened, without where and when.

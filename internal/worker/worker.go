@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -264,7 +263,7 @@ func (w *Worker) rest(e queue.Entry, why error) error {
 // logPath is the path of an attempt's run log; the other files of the attempt
 // stand beside it.
 func (w *Worker) logPath(deliveryID string, attempt int) string {
-	return filepath.Join(w.runs, deliveryID+"-"+strconv.Itoa(attempt)+".log")
+	return filepath.Join(w.runs, handlers.RunLogName(deliveryID, attempt))
 }
 
 func (w *Worker) transition(deliveryID string, attempt int, actor string, d eventlog.Data) eventlog.Transition {
