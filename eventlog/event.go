@@ -95,6 +95,7 @@ const (
 	ReasonDeploymentDisabled Reason = "deployment_disabled"
 	ReasonSuperseded         Reason = "superseded"
 	ReasonStale              Reason = "stale"
+	ReasonDuplicate          Reason = "duplicate"
 	ReasonFrozen             Reason = "frozen"
 	ReasonMalformed          Reason = "malformed"
 )
@@ -173,7 +174,8 @@ type Voided struct {
 	Reason Reason `json:"reason"`
 	// Detail says what would have had to be different.
 	Detail string `json:"detail"`
-	// SupersededBy is the delivery that took its place, for ReasonSuperseded.
+	// SupersededBy is the delivery that took its place, for ReasonSuperseded, or that
+	// is the same push, for ReasonDuplicate.
 	SupersededBy string `json:"superseded_by,omitempty"`
 	Commit       string `json:"commit,omitempty"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
@@ -24,13 +25,18 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	known, err := r.known(ctx, batch)
+	ids := make([]string, len(batch))
+	for i, w := range batch {
+		ids[i] = w.delivery.ID
+	}
+	known, err := r.events(ctx, ids)
 	if err != nil {
 		return err
 	}
 	rules := r.o.Rules()
 	var groups []eventlog.Group
 	var appended []work
+	var pushes []pushKey
 	for _, w := range batch {
 		state, err := Fold(known[w.delivery.ID])
 		if err != nil {
@@ -42,7 +48,23 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 			r.done(w.entry)
 			continue
 		}
-		group, err := r.group(ctx, w, state, rules)
+		decision := Decide(w.delivery, rules)
+		key, ok := decision.key()
+		if ok && state.Received == nil {
+			if slices.Contains(pushes, key) {
+				continue // decided on what the other one of this batch leads to
+			}
+			twins, err := r.twins(ctx, w.delivery, key)
+			if err != nil {
+				return err
+			}
+			if len(twins) > 0 && slices.ContainsFunc(pushes, key.sameBranch) {
+				continue // so is one that may have moved the branch back
+			}
+			decision = decision.withoutDuplicates(twins)
+		}
+		pushes = append(pushes, key)
+		group, err := r.group(ctx, w, state, decision, rules)
 		if err != nil {
 			return err
 		}
@@ -97,12 +119,8 @@ func (r *Router) load(entries []queue.Entry) []work {
 	return batch
 }
 
-// known reads what the log says of the batch's deliveries.
-func (r *Router) known(ctx context.Context, batch []work) (map[string][]eventlog.Event, error) {
-	ids := make([]string, len(batch))
-	for i, w := range batch {
-		ids[i] = w.delivery.ID
-	}
+// events reads what the log says of deliveries.
+func (r *Router) events(ctx context.Context, ids []string) (map[string][]eventlog.Event, error) {
 	known := map[string][]eventlog.Event{}
 	for e, err := range r.o.Log.Find(ctx, eventlog.Filter{Instance: r.o.Instance, DeliveryIDs: ids}) {
 		if err != nil {
@@ -114,10 +132,9 @@ func (r *Router) known(ctx context.Context, batch []work) (map[string][]eventlog
 }
 
 // group is what to append for one entry, all or nothing.
-func (r *Router) group(ctx context.Context, w work, state DeliveryState, rules []Rule) (eventlog.Group, error) {
+func (r *Router) group(ctx context.Context, w work, state DeliveryState, decision Decision, rules []Rule) (eventlog.Group, error) {
 	d := w.delivery
 	entry := w.entry.ID.String()
-	decision := Decide(d, rules)
 	actor := decision.Actor
 	transition := func(deployment string, attempt int, data eventlog.Data) eventlog.Transition {
 		return eventlog.Transition{

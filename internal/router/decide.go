@@ -33,6 +33,8 @@ type Decision struct {
 	Actor    string
 	Forwards []eventlog.Assignment
 	Void     *eventlog.Voided
+
+	push payload
 }
 
 const (
@@ -73,6 +75,7 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 		},
 	}
 	p, parseErr := parsePayload(d)
+	out.push = p
 	out.Actor = p.actor()
 	if fromCommand(d) {
 		out.Actor = actorName(d.Actor)
@@ -87,7 +90,7 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 	case parseErr != nil:
 		out.Void = void(eventlog.ReasonMalformed, "%v", parseErr)
 	default:
-		out.push(d, p, canonical(rules))
+		out.decidePush(d, p, canonical(rules))
 	}
 	return out
 }
@@ -96,7 +99,7 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 // Actor, Deployment and Forced believed.
 func fromCommand(d delivery.Delivery) bool { return d.Source == string(eventlog.SourceCLI) }
 
-func (out *Decision) push(d delivery.Delivery, p payload, rules []Rule) {
+func (out *Decision) decidePush(d delivery.Delivery, p payload, rules []Rule) {
 	out.Received.Ref = truncate(p.ref, maxRef)
 	out.Received.Repository = bounded(p.repository)
 	if problem := p.check(); problem != "" {

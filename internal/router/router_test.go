@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +28,9 @@ import (
 
 // named is a push of its own ID.
 func named(id, body string) delivery.Delivery {
-	d := push(body)
+	// Each is a push of its own, from another commit.
+	from := fmt.Sprintf("%x", sha256.Sum256([]byte(id)))[:40]
+	d := push(strings.Replace(body, `"before":"`+zeros+`"`, `"before":"`+from+`"`, 1))
 	d.ID = id
 	return d
 }

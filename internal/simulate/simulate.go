@@ -113,7 +113,9 @@ func (r *Result) decide(ctx context.Context, restore Restore, events []eventlog.
 	}
 	r.Decided++
 	o.Was, o.Now = was, router.Decide(d, rules).Verdict()
-	if o.Was.Same(o.Now) {
+	// A duplicate stays one: what would become of the push, its first delivery says.
+	duplicate := o.Was.Void != nil && o.Was.Void.Reason == eventlog.ReasonDuplicate && o.Now.Void == nil
+	if duplicate || o.Was.Same(o.Now) {
 		return nil
 	}
 	r.Changed++

@@ -1,0 +1,157 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+)
+
+// duplicateWithin is how far apart two hooks' deliveries of one push may come.
+const duplicateWithin = 10 * time.Minute
+
+// maxTwins bounds the earlier pushes of a commit that are looked at.
+const maxTwins = 100
+
+// pushKey is what the deliveries of one push have in common, whichever hook (of
+// the repository, of the organisation) sent them.
+type pushKey struct{ repository, ref, before, after string }
+
+// key is false for what orders nothing, for what does not say from which commit it
+// moved the branch, and for a deploy by hand, which is meant each time.
+func (d Decision) key() (pushKey, bool) {
+	p := d.push
+	return pushKey{lowerASCII(p.repository), p.ref, lowerASCII(p.before), p.commit()},
+		len(d.Forwards) > 0 && d.Received.Source != eventlog.SourceCLI && isHash(p.before)
+}
+
+func (k pushKey) sameBranch(o pushKey) bool { return k.repository == o.repository && k.ref == o.ref }
+
+// twin is an earlier delivery of the same push.
+type twin struct {
+	eventlog.Received
+	id string
+	// position is that of the received event.
+	position int64
+	state    DeliveryState
+}
+
+// withoutDuplicates leaves out of the decision what an earlier delivery of the same
+// push has put live, or is about to. Where that is everything, the delivery is
+// voided. After one that failed it is deployed.
+func (d Decision) withoutDuplicates(twins []twin) Decision {
+	var fresh []eventlog.Assignment
+	for _, a := range d.Forwards {
+		i := slices.IndexFunc(twins, func(t twin) bool {
+			p, ok := t.state.Parts[a.Deployment]
+			return ok && p.Assignment.Commit == a.Commit && (p.Open() || p.Status == StatusDeployed)
+		})
+		if i < 0 {
+			fresh = append(fresh, a)
+			continue
+		}
+		t := twins[i]
+		d.Void = void(eventlog.ReasonDuplicate,
+			"delivery %s is the same push (repository, ref, before and after), by another hook, and %s; it would run after one that failed, or more than %d minutes later",
+			t.id, t.state.Parts[a.Deployment].describe(a.Deployment), duplicateWithin/time.Minute)
+		d.Void.SupersededBy, d.Void.Commit = t.id, a.Commit
+	}
+	if d.Forwards = fresh; len(fresh) > 0 {
+		d.Void = nil
+	}
+	return d
+}
+
+// twins finds the earlier deliveries of the same push, in order.
+func (r *Router) twins(ctx context.Context, d delivery.Delivery, key pushKey) ([]twin, error) {
+	twins, err := r.pushes(ctx, key, key.after, 0)
+	if err != nil {
+		return nil, err
+	}
+	var before string
+	twins = slices.DeleteFunc(twins, func(t twin) bool {
+		if err != nil || t.ReceivedAt.Sub(d.ReceivedAt).Abs() > duplicateWithin || len(t.state.Parts) == 0 {
+			return true
+		}
+		before, err = r.before(ctx, t)
+		return before != key.before
+	})
+	if err != nil || len(twins) == 0 {
+		return nil, err
+	}
+	// A branch that was moved back meanwhile was moved forward again: that is
+	// another push. A second delivery of the push that led to `before` is none.
+	back, err := r.pushes(ctx, key, key.before, twins[0].position)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range back {
+		if b.state.Void == nil || b.state.Void.Reason != eventlog.ReasonDuplicate {
+			twins = slices.DeleteFunc(twins, func(t twin) bool { return t.position < b.position })
+		}
+	}
+	return twins, nil
+}
+
+// pushes lists the deliveries of pushes of the key's branch to a commit, zeros for
+// one that deleted it, after a position.
+func (r *Router) pushes(ctx context.Context, key pushKey, commit string, after int64) ([]twin, error) {
+	if strings.Trim(commit, "0") == "" {
+		commit = ""
+	}
+	filter := eventlog.Filter{
+		Instance: r.o.Instance, Commit: commit, After: after, Types: []eventlog.Type{eventlog.TypeReceived}, Newest: true, Limit: maxTwins,
+	}
+	var found []twin
+	var ids []string
+	for e, err := range r.o.Log.Find(ctx, filter) {
+		if err != nil {
+			return nil, fmt.Errorf("look for other deliveries of the push: %w", err)
+		}
+		data, err := e.Decode()
+		if err != nil {
+			return nil, err
+		}
+		received, ok := data.(eventlog.Received)
+		if ok && received.Commit == commit && received.Ref == key.ref && lowerASCII(received.Repository) == key.repository && received.Source != eventlog.SourceCLI {
+			found = append(found, twin{Received: received, id: e.DeliveryID, position: e.Position})
+			ids = append(ids, e.DeliveryID)
+		}
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	known, err := r.events(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var told []twin
+	for _, t := range found {
+		if t.state, err = Fold(known[t.id]); err == nil { // else it is of a newer binary
+			told = append(told, t)
+		}
+	}
+	return told, nil
+}
+
+// before is the commit from which a past push moved its branch, as its body says;
+// empty where the body is gone.
+func (r *Router) before(ctx context.Context, t twin) (string, error) {
+	stored, err := r.o.Log.Payload(ctx, t.PayloadDigest)
+	if errors.Is(err, eventlog.ErrNoPayload) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the payload of delivery %s: %w", t.id, err)
+	}
+	p, err := parsePayload(delivery.Delivery{Body: stored.Body, ContentType: stored.ContentType})
+	if err != nil {
+		return "", nil
+	}
+	return lowerASCII(p.before), nil
+}
