@@ -69,9 +69,10 @@ func (r *Repo) IsAncestor(ctx context.Context, a, b string) (bool, error) {
 	return err == nil, err
 }
 
-// Head is the commit that is checked out, or empty where there is none yet.
+// Head is the commit that is checked out, or empty where there is none yet, or
+// where HEAD was lost: see heal.
 func (r *Repo) Head(ctx context.Context) (string, error) {
-	if !r.exists() {
+	if !isRef(filepath.Join(r.dir, ".git", "HEAD")) {
 		return "", nil
 	}
 	if commit := r.detached(); commit != "" {
@@ -95,9 +96,6 @@ func (r *Repo) Edited(ctx context.Context) ([]string, error) {
 	submodules := "--ignore-submodules=all"
 	if r.opts.Submodules {
 		submodules = "--ignore-submodules=untracked"
-	}
-	if !r.exists() {
-		return nil, nil
 	}
 	head, err := r.Head(ctx)
 	if err != nil || head == "" {

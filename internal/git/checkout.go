@@ -35,7 +35,7 @@ func (r *Repo) Checkout(ctx context.Context, commit string, out io.Writer) error
 	}
 	defer unlock()
 	err = r.checkout(ctx, commit, out)
-	if _, obstructed := errors.AsType[*ObstructedError](err); err != nil && !obstructed && r.damaged(ctx, commit) {
+	if _, obstructed := errors.AsType[*ObstructedError](err); err != nil && !obstructed && (isDamage(err) || r.damaged(ctx, commit)) {
 		say(out, "%v", err)
 		if err = r.renew(ctx, commit, out); err == nil {
 			err = r.checkout(ctx, commit, out)

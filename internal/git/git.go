@@ -258,6 +258,7 @@ func (r *Repo) environment() []string {
 		{"gc.autoDetach", "false"},
 		{"maintenance.autoDetach", "false"},
 		{"advice.detachedHead", "false"},
+		{"advice.graftFileDeprecated", "false"}, // see GIT_GRAFT_FILE below
 		// The whole commit, and each file as it is now.
 		{"core.sparseCheckout", "false"},
 		{"core.ignoreStat", "false"},

@@ -121,6 +121,17 @@ func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {
 	if err := os.Chmod(beside, 0o700); err != nil {
 		return fmt.Errorf("clone again: %w", err)
 	}
+	// People may have set how the remote is reached.
+	config := filepath.Join(gitDir, "config")
+	if _, err := fresh.output(ctx, beside, "config", "--file", config, "--list"); err == nil {
+		b, err := os.ReadFile(config)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(beside, ".git", "config"), b, 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("clone again: %w", err)
+		}
+	}
 	err := fresh.fetch(ctx, out, commit)
 	if err != nil && ctx.Err() == nil { // a remote that gives no commits by their hashes
 		err = fresh.fetch(ctx, out, "+refs/heads/*:refs/remotes/origin/*")

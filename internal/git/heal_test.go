@@ -38,11 +38,14 @@ func TestHeal(t *testing.T) {
 		do   func(path string) error
 		kept bool // the objects, so that nothing is cloned again
 	}{
-		"HEAD emptied":          {"HEAD", empty, true},
-		"HEAD zeroed":           {"HEAD", zero, true},
-		"refs emptied":          {"refs", each(empty, ""), true},
-		"configuration zeroed":  {"config", zero, true},
-		"packed refs zeroed":    {"packed-refs", zero, false},
+		"HEAD emptied":         {"HEAD", empty, true},
+		"HEAD zeroed":          {"HEAD", zero, true},
+		"refs emptied":         {"refs", each(empty, ""), true},
+		"configuration zeroed": {"config", zero, true},
+		"packed refs zeroed":   {"packed-refs", zero, false},
+		"a ref to what is lost": {"refs", func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "heads", "lost"), []byte(strings.Repeat("ab", 20)+"\n"), 0o644)
+		}, false},
 		"packs lost":            {"objects/pack", each(os.Remove, ""), false},
 		"packs zeroed":          {"objects/pack", each(zero, ".pack"), false},
 		"packs cut":             {"objects/pack", each(empty, ".pack"), false},
@@ -71,12 +74,23 @@ func TestHeal(t *testing.T) {
 				w.git(live, "pack-refs", "--all")
 			}
 			w.write(filepath.Join(live, "untracked"), "mine")
+			w.git(live, "config", "core.sshCommand", "ssh -i mine")
 			w.write(filepath.Join(gitDir, "lfs/objects/x"), "large")
 			w.must(lose.do(filepath.Join(gitDir, lose.in)))
+			// A deploy begins with these questions.
+			if head, err := w.repo.Head(t.Context()); err != nil || head != first && lose.in != "HEAD" {
+				t.Errorf("HEAD is %q, %v", head, err)
+			}
+			if _, err := w.repo.Has(t.Context(), second); err != nil {
+				t.Error(err)
+			}
 			w.must(w.deploy("main", second))
 			w.assertHead(second)
 			if w.live("untracked") != "mine" || w.live(".git/lfs/objects/x") != "large" || w.live("gone") != "" || w.live("d/same") != "1" {
 				t.Errorf("untracked is %q, LFS has %q, gone is %q", w.live("untracked"), w.live(".git/lfs/objects/x"), w.live("gone"))
+			}
+			if config := w.live(".git/config"); lose.in != "config" && !strings.Contains(config, "ssh -i mine") {
+				t.Errorf("what was configured is lost:\n%s", config)
 			}
 			if _, err := os.Stat(filepath.Join(gitDir, damagedName)); err == nil && lose.kept {
 				t.Error("everything was fetched again")

@@ -29,7 +29,7 @@ type ObstructedError struct {
 }
 
 func (e *ObstructedError) Error() string {
-	return fmt.Sprintf("%s in the way of files of the commit in %s, and nothing was changed; move or delete what is not needed, then deploy again: %s",
+	return fmt.Sprintf("%s in the way of files of the commit in %s; move or delete what is not needed, then deploy again: %s",
 		count(len(e.Files), "untracked file is", "untracked files are"), e.Dir, named(e.Files))
 }
 
