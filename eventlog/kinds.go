@@ -88,6 +88,18 @@ func Types() []Type {
 	return types
 }
 
+// RunTypes lists the types of the events of a run, which are those that a Fence of a
+// deployment counts.
+func RunTypes() []Type {
+	var types []Type
+	for _, k := range kinds {
+		if k.ofRun {
+			types = append(types, k.typ)
+		}
+	}
+	return types
+}
+
 // Known says whether this binary knows the type.
 func Known(t Type) bool { return kinds.find(t) != nil }
 

@@ -34,16 +34,30 @@ type run struct {
 	started    eventlog.Started
 }
 
+// recent is how many of the newest run events tell all that a start must know but
+// what is live: an interrupted attempt has two.
+const recent = 2*maxInterruptions + 2
+
+// catchUp folds what has happened since. The first time it reads only the newest
+// events, however long the log is.
 func (h *history) catchUp(ctx context.Context, log Log, instance, slug string) error {
-	filter := eventlog.Filter{
-		Instance: instance, Deployment: slug, After: h.position,
-		Types: []eventlog.Type{
-			eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted,
-		},
+	of := eventlog.Filter{Instance: instance, Deployment: slug, After: h.position, Types: eventlog.RunTypes()}
+	if h.position == 0 {
+		of.Newest, of.Limit = true, recent
+		live := of
+		live.Types, live.Limit = []eventlog.Type{eventlog.TypeDeployed}, 1
+		if err := h.fold(ctx, log, live); err != nil {
+			return err
+		}
+		h.position = 0
 	}
-	for e, err := range log.Find(ctx, filter) {
+	return h.fold(ctx, log, of)
+}
+
+func (h *history) fold(ctx context.Context, log Log, of eventlog.Filter) error {
+	for e, err := range log.Find(ctx, of) {
 		if err != nil {
-			return fmt.Errorf("read the history of %s: %w", slug, err)
+			return fmt.Errorf("read the history of %s: %w", of.Deployment, err)
 		}
 		if err := h.apply(e); err != nil {
 			return err
