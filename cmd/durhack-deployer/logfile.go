@@ -67,17 +67,7 @@ replayed. The file is readable by you alone.`,
 				return usagef("export: standard output is to be a file or a pipe, and then holds nothing but the log")
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				progress, finish := c.progress("events written")
-				o := archive.ExportOptions{Bodies: !noBodies, Progress: progress}
-				key, err := daemon.SigningKey(cfg)
-				if err != nil {
-					return err
-				}
-				if key != nil {
-					o.Checkpoint = c.exportCheckpoint(cfg, store, key)
-				}
-				s, err := c.export(cmd.Context(), store, args[0], o)
-				finish()
+				s, err := c.exportLog(cmd.Context(), cfg, store, args[0], !noBodies)
 				if err != nil || args[0] == "-" {
 					return err
 				}
@@ -92,6 +82,21 @@ replayed. The file is readable by you alone.`,
 	cmd.Flags().BoolVar(&noBodies, "no-bodies", false, "leave out what GitHub sent")
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// exportLog writes the log to a new file, or to standard output.
+func (c *cli) exportLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, bodies bool) (archive.Summary, error) {
+	progress, finish := c.progress("events written")
+	defer finish()
+	o := archive.ExportOptions{Bodies: bodies, Progress: progress}
+	key, err := daemon.SigningKey(cfg)
+	if err != nil {
+		return archive.Summary{}, err
+	}
+	if key != nil {
+		o.Checkpoint = c.exportCheckpoint(cfg, store, key)
+	}
+	return c.export(ctx, store, name, o)
 }
 
 // exportCheckpoint signs the tree of an export, once the signer has found the
@@ -148,32 +153,7 @@ must be there and bear its signature.`,
 		Example: `  durhack-deployer log import log.jsonl`,
 		Args:    takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
-			var o archive.ImportOptions
-			if public != "" {
-				verifier, err := c.verifierKey(public)
-				if err != nil {
-					return err
-				}
-				o.Checkpoint = func(text string) error {
-					_, err := checkpoint.Open([]byte(text), verifier)
-					return err
-				}
-			}
-			in, closeIn, err := c.source(args[0])
-			if err != nil {
-				return err
-			}
-			defer closeIn()
-			store, err := daemon.OpenStore(cmd.Context(), cfg, c.logger(slog.LevelWarn), true)
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			return c.importLog(cmd.Context(), cfg, store, args[0], in, o, asJSON)
+			return c.importFile(cmd.Context(), args[0], public, asJSON, nil)
 		},
 	}
 	cmd.Flags().StringVar(&public, "key", "", "the verifier `KEY` whose signature the file's checkpoint must bear")
@@ -192,16 +172,61 @@ func (c *cli) source(name string) (io.Reader, func(), error) {
 	return f, func() { f.Close() }, nil
 }
 
-func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, in io.Reader, o archive.ImportOptions, asJSON bool) error {
+// importFile reads an archive into the configured database, on which no worker may
+// run meanwhile. then, if not nil, belongs to it.
+func (c *cli) importFile(ctx context.Context, name, public string, asJSON bool,
+	then func(context.Context, *config.Config, *daemon.Store, archive.Summary) error,
+) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	var o archive.ImportOptions
+	if public != "" {
+		verifier, err := c.verifierKey(public)
+		if err != nil {
+			return err
+		}
+		o.Checkpoint = func(text string) error {
+			_, err := checkpoint.Open([]byte(text), verifier)
+			return err
+		}
+	}
+	in, closeIn, err := c.source(name)
+	if err != nil {
+		return err
+	}
+	defer closeIn()
+	store, err := daemon.OpenStore(ctx, cfg, c.logger(slog.LevelWarn), true)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return c.importLog(ctx, cfg, store, name, in, o, asJSON, then)
+}
+
+func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, in io.Reader, o archive.ImportOptions, asJSON bool,
+	then func(context.Context, *config.Config, *daemon.Store, archive.Summary) error,
+) error {
 	progress, finish := c.progress("events read")
 	o.Progress = progress
 	var s archive.Summary
-	err := store.AsOwner(ctx, func(conn *pgx.Conn) error {
+	err := store.Alone(ctx, func(conn *pgx.Conn) error {
 		var err error
 		s, err = archive.Import(ctx, conn, in, o)
-		return err
+		finish()
+		if err != nil {
+			return err
+		}
+		// So that status and verify can answer before a daemon has been started.
+		if err := projections.New(store.Pool, store.Log, c.logger(slog.LevelWarn)).Rebuild(ctx, nil); err != nil {
+			return fmt.Errorf("build the read models of the imported log: %w", err)
+		}
+		if then != nil {
+			return then(ctx, cfg, store, s)
+		}
+		return nil
 	})
-	finish()
 	var full *archive.NotEmptyError
 	var damaged *archive.DamagedError
 	switch {
@@ -209,12 +234,10 @@ func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.S
 		return &hintedError{err, "make an empty database and name it in database_url (or DATABASE_URL)"}
 	case errors.As(err, &damaged):
 		return &hintedError{err, "nothing was imported; export it again, or fetch the file again"}
+	case errors.Is(err, daemon.ErrWorkerRuns):
+		return &hintedError{err, "stop it (systemctl stop durhack-deployer), also on the other hosts that share the database; nothing was imported"}
 	case err != nil:
 		return err
-	}
-	// So that status and verify can answer before a daemon has been started.
-	if err := projections.New(store.Pool, store.Log, c.logger(slog.LevelWarn)).Rebuild(ctx, nil); err != nil {
-		return fmt.Errorf("build the read models of the imported log: %w", err)
 	}
 	if asJSON {
 		err = writeJSON(c.out, newArchiveRow(name, s))

@@ -117,6 +117,9 @@ func (c *cli) verified(v daemon.Verified, o verifyOptions) error {
 			"read models are mended by `projections rebuild`, queues by `queue rebuild`; a breach of the log itself by nothing: see docs/operations.md",
 		}
 	}
+	if v.Events == 0 {
+		fmt.Fprintln(c.err, "warning: THE LOG IS EMPTY: it holds no event. That is right before the first push; after a restore it means that nothing was restored, or that this is another database (`durhack-deployer config show`)")
+	}
 	if o.json {
 		return nil
 	}

@@ -153,7 +153,7 @@ func (c *condition) checkWork(context.Context) (any, []string) {
 		detail["detail"] = why
 		phase += ": " + why
 	}
-	return detail, []string{phase}
+	return detail, append([]string{phase}, c.troubles()...)
 }
 
 func (c *condition) checkDatabase(ctx context.Context) (any, []string) {

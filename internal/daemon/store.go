@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,11 +10,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
@@ -101,6 +104,61 @@ func (s *Store) AsOwner(ctx context.Context, f func(conn *pgx.Conn) error) error
 		return err
 	}
 	return f(conn)
+}
+
+// workersLock is the advisory lock of a database that its workers share, and that
+// whoever fills it takes alone: arbitrary, but never to be changed.
+const workersLock = int64(0x6475726861636b03)
+
+// ErrWorkerRuns says that a worker runs on the database, of this host or another.
+var ErrWorkerRuns = errors.New("a worker is running on this database")
+
+// Alone is AsOwner while no worker runs on the database. One that starts meanwhile waits.
+func (s *Store) Alone(ctx context.Context, f func(conn *pgx.Conn) error) error {
+	return s.AsOwner(ctx, func(conn *pgx.Conn) error {
+		// The lock ends with the connection, and those of others a moment after theirs.
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "set local lock_timeout = '2s'")
+			if err == nil {
+				_, err = tx.Exec(ctx, "select pg_advisory_lock($1)", workersLock)
+			}
+			return err
+		})
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "55P03" { // lock_not_available
+			return ErrWorkerRuns
+		}
+		if err != nil {
+			return fmt.Errorf("look for workers of this database: %w", err)
+		}
+		return f(conn)
+	})
+}
+
+// attendEvery is how soon a worker notices that its session with the lock has ended.
+const attendEvery = 5 * time.Second
+
+// attend lets others know that a worker runs on the database, until ctx ends. It
+// calls begun once that is so.
+func (s *Store) attend(ctx context.Context, begun func()) error {
+	conn, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	var ours bool
+	if err := conn.QueryRow(ctx, "select pg_try_advisory_lock_shared($1)", workersLock).Scan(&ours); err != nil {
+		return fmt.Errorf("take the lock of workers: %w", err)
+	}
+	if !ours {
+		return errors.New("a log is being imported into this database")
+	}
+	begun()
+	for retry.Sleep(ctx, attendEvery) {
+		if err := conn.Ping(ctx); err != nil {
+			return fmt.Errorf("keep the lock of workers: %w", err)
+		}
+	}
+	return ctx.Err()
 }
 
 // obstacles are what keeps the log from being appended to, though it can be read.

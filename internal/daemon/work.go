@@ -52,6 +52,17 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	defer below.Wait()
 	defer stopSupervising()
 	below.Go(func() { keep(supervised, o.Logger, "postgres", store.Supervise, state.tell) })
+	// Nothing is done while somebody fills the database.
+	attended := make(chan struct{})
+	begun := sync.OnceFunc(func() { close(attended) })
+	below.Go(func() {
+		keep(supervised, o.Logger, "presence", func(ctx context.Context) error { return store.attend(ctx, begun) }, state.tell)
+	})
+	select {
+	case <-attended:
+	case <-ctx.Done():
+		return nil
+	}
 
 	queues := newQueueSet(o.Config, o.Logger)
 	defer queues.close()
