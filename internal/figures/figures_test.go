@@ -27,9 +27,13 @@ func newHistory(t *testing.T) *history { return &history{t: t, state: projection
 func (h *history) add(minute int, delivery, slug string, attempt int, data eventlog.Data) {
 	h.t.Helper()
 	h.n++
+	b, err := eventlog.Encode(data)
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	e := eventlog.Event{
 		Position: h.n, Instance: "prod", DeliveryID: delivery, Type: data.EventType(), Attempt: attempt, Actor: "octocat",
-		RecordedAt: at(minute), Data: encode(h.t, data),
+		RecordedAt: at(minute), Data: b,
 	}
 	if slug != "" {
 		e.Deployment = &slug
