@@ -66,6 +66,9 @@ type Handler interface {
 	Plan(ctx context.Context, job Job) (Plan, error)
 }
 
+// Leftovers goes on reading what programs leave behind: see process.Leftovers.
+type Leftovers = process.Leftovers
+
 // Env is what steps work with.
 type Env struct {
 	// Out receives the output, usually a *RunLog; nil drops it.
@@ -74,6 +77,8 @@ type Env struct {
 	Vars []string
 	// SearchPaths are looked at before the PATH of Vars.
 	SearchPaths []string
+	// Leftovers goes on reading what programs leave behind; nil does not.
+	Leftovers *Leftovers
 	// Grace is the time between TERM and KILL; zero is process.DefaultGrace.
 	Grace time.Duration
 	// ProcessFile names the running program for KillOrphan, should we be killed;
@@ -88,7 +93,7 @@ func (e Env) Run(ctx context.Context, dir string, extra []string, argv ...string
 	vars = append(append(vars, e.Vars...), extra...)
 	return process.Run(ctx, process.Command{
 		Argv: argv, Dir: dir, Env: vars, SearchPaths: e.SearchPaths,
-		Stdout: e.Out, Grace: e.Grace, File: e.ProcessFile,
+		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, File: e.ProcessFile,
 	})
 }
 

@@ -3,6 +3,15 @@
 // deploy. See `durhack-deployer --help`.
 package main
 
-import "os"
+import (
+	"os"
 
-func main() { os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})) }
+	"github.com/ducompsoc/durhack-deployer/internal/process"
+)
+
+func main() {
+	if code, ok := process.Init(); ok {
+		os.Exit(code)
+	}
+	os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}

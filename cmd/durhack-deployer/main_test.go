@@ -60,7 +60,7 @@ func TestCommands(t *testing.T) {
 }
 
 func setup(env *testscript.Env) error {
-	w := &world{daemons: map[string]*process{}}
+	w := &world{daemons: map[string]*running{}}
 	env.Values[worldKey{}] = w
 	env.Defer(w.end)
 	w.newDatabase = func() string { return pgtest.DSN(env.T().(testing.TB)) } // Run's T is a testing.TB, by its documentation

@@ -38,11 +38,11 @@ type worldKey struct{}
 type world struct {
 	dsn         string
 	newDatabase func() string
-	daemons     map[string]*process
+	daemons     map[string]*running
 }
 
-// process is a daemon in the background.
-type process struct {
+// running is a daemon in the background.
+type running struct {
 	cmd *exec.Cmd
 	log string
 	end chan error
@@ -85,7 +85,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	if w.daemons[verb] != nil {
 		ts.Fatalf("%s runs already", verb)
 	}
-	p := &process{log: ts.MkAbs(verb + ".log"), end: make(chan error, 1)}
+	p := &running{log: ts.MkAbs(verb + ".log"), end: make(chan error, 1)}
 	log, err := os.Create(p.log)
 	ts.Check(err)
 	defer log.Close()

@@ -281,7 +281,7 @@ func (r *Repo) environment() []string {
 	}
 	vars = append(vars, "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
 		// A history that somebody has put in the place of the real one does not count.
-		"GIT_NO_REPLACE_OBJECTS=1", "GIT_GRAFT_FILE="+os.DevNull,
+		"GIT_NO_REPLACE_OBJECTS=1", "GIT_GRAFT_FILE=/dev/null/none",
 		"GIT_CEILING_DIRECTORIES="+filepath.Dir(filepath.Clean(r.dir)),
 		"GIT_CONFIG_COUNT="+strconv.Itoa(given+len(config)))
 	for i, kv := range config {

@@ -98,3 +98,15 @@ func TestHistoryThatWasReplaced(t *testing.T) {
 		t.Errorf("ancestor: %v, %v", older, err)
 	}
 }
+
+// Git says nothing that a person would have to wonder about.
+func TestDeploySaysOnlyWhatItDoes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	commit := w.commit("1", nil)
+	w.push("main")
+	w.must(w.deploy("main", commit))
+	if said := w.out.String(); strings.Contains(said, "hint:") || strings.Contains(said, "warning:") {
+		t.Errorf("it says:\n%s", said)
+	}
+}

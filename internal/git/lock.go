@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // lockName is our own lock, in .git. Its name does not end in .lock, which is
@@ -82,10 +84,13 @@ func (r *Repo) removeStaleLocks() error {
 	if len(locks) == 0 {
 		return nil
 	}
-	open := openFiles()
+	open := process.FindOpenFiles(0)
 	for _, lock := range locks {
-		if pid := open.by(lock); pid != "" {
-			return fmt.Errorf("%s is held by process %s: somebody else's git is at work there", lock, pid)
+		info, err := os.Lstat(lock)
+		if err == nil {
+			if who := open.By(info); who != "" {
+				return fmt.Errorf("%s is held by %s: somebody else's git is at work there", lock, who)
+			}
 		}
 		if err := os.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove stale lock: %w", err)

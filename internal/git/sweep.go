@@ -6,7 +6,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // unfinished are the names, in a git directory, of what is not finished yet:
@@ -40,11 +41,12 @@ func (r *Repo) sweep() {
 	if len(left) == 0 {
 		return
 	}
-	open := openFiles()
+	open := process.FindOpenFiles(0)
 	for _, name := range left {
 		inUse := false
 		_ = filepath.WalkDir(name, func(at string, _ fs.DirEntry, _ error) error {
-			inUse = inUse || open.by(at) != ""
+			info, err := os.Lstat(at)
+			inUse = inUse || err == nil && open.By(info) != ""
 			return nil
 		})
 		if !inUse {
@@ -77,36 +79,4 @@ func moduleDirs(gitDir fs.FS) []string {
 func keptByFetch(gitDir fs.FS, name string) bool {
 	b, err := fs.ReadFile(gitDir, name)
 	return err == nil && strings.HasPrefix(string(b), "fetch-pack ")
-}
-
-type fileID struct{ dev, inode uint64 }
-
-func idOf(info fs.FileInfo) fileID {
-	stat := info.Sys().(*syscall.Stat_t)
-	return fileID{stat.Dev, stat.Ino}
-}
-
-// processes are those that have files open, by the file.
-type processes map[fileID]string
-
-// openFiles looks for the open files of all processes, as far as we may.
-func openFiles() processes {
-	open := processes{}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, fd := range fds {
-		// Stat follows the link to the open file itself, whatever its name is by now.
-		if info, err := os.Stat(fd); err == nil {
-			open[idOf(info)] = strings.Split(fd, "/")[2]
-		}
-	}
-	return open
-}
-
-// by is the process that has a file open, or empty.
-func (p processes) by(name string) string {
-	info, err := os.Lstat(name)
-	if err != nil {
-		return ""
-	}
-	return p[idOf(info)]
 }

@@ -30,6 +30,8 @@ type pipe struct {
 	r, w *os.File
 	to   io.Writer
 	wg   sync.WaitGroup
+	last byte // that was copied
+	open bool // something had it open when the copying ended
 }
 
 func newOutputs(stdout, stderr io.Writer) (*outputs, error) {
@@ -71,14 +73,19 @@ func (o *outputs) started() {
 	}
 }
 
-// drain returns when all that the program wrote has been copied.
-func (o *outputs) drain() {
+// drain returns when all that the program wrote has been copied. What something
+// else still has open goes to left.
+func (o *outputs) drain(left *Leftovers) {
 	for _, p := range o.pipes {
 		_ = p.r.SetReadDeadline(time.Now().Add(drainWait))
 	}
 	for _, p := range o.pipes {
 		p.wg.Wait()
-		_ = p.r.Close()
+		if p.open {
+			p.leave(left)
+		} else {
+			_ = p.r.Close()
+		}
 	}
 }
 
@@ -86,13 +93,11 @@ func (p *pipe) copy() {
 	buf := make([]byte, bufferSize)
 	for {
 		n, err := p.r.Read(buf)
-		if n > 0 {
-			_, _ = p.to.Write(buf[:n])
-		}
+		p.pass(buf[:n])
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			p.rest(buf)
+			p.open = p.rest(buf)
 			return
 		default:
 			return
@@ -100,12 +105,19 @@ func (p *pipe) copy() {
 	}
 }
 
+func (p *pipe) pass(b []byte) {
+	if len(b) > 0 {
+		_, _ = p.to.Write(b)
+		p.last = b[len(b)-1]
+	}
+}
+
 // rest copies what is in the pipe without waiting for more: the deadline may
-// have passed while a slow Writer held us up.
-func (p *pipe) rest(buf []byte) {
+// have passed while a slow Writer held us up. It says whether more may come.
+func (p *pipe) rest(buf []byte) bool {
 	conn, err := p.r.SyscallConn()
 	if err != nil {
-		return
+		return false
 	}
 	for total := 0; total < drainMax; {
 		var n int
@@ -115,9 +127,10 @@ func (p *pipe) rest(buf []byte) {
 			continue
 		}
 		if err != nil || readErr != nil || n <= 0 {
-			return
+			return errors.Is(readErr, unix.EAGAIN)
 		}
 		total += n
-		_, _ = p.to.Write(buf[:n])
+		p.pass(buf[:n])
 	}
+	return true
 }

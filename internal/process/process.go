@@ -55,6 +55,10 @@ type Command struct {
 	// where Stdout goes, in order. A Writer's errors are ignored: logging must
 	// not stop a program.
 	Stdout, Stderr io.Writer
+	// Leftovers, if set, goes on reading what outlives the program in a session of
+	// its own and still has its output open; the output then ends with a line
+	// that says so. Otherwise nobody reads it any more.
+	Leftovers *Leftovers
 	// Grace is the time between TERM and KILL; zero is DefaultGrace.
 	Grace time.Duration
 	// File, if set, names the running program for KillOrphan. It is removed
@@ -133,7 +137,7 @@ func Run(ctx context.Context, c Command) error {
 		<-exited
 	}
 	stopped := await(ctx, pid, exited, c.Grace)
-	out.drain()
+	out.drain(c.Leftovers)
 	// The leader was left as a zombie until here, so that its number, which is
 	// also that of the session, could not be given to somebody else.
 	waitErr := cmd.Wait()

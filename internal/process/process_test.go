@@ -20,11 +20,14 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
-// TestMain also plays the daemon that is killed: see TestKillOrphan.
+// TestMain also plays the daemon that is killed, and PID 1: see TestKillOrphan, TestInit.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "run-as-daemon" {
 		_ = Run(context.Background(), Command{Argv: []string{"/bin/sh", "-c", os.Args[3]}, File: os.Args[2]})
 		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == "as-init" {
+		os.Exit(asInit())
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -59,6 +60,33 @@ func TestDaemonSurvives(t *testing.T) {
 	pid := pidIn(t, file)
 	if !alive(pid) {
 		t.Error("the daemon was ended")
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+}
+
+// What a program leaves behind can go on writing, and the output says that it
+// is there.
+func TestLeftoversCanWrite(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var out bytes.Buffer
+	var left Leftovers
+	c := sh("setsid sh -c 'echo $$ >started; while ! [ -e go ]; do sleep 0.01; done; echo one; echo two; echo $$ >written; exec sleep 1000' & while ! [ -s started ]; do sleep 0.01; done; printf 'no end'")
+	c.Dir, c.Stdout, c.Leftovers = dir, &out, &left
+	if err := Run(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	said := out.String()
+	if !regexp.MustCompile(`\Ano end\nprocess \d+ \((sh|setsid)\) was left behind and still has this output open: .*\n\z`).MatchString(said) {
+		t.Errorf("the output is %q", said)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pid := pidIn(t, filepath.Join(dir, "written"))
+	left.Close()
+	if !alive(pid) || out.String() != said {
+		t.Errorf("alive: %v; the output is %q", alive(pid), out.String())
 	}
 	_ = unix.Kill(pid, unix.SIGKILL)
 }

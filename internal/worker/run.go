@@ -81,7 +81,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	result := handlers.Result{Err: check.err, FailedStep: stepPlan}
 	if check.err == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
-			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths,
+			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths, Leftovers: &w.left,
 			Grace: w.o.StepGrace, ProcessFile: processFile(r.started.RunLog),
 		}, log)
 	} else {

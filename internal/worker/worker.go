@@ -118,6 +118,7 @@ type Worker struct {
 	seen history
 	// running is true from before `started` is appended until the run has ended.
 	running atomic.Bool
+	left    handlers.Leftovers
 	// resultGrace bounds the wait for the database at shutdown: the result is in
 	// a file by then, and the next start appends it.
 	resultGrace time.Duration
@@ -140,6 +141,7 @@ func New(o Options) *Worker {
 // retried; Run returns early only when its folder of run logs cannot be made, or
 // with queue.ErrReplaced when the directory of the queue was taken away.
 func (w *Worker) Run(ctx context.Context) error {
+	defer w.left.Close()
 	if err := os.MkdirAll(w.runs, 0o750); err != nil {
 		return fmt.Errorf("make the folder of run logs: %w", err)
 	}
