@@ -4,12 +4,13 @@
 # back after kill -9 (idle and in the middle of a deploy), and stop without
 # leaving anything.
 set -euo pipefail
+cd /root/checkout
+. deploy/systemd/lines.sh
 
 unit=durhack-deployer.service
 socket=durhack-deployer.socket
 user=durhack-deployer
 url=http://127.0.0.1:3400/github-webhook
-secret=$(openssl rand -hex 20)
 repo=/srv/git/hello.git
 work=/root/hello
 
@@ -86,20 +87,36 @@ kill_main() {
   until_true 60 "a restart after kill -9" restarted
 }
 
+# docs NAME runs lines of docs/operations.md, as they stand there.
+docs() {
+  docs_lines "$1" > /tmp/lines || fail "no lines of the document: $1"
+  sed 's/^/+ /' /tmp/lines
+  . /tmp/lines
+}
+# What cannot be run without a network was done outside, and is looked at here.
+apt-get() {
+  [ "$1" = install ] || return 0
+  local package
+  for package in "${@:2}"; do
+    case $package in -*) ;; *) dpkg-query -W "$package" > /dev/null || fail "package $package is not installed" ;; esac
+  done
+}
+go() { [ -x bin/durhack-deployer ] || fail "there is no bin/durhack-deployer"; }
+
 say "install"
-systemd-sysusers
-systemd-tmpfiles --create durhack-deployer.conf
+docs install
 [ "$(stat -c '%U:%G %a' /etc/durhack-deployer)" = "root:$user 750" ] || fail "/etc/durhack-deployer: $(stat -c '%U:%G %a' /etc/durhack-deployer)"
 [ "$(stat -c '%U:%G %a' /var/lib/durhack-deployer)" = "$user:$user 751" ] || fail "/var/lib/durhack-deployer: $(stat -c '%U:%G %a' /var/lib/durhack-deployer)"
 systemd-analyze verify "/etc/systemd/system/$unit" "/etc/systemd/system/$socket" 2>&1 | tee /tmp/verify
 [ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
 
-install -d -o "$user" -g "$user" /srv/git /srv/www
+install -d -o "$user" -g "$user" /srv/git
 git config --global --add safe.directory '*' # root pushes to the deployer's repository
 git init -q --bare -b main "$repo"
 git init -q -b main "$work"
-cat > /etc/durhack-deployer/deployer.toml <<TOML
+cat > deployer.toml <<TOML
 instance = "box"
+webhook_secret_file = "/etc/durhack-deployer/webhook-secret"
 
 [listen]
 host = "127.0.0.1"
@@ -118,19 +135,22 @@ run = ["sh", "-c", "if [ -e slow ]; then sleep 5; fi"]
 name = "publish"
 run = ["cp", "index.html", "/srv/www/live.html"]
 TOML
-chgrp "$user" /etc/durhack-deployer/deployer.toml
-chmod 640 /etc/durhack-deployer/deployer.toml
-# The secret as a credential, which only root and the unit can read.
-(umask 077; echo "$secret" > /etc/durhack-deployer/webhook-secret)
-mkdir "/etc/systemd/system/$unit.d"
-printf '[Service]\nLoadCredential=webhook_secret:/etc/durhack-deployer/webhook-secret\n' > "/etc/systemd/system/$unit.d/secret.conf"
-systemctl daemon-reload
 
-say "start, and a push goes live"
-systemctl enable -q --now "$socket" "$unit" || fail "it does not start"
+say "configure and start, and a push goes live"
+docs configure
+secret=$(cat /etc/durhack-deployer/webhook-secret)
 git_commit one
 push "$commit" box-1
 goes_live box-1 one
+
+say "the secret as a credential, which only root and the unit can read"
+sed -i /webhook_secret_file/d /etc/durhack-deployer/deployer.toml
+chmod 600 /etc/durhack-deployer/webhook-secret
+chgrp root /etc/durhack-deployer/webhook-secret
+mkdir "/etc/systemd/system/$unit.d"
+printf '[Service]\nLoadCredential=webhook_secret:/etc/durhack-deployer/webhook-secret\n' > "/etc/systemd/system/$unit.d/secret.conf"
+systemctl daemon-reload
+systemctl restart "$unit"
 
 say "kill -9: systemd brings it back, and the next push goes live"
 kill_main
@@ -182,13 +202,7 @@ deployer verify || fail "verify finds breaches after the stop"
 if pgrep -u "$user" -a; then fail "a command left the private Postgres running"; fi
 
 say "listen and work as two users"
-cp /root/deploy/sysusers.d/durhack-listener.conf /etc/sysusers.d/
-cp /root/deploy/tmpfiles.d/durhack-listener.conf /etc/tmpfiles.d/
-cp /root/deploy/systemd/durhack-listener.service /root/deploy/systemd/durhack-listener.socket /etc/systemd/system/
-systemctl disable -q --now "$socket"
-cp /root/deploy/systemd/durhack-deployer-work.conf "/etc/systemd/system/$unit.d/work.conf"
-systemd-sysusers
-systemd-tmpfiles --create durhack-listener.conf
+docs listener
 rm "/etc/systemd/system/$unit.d/secret.conf" # only the listener needs it
 (umask 027; printf 'state_dir = "/var/lib/durhack-deployer"\nwebhook_secret_token = "%s"\n' "$secret" > /etc/durhack-listener/listener.toml)
 chgrp durhack-listener /etc/durhack-listener/listener.toml
@@ -199,7 +213,7 @@ systemctl enable -q --now durhack-listener.socket durhack-listener.service || fa
 git_commit four
 push "$commit" box-4 # nobody works yet: it waits
 deployer queue list | grep -q box-4 || fail "box-4 does not wait in the main queue"
-systemctl start "$unit" || fail "work does not start"
+docs 'start the listener'
 goes_live box-4 four
 as_listener() { runuser -u durhack-listener -- "$@" > /dev/null 2>&1; }
 for secret_thing in /var/lib/durhack-deployer /var/lib/durhack-deployer/runs /var/lib/durhack-deployer/postgres /etc/durhack-deployer; do
@@ -210,4 +224,12 @@ systemctl stop durhack-listener.socket durhack-listener.service "$unit"
 for u in durhack-listener.service "$unit"; do
   [ "$(systemctl show --value -p Result "$u")" = success ] || fail "the stop of $u was not clean"
 done
+
+say "another database, by peer authentication, beside the private one with its events"
+docs peer
+export DATABASE_URL='postgres:///durhack_deployer?host=/run/postgresql'
+deployer migrate || fail "the role cannot migrate"
+deployer doctor > /tmp/doctor || true
+grep -q '^warn .*the log of database_url is empty, but the private Postgres in /var/lib/durhack-deployer/postgres holds' /tmp/doctor ||
+  fail "doctor does not tell of the other log: $(cat /tmp/doctor)"
 say "ok"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,7 +47,7 @@ func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrat
 			return nil, err
 		}
 		s.cluster, err = localpg.Open(ctx, localpg.Config{
-			Dir: filepath.Join(cfg.StateDir, "postgres"), Log: log, Durable: true,
+			Dir: PrivateCluster(cfg), Log: log, Durable: true,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("open the private Postgres of %s: %w", cfg.StateDir, err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -44,7 +43,7 @@ func (d *doctor) database(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
 	if d.Config.DatabaseURL == "" {
-		dir := filepath.Join(d.Config.StateDir, "postgres")
+		dir := daemon.PrivateCluster(d.Config)
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			d.say(OK, "", "a private Postgres will be made in %s by the first start", dir)
 			return
@@ -60,6 +59,12 @@ func (d *doctor) database(ctx context.Context) {
 	defer store.Close()
 	if d.Config.DatabaseURL == "" {
 		d.inspect(ctx, store)
+	}
+	if events, err := daemon.Overlooked(ctx, d.Config, store, d.Logger); err != nil {
+		d.say(Warn, "", "%s", oneLine(err))
+	} else if events > 0 {
+		d.say(Warn, "carry it over (`log export` without database_url, `log import` with it), or move that directory away",
+			"the log of database_url is empty, but the private Postgres in %s holds %s", daemon.PrivateCluster(d.Config), counted(int(events), "event"))
 	}
 	d.check = "queues"
 	d.instance(ctx, store)
