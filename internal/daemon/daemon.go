@@ -156,7 +156,9 @@ func newListener(ctx context.Context, o Options, main *queue.Queue) (func(contex
 	for _, s := range o.Config.Secrets {
 		secrets = append(secrets, []byte(s.Reveal()))
 	}
+	refused := openRefusals(o.Config, o.Logger)
 	handler, err := webhook.NewHandler(webhook.Options{
+		Refused: refused.add,
 		Secrets: secrets, Queue: main, Log: o.Logger, Instance: o.Config.Instance, Version: o.Version,
 		ProxyFix: webhook.ProxyFix{XFor: o.Config.ProxyFix.XFor, XProto: o.Config.ProxyFix.XProto},
 	})
@@ -182,7 +184,14 @@ func newListener(ctx context.Context, o Options, main *queue.Queue) (func(contex
 		o.Listening(listeners[0].Addr())
 	}
 	server := webhook.NewServer(handler, o.Logger, webhook.Limits{})
-	return func(ctx context.Context) error { return server.Serve(ctx, listeners...) }, nil
+	return func(ctx context.Context) error {
+		counting, stop := context.WithCancel(context.WithoutCancel(ctx)) // also what is refused while it drains
+		var counter sync.WaitGroup
+		counter.Go(func() { refused.keep(counting) })
+		defer counter.Wait()
+		defer stop()
+		return server.Serve(ctx, listeners...)
+	}, nil
 }
 
 // notify tells systemd, where there is one that asked. One that does not read

@@ -67,6 +67,7 @@ func Run(ctx context.Context, o Options, tell func(Finding)) error {
 		{"space", d.space},
 		{"steps", d.steps},
 		{"daemon", d.daemon},
+		{"requests", d.requests},
 	} {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/jackc/pgx/v5"
@@ -170,7 +171,7 @@ func TestAllIsWell(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "signer", "lock", "git", "paths", "steps", "daemon"} { // space depends on the machine
+	for _, check := range []string{"configuration", "secret", "queues", "database", "projections", "signer", "lock", "git", "paths", "steps", "daemon", "requests"} { // space depends on the machine
 		if !has(lines, "ok "+check, "") {
 			t.Errorf("not one line for %s in\n%s", check, strings.Join(lines, "\n"))
 		}
@@ -245,6 +246,13 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 			s.path = "full/live"
 		}, "fail space", "0 MiB free, for web", ""},
 		{"a program that is missing", func(_ *testing.T, s *site) { s.program = "no-such-program" }, "fail steps", `step "build" of web`, "ok steps"},
+		{"refused webhooks", func(t *testing.T, s *site) {
+			now := time.Now().Unix() / 60
+			counts := fmt.Sprintf(`{"%d":{"busy":1,"signature_mismatch":2},"%d":{"busy":1},"%d":{"busy":40}}`, now, now-30, now-90)
+			if err := os.WriteFile(filepath.Join(s.state, "queues", "main", ".refused"), []byte(counts), 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}, "warn requests", "4 webhooks refused in the last hour: 2 busy, 2 signature_mismatch", "ok requests"},
 		{"no worker", func(*testing.T, *site) {}, "warn daemon", "no worker runs", "ok daemon"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
@@ -43,6 +46,26 @@ func (d *doctor) daemon(ctx context.Context) {
 		return
 	}
 	d.say(OK, "", "webhooks are accepted at %s", at)
+}
+
+// requests looks at what the listener refused lately: GitHub does not send it again by itself.
+func (d *doctor) requests(context.Context) {
+	counts, err := daemon.Refused(d.Config)
+	if err != nil {
+		d.say(Warn, "run this as the user that the daemon runs as", "%s", oneLine(err))
+		return
+	}
+	total, reasons := 0, []string{}
+	for _, reason := range slices.Sorted(maps.Keys(counts)) {
+		total += counts[reason]
+		reasons = append(reasons, fmt.Sprintf("%d %s", counts[reason], reason))
+	}
+	if total == 0 {
+		d.say(OK, "", "no webhook was refused in the last hour")
+		return
+	}
+	d.say(Warn, "HTTP answers in docs/operations.md says what each means; the log of the daemon has a line for each, with the delivery ID that it claimed: redeliver those that were GitHub's",
+		"%s refused in the last hour: %s", counted(total, "webhook"), strings.Join(reasons, ", "))
 }
 
 // readiness asks the worker itself what keeps it from working. Its pages may be

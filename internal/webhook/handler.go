@@ -53,6 +53,8 @@ type Options struct {
 	// MemoryWait is the time that a request waits for memory for its body
 	// before it is refused; 10 s where it is 0.
 	MemoryWait time.Duration
+	// Refused, if not nil, is told the reason of each webhook that is refused.
+	Refused func(reason string)
 }
 
 // ErrNoSecret is returned by NewHandler: a listener that cannot tell GitHub from
@@ -67,6 +69,7 @@ type handler struct {
 	now         func() time.Time
 	bodyTimeout time.Duration
 	memory      *memory
+	refused     func(reason string)
 	status      []byte // the JSON of GET /
 }
 
@@ -91,6 +94,9 @@ func NewHandler(o Options) (http.Handler, error) {
 	if o.Service == "" {
 		o.Service = "durhack-deployer"
 	}
+	if o.Refused == nil {
+		o.Refused = func(string) {}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -112,6 +118,7 @@ func NewHandler(o Options) (http.Handler, error) {
 		now:         o.Now,
 		bodyTimeout: o.BodyTimeout,
 		memory:      newMemory(o.MemoryWait),
+		refused:     o.Refused,
 		status:      status,
 	}, nil
 }
@@ -136,6 +143,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec.hangUp = r.ContentLength != 0
 	}
 	rec.write(w)
+	if rec.reason != "" && r.URL.Path == pathWebhook {
+		h.refused(rec.reason)
+	}
 	h.logRequest(r, rec, time.Since(start))
 }
 

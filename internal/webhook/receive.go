@@ -16,8 +16,9 @@ import (
 )
 
 // receive checks a webhook in this order: method, size, signature over the raw
-// bytes, and only then anything that the sender wrote. Nothing is parsed, kept or
-// logged by its own name for a sender that has not shown that it knows the secret.
+// bytes, and only then anything that the sender wrote. Nothing is parsed or kept for a
+// sender that has not shown that it knows the secret; the delivery ID that it
+// claims is logged as that.
 func (h *handler) receive(w http.ResponseWriter, r *http.Request) record {
 	if r.Method != http.MethodPost {
 		a := refuse(http.StatusMethodNotAllowed, "method_not_allowed", "GitHub posts here; only POST is answered")

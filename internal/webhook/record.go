@@ -53,6 +53,10 @@ func (h *handler) logRequest(r *http.Request, rec record, took time.Duration) {
 			attrs = append(attrs, slog.String(a.key, a.value))
 		}
 	}
+	// What the sender says that it is: a way to find it at GitHub, and no more.
+	if claimed, ok := single(r.Header, "X-Github-Delivery"); ok && rec.reason != "" && rec.delivery == "" {
+		attrs = append(attrs, slog.String("unverified_delivery", printable(claimed, 64)))
+	}
 	if rec.err != nil {
 		attrs = append(attrs, slog.String("error", printable(rec.err.Error(), 512)))
 	}
