@@ -152,12 +152,25 @@ func newRequest(ctx context.Context, g Group) (*request, error) {
 		r.bytes += len(encoded.data)
 	}
 	if g.Payload != nil {
-		if err := g.Payload.check(); err != nil {
+		if err := r.checkPayload(); err != nil {
 			return nil, fmt.Errorf("append: %w", err)
 		}
 		r.bytes += len(g.Payload.Body)
 	}
 	return r, nil
+}
+
+// checkPayload refuses a payload that is not what its digest, or an event of the
+// group that names it, says.
+func (r *request) checkPayload() error {
+	stored := *r.payload
+	stored.ContentType = cleanLikeJSON(stored.ContentType)
+	for _, row := range r.rows {
+		if n := namedIn(row.data); row.typ != TypeRedacted && n.Digest == stored.Digest {
+			return n.Check(&stored)
+		}
+	}
+	return stored.check()
 }
 
 func (r *request) finish(result Result) {

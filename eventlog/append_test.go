@@ -18,8 +18,9 @@ import (
 )
 
 func payload(salt, body string) *Payload {
-	sum := sha256.Sum256([]byte(salt + body))
-	return &Payload{Digest: hex.EncodeToString(sum[:]), Salt: []byte(salt), Body: []byte(body), ContentType: "application/json"}
+	of := sha256.Sum256([]byte(salt))
+	sum := sha256.Sum256(append(of[:SaltSize:SaltSize], body...))
+	return &Payload{Digest: hex.EncodeToString(sum[:]), Salt: of[:SaltSize], Body: []byte(body), ContentType: "application/json"}
 }
 
 func TestAppendReturnsWhatIsStored(t *testing.T) {
@@ -373,4 +374,26 @@ func TestManyLogsOneOrder(t *testing.T) {
 	if n := int64(len(all(t, reader))); n != total {
 		t.Errorf("log has %d events, want %d", n, total)
 	}
+}
+
+// A server whose clock was ahead and has stepped back goes on: the log's time stands
+// still until the clock has caught up.
+func TestAppendAfterTheClockHasSteppedBack(t *testing.T) {
+	pool := migrate(t, pgtest.DSN(t))
+	l := openLog(t, pool)
+	mustAppend(t, l, group(received("d1")))
+	ahead := time.Date(2126, 1, 1, 0, 0, 0, 0, time.UTC)
+	if _, err := superuser(t, pool).Exec(testContext(t), `insert into events (`+eventColumns+`)
+		select 2, '3ZZZZZZZZZ0000000000000000', 'test', 'd2', 'voided', null, 1, 'o', $1, '{"v":1}'`, ahead); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := superuser(t, pool).Exec(testContext(t), `update log_head set position = 2, last_id = '3ZZZZZZZZZ0000000000000000'; select event_log_fill_hashes()`); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 5 {
+		if e := mustAppend(t, l, group(received(fmt.Sprint("later", n))))[0]; !e.RecordedAt.Equal(ahead) {
+			t.Errorf("recorded at %s, want %s", e.RecordedAt, ahead)
+		}
+	}
+	sound(t, l, true)
 }

@@ -3,11 +3,11 @@ package eventlog
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"hash"
+	"maps"
+	"slices"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -16,7 +16,7 @@ const (
 	sqlBodies   = `select digest, content_type, salt, body from public.payloads where digest = any($1)`
 	sqlRedacted = `select ` + eventColumns + ` from public.events where type = 'redacted' order by position`
 	sqlStrays   = `select p.digest from public.payloads p
-		left join (select substring(e.data::text from '"payload_digest":"([0-9a-f]{64})"') as digest
+		left join (select public.event_log_body(e.data) as digest
 		           from public.events e where e.type in ('received', 'redelivered')) named on named.digest = p.digest
 		where named.digest is null order by p.digest`
 	sqlLeftOut = `select count(*), coalesce(max(position), 0) from public.bodies_left_out`
@@ -24,10 +24,42 @@ const (
 	bodyBatch = 200
 )
 
+// NamedBody is what an event says of the body that it brought.
+type NamedBody struct {
+	Digest      string
+	Size        int64
+	ContentType string
+}
+
+// BodyOf returns the body that an event names; false where it names none.
+func BodyOf(e *Event) (NamedBody, bool) {
+	if !namesBody(e) {
+		return NamedBody{}, false
+	}
+	n := namedIn(e.Data)
+	return n, n.Digest != ""
+}
+
+// Check says in what a stored body is not the one that is named.
+func (n NamedBody) Check(p *Payload) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	switch {
+	case p.Digest != n.Digest:
+		return fmt.Errorf("its body has the digest %q, but the event names %q", p.Digest, n.Digest)
+	case int64(len(p.Body)) != n.Size:
+		return fmt.Errorf("its body has %d bytes, but the event names %d", len(p.Body), n.Size)
+	case p.ContentType != cleanLikeJSON(n.ContentType):
+		return fmt.Errorf("the content type of its body is %q, but the event names %q", p.ContentType, n.ContentType)
+	}
+	return nil
+}
+
 // bodyRef is an event that names a body.
 type bodyRef struct {
+	NamedBody
 	position             int64
-	digest, contentType  string
 	instance, deliveryID string
 }
 
@@ -43,23 +75,19 @@ type bodyCheck struct {
 	compared, gone int64
 	// leftOut were never there, because the import brought none up to leftOutTo.
 	leftOut, leftOutTo int64
-	sum                hash.Hash
 }
 
 func newBodyCheck(q pgx.Tx, found *faults) *bodyCheck {
-	return &bodyCheck{q: q, found: found, batches: make(chan []bodyRef, 4), redacted: make(map[string]Event), sum: sha256.New()}
+	return &bodyCheck{q: q, found: found, batches: make(chan []bodyRef, 4), redacted: make(map[string]Event)}
 }
 
 // see notes the body that an event names, if it does.
 func (c *bodyCheck) see(ctx context.Context, e *Event) error {
-	if !namesBody(e) {
+	named, ok := BodyOf(e)
+	if !ok {
 		return nil
 	}
-	digest, contentType := bodyOf(e.Data)
-	if digest == "" {
-		return nil
-	}
-	c.batch = append(c.batch, bodyRef{e.Position, digest, contentType, e.Instance, e.DeliveryID})
+	c.batch = append(c.batch, bodyRef{named, e.Position, e.Instance, e.DeliveryID})
 	if len(c.batch) == bodyBatch {
 		return c.send(ctx)
 	}
@@ -85,36 +113,39 @@ func (c *bodyCheck) close(ctx context.Context) error {
 	return err
 }
 
-// bodyOf reads the two keys of received and redelivered that are about the body.
-func bodyOf(data []byte) (digest, contentType string) {
-	digest, ok1 := member(data, `"payload_digest":"`)
-	contentType, ok2 := member(data, `"content_type":"`)
-	if ok1 && ok2 {
-		return digest, contentType
+// namedIn reads the keys of received and redelivered that are about the body.
+func namedIn(data []byte) NamedBody {
+	digest, ok1 := member(data, `"payload_digest":"`, `"`)
+	size, ok2 := member(data, `"payload_size":`, ",")
+	contentType, ok3 := member(data, `"content_type":"`, `"`)
+	if n, err := strconv.ParseInt(size, 10, 64); ok1 && ok2 && ok3 && err == nil {
+		return NamedBody{digest, n, contentType}
 	}
 	// Rare: an escape in the text, or a spelling that this package does not write.
 	var d struct {
 		PayloadDigest string `json:"payload_digest"`
+		PayloadSize   int64  `json:"payload_size"`
 		ContentType   string `json:"content_type"`
 	}
 	if json.Unmarshal(data, &d) != nil {
-		return "", ""
+		return NamedBody{}
 	}
-	return d.PayloadDigest, d.ContentType
+	return NamedBody{d.PayloadDigest, d.PayloadSize, d.ContentType}
 }
 
-// member finds a text by its key, as encoding/json writes it. The key cannot be
-// found inside of another text, where its quotes would be escaped.
-func member(data []byte, key string) (string, bool) {
+// member finds a value by its key, as encoding/json writes them, up to what ends it.
+// The key cannot be found inside of a text, where its quotes would be escaped. One
+// that comes twice is not found: the last one is what counts.
+func member(data []byte, key, end string) (string, bool) {
 	_, rest, found := bytes.Cut(data, []byte(key))
-	if !found {
+	if !found || bytes.Contains(rest, []byte(key)) {
 		return "", false
 	}
-	end := bytes.IndexAny(rest, `"\`)
-	if end < 0 || rest[end] != '"' {
+	i := bytes.IndexAny(rest, end+`\`)
+	if i < 0 || rest[i] == '\\' {
 		return "", false
 	}
-	return string(rest[:end]), true
+	return string(rest[:i]), true
 }
 
 func (c *bodyCheck) run(ctx context.Context) error {
@@ -189,60 +220,57 @@ func (c *bodyCheck) readRedacted(ctx context.Context) error {
 	return nil
 }
 
-// stored is what is kept of a body while its batch is compared.
-type storedBody struct {
-	digest, contentType string
-}
-
 func (c *bodyCheck) compare(ctx context.Context, batch []bodyRef) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	digests := make([]string, len(batch))
-	for i, ref := range batch {
-		digests[i] = ref.digest
+	named := make(map[string][]bodyRef, len(batch))
+	for _, ref := range batch {
+		named[ref.Digest] = append(named[ref.Digest], ref)
 	}
-	there := make(map[string]storedBody, len(batch))
-	rows, err := c.q.Query(ctx, sqlBodies, pgx.QueryExecModeDescribeExec, pgx.QueryResultFormats{pgx.BinaryFormatCode}, digests)
+	rows, err := c.q.Query(ctx, sqlBodies, pgx.QueryExecModeDescribeExec, pgx.QueryResultFormats{pgx.BinaryFormatCode}, slices.Collect(maps.Keys(named)))
 	if err != nil {
 		return fmt.Errorf("read bodies: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		v := rows.RawValues()
-		c.sum.Reset()
-		c.sum.Write(v[2])
-		c.sum.Write(v[3])
-		there[string(v[0])] = storedBody{hex.EncodeToString(c.sum.Sum(nil)), string(v[1])}
+		p := Payload{Digest: string(v[0]), ContentType: string(v[1]), Salt: v[2], Body: v[3]}
+		for _, ref := range named[p.Digest] {
+			c.judge(ref, &p)
+		}
+		delete(named, p.Digest)
 		c.compared++
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read bodies: %w", err)
 	}
-	for _, ref := range batch {
-		c.judge(ref, there)
+	for _, refs := range named {
+		for _, ref := range refs {
+			c.judge(ref, nil)
+		}
 	}
 	return nil
 }
 
-func (c *bodyCheck) judge(ref bodyRef, there map[string]storedBody) {
-	redaction, redacted := c.redacted[ref.digest]
+// judge looks at a body that is named, nil where it is not there.
+func (c *bodyCheck) judge(ref bodyRef, body *Payload) {
+	redaction, redacted := c.redacted[ref.Digest]
 	redacted = redacted && redaction.Instance == ref.instance && redaction.DeliveryID == ref.deliveryID
-	body, ok := there[ref.digest]
 	switch {
-	case !ok && redacted:
+	case body == nil && redacted:
 		c.gone++
-	case !ok && ref.position <= c.leftOutTo:
+	case body == nil && ref.position <= c.leftOutTo:
 		c.leftOut++
-	case !ok:
+	case body == nil:
 		c.found.addf(ref.position, "its body is missing, and was not redacted")
 	case ref.position <= c.leftOutTo:
 		c.found.addf(ref.position, "its body is stored, though the import is said to have left out those up to position %d", c.leftOutTo)
 	case redacted:
 		c.found.addf(ref.position, "its body is stored, though it was redacted at position %d", redaction.Position)
-	case body.digest != ref.digest:
-		c.found.addf(ref.position, "its body or its salt was changed: they do not give the digest that the event names")
-	case body.contentType != clean(ref.contentType):
-		c.found.addf(ref.position, "the content type of its body is %q, but the event names %q", body.contentType, ref.contentType)
+	default:
+		if err := ref.Check(body); err != nil {
+			c.found.addf(ref.position, "%v", err)
+		}
 	}
 }

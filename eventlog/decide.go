@@ -42,10 +42,10 @@ type decision struct {
 // decide is the whole rule of appending, without I/O. Groups are taken in
 // order, each by itself and as a whole: one that repeats an earlier one of the
 // same batch gets its events, and one that is refused leaves no trace.
-func decide(s snapshot, ids idSource, requests []*request) decision {
+func decide(s snapshot, requests []*request) decision {
 	d := decision{results: make([]Result, len(requests))}
 	for i, r := range requests {
-		events, fresh, err := decideGroup(&s, ids, r)
+		events, fresh, err := decideGroup(&s, r)
 		if err != nil {
 			d.results[i].Err = err
 			continue
@@ -78,7 +78,7 @@ func decide(s snapshot, ids idSource, requests []*request) decision {
 }
 
 // decideGroup returns the group's events, and those of them that are new.
-func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, err error) {
+func decideGroup(s *snapshot, r *request) (events, fresh []Event, err error) {
 	position, lastID := s.position, s.lastID
 	var own map[identity]Event
 	for _, row := range r.rows {
@@ -97,7 +97,7 @@ func decideGroup(s *snapshot, ids idSource, r *request) (events, fresh []Event, 
 			continue
 		}
 		position++
-		lastID = ids.next(lastID, s.at)
+		lastID = nextID(lastID, s.at)
 		e := row.event(position, lastID.String(), s.at)
 		if own == nil {
 			own = make(map[identity]Event, len(r.rows))

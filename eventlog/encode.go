@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -112,13 +113,20 @@ func decodeAny(b []byte) (v any, err error) {
 	return v, err
 }
 
+// SaltSize is the length of a body's salt in bytes. Were it not fixed, a body could be
+// taken into its salt, and the digest would stay as it is.
+const SaltSize = 16
+
 // check refuses a payload that is not what its digest says.
 func (p *Payload) check() error {
+	if len(p.Salt) != SaltSize {
+		return fmt.Errorf("the salt of its body has %d bytes, and not %d", len(p.Salt), SaltSize)
+	}
 	h := sha256.New()
 	h.Write(p.Salt)
 	h.Write(p.Body)
-	if got := hex.EncodeToString(h.Sum(nil)); got != p.Digest {
-		return fmt.Errorf("payload digest %q is not that of its salt and body (%s)", p.Digest, got)
+	if hex.EncodeToString(h.Sum(nil)) != p.Digest {
+		return errors.New("its body or its salt was changed: they do not give the digest that the event names")
 	}
 	return nil
 }

@@ -9,19 +9,10 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// idSource makes the IDs of events. They follow the last ID of the log, which
-// is read under the head lock, so they are monotonic with the position across
-// processes and whatever the clocks do.
-type idSource struct {
-	// shift lets tests move the clock.
-	shift func(time.Time) time.Time
-}
-
-// next is the ID of the event after the one with ID last, made at now.
-func (s idSource) next(last ulid.ULID, now time.Time) ulid.ULID {
-	if s.shift != nil {
-		now = s.shift(now)
-	}
+// nextID is the ID of the event after the one with ID last, recorded at now. IDs
+// follow the last ID of the log, which is read under the head lock, so they are
+// monotonic with the position across processes and whatever the clocks do.
+func nextID(last ulid.ULID, now time.Time) ulid.ULID {
 	var random [10]byte
 	_, _ = rand.Read(random[:]) // crypto/rand.Read never fails (Go 1.24)
 	if ms := now.UnixMilli(); ms > 0 && uint64(ms) > last.Time() && uint64(ms) <= ulid.MaxTime() {

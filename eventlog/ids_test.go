@@ -24,7 +24,7 @@ func TestIDsFollowOneAnotherWhateverTheClockDoes(t *testing.T) {
 			if rapid.IntRange(0, 20).Draw(t, "jump") == 0 {
 				now = time.Unix(rapid.Int64Range(-1e12, 1e12).Draw(t, "to"), 0)
 			}
-			id := idSource{}.next(last, now)
+			id := nextID(last, now)
 			if id.Compare(last) <= 0 || id.String() <= last.String() {
 				t.Fatalf("%s at %s does not follow %s", id, now, last)
 			}

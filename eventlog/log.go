@@ -26,7 +26,6 @@ type Log struct {
 	poll time.Duration
 	// silence is attemptTimeout, but in tests of a network that loses what is sent.
 	silence time.Duration
-	ids     idSource
 
 	stop   chan struct{}      // closed by Close: begin nothing new
 	ctx    context.Context    // ends closeGrace after stop: abandon what is under way

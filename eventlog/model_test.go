@@ -7,7 +7,6 @@ import (
 	"maps"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -108,14 +107,7 @@ func TestLogIsWhatTheModelSays(t *testing.T) {
 		defer cancel()
 		checks++
 		instance := fmt.Sprintf("instance-%d", checks)
-		open := func() *Log {
-			l := Open(pool, quiet)
-			// The clock of each life of the log is somewhere else.
-			shift := time.Duration(rapid.Int64Range(-3600, 3600).Draw(t, "clock")) * time.Second
-			l.ids.shift = func(now time.Time) time.Time { return now.Add(shift) }
-			return l
-		}
-		l := open()
+		l := Open(pool, quiet)
 		defer func() { l.Close() }()
 		base, err := l.Head(ctx)
 		if err != nil {
@@ -165,7 +157,7 @@ func TestLogIsWhatTheModelSays(t *testing.T) {
 			},
 			"restart": func(t *rapid.T) {
 				l.Close()
-				l = open()
+				l = Open(pool, quiet)
 			},
 			"another process": func(t *rapid.T) {
 				g := m.genGroup(t, instance)

@@ -2,9 +2,11 @@ package eventlog
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -160,4 +162,65 @@ func TestOnlyARedactedEventDeletesBodies(t *testing.T) {
 		t.Errorf("the other body is gone: %v", err)
 	}
 	sound(t, l, true)
+}
+
+// The application's role may append a redaction of any delivery, but it cannot have
+// one delete another delivery's body, however it says so.
+func TestRedactionOfAnotherDeliverysBody(t *testing.T) {
+	pool := migrate(t, pgtest.DSN(t))
+	l := openLog(t, pool)
+	theirs, mine := bodied("test", "theirs", 0, "b"), bodied("test", "mine", 0, "a")
+	mustAppend(t, l, theirs)
+	mustAppend(t, l, mine)
+	victim := theirs.Payload.Digest
+	event := func(typ Type, instance, delivery string, attempt int, data string) Event {
+		return Event{Instance: instance, DeliveryID: delivery, Type: typ, Attempt: attempt, Actor: "eve", Data: []byte(strings.ReplaceAll(data, "DIGEST", victim))}
+	}
+	names := `{"v":1,"payload_digest":"DIGEST","payload_size":1,"content_type":"x"}`
+	redacts := `{"v":1,"reason":"x","payload_digests":["DIGEST"]}`
+	for name, events := range map[string][]Event{
+		"named by nobody":        {event(TypeRedacted, "test", "mine", 1, redacts)},
+		"named by it, too":       {event(TypeReceived, "test", "e1", 0, names), event(TypeRedacted, "test", "e1", 1, redacts)},
+		"in a redelivery":        {event(TypeRedelivered, "test", "mine", 1, names), event(TypeRedacted, "test", "mine", 1, redacts)},
+		"in another instance":    {event(TypeReceived, "other", "theirs", 0, names), event(TypeRedacted, "other", "theirs", 1, redacts)},
+		"within another value":   {event(TypeReceived, "test", "e2", 0, `{"v":1,"x":{"payload_digest":"DIGEST"},"payload_digest":""}`), event(TypeRedacted, "test", "e2", 1, redacts)},
+		"beside a NUL":           {event(TypeReceived, "test", "e3", 0, `{"v":1,"ref":"\u0000\ud800","payload_digest":"DIGEST"}`), event(TypeRedacted, "test", "e3", 1, redacts)},
+		"only in the reason":     {event(TypeReceived, "test", "e4", 0, names), event(TypeRedacted, "test", "e4", 1, `{"v":1,"reason":["DIGEST"],"payload_digests":[]}`)},
+		"spelled with an escape": {event(TypeReceived, "test", "e5", 0, names), event(TypeRedacted, "test", "e5", 1, `{"v":1,"payload_digests":["\u00`+hex.EncodeToString([]byte(victim[:1]))+victim[1:]+`"]}`)},
+	} {
+		for _, e := range events {
+			var pg *pgconn.PgError
+			if err := appendRaw(t, pool, e); err != nil && (!errors.As(err, &pg) || pg.Code != "22023" || e.Type != TypeRedacted) {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		if _, err := l.Payload(testContext(t), victim); err != nil {
+			t.Fatalf("%s: the body is gone: %v", name, err)
+		}
+	}
+	// All that does not keep its own delivery's redaction from deleting it.
+	mustAppend(t, l, redaction("test", "theirs", victim))
+	if _, err := l.Payload(testContext(t), victim); !errors.Is(err, ErrNoPayload) {
+		t.Errorf("the body is still there: %v", err)
+	}
+}
+
+// A body is what its event says of it, or it is not appended.
+func TestAppendComparesBodyAndEvent(t *testing.T) {
+	l := newLog(t)
+	for name, change := range map[string]func(p *Payload, r *Received){
+		"size":         func(_ *Payload, r *Received) { r.PayloadSize++ },
+		"content type": func(p *Payload, _ *Received) { p.ContentType = "text/plain" },
+		"salt": func(p *Payload, r *Received) {
+			p.Salt, p.Body, r.PayloadSize = append(p.Salt, p.Body...), nil, 0
+		},
+	} {
+		g := bodied("test", name, 0, "salt")
+		r := g.Transitions[0].Data.(Received)
+		change(g.Payload, &r)
+		g.Transitions[0].Data = r
+		if _, err := l.Append(testContext(t), g); err == nil {
+			t.Errorf("a body of another %s was appended", name)
+		}
+	}
 }

@@ -20,7 +20,7 @@ const (
 		where type in ('started', 'deployed', 'failed', 'interrupted') and instance = $1 and deployment = $2
 		order by (-position) limit 1`
 	sqlDeliveryFence = `select position from public.events where instance = $1 and delivery_id = $2 order by position desc limit 1`
-	sqlNamed         = `select substring(data::text from '"payload_digest":"([0-9a-f]{64})"') from public.events
+	sqlNamed         = `select public.event_log_body(data) from public.events
 		where delivery_id = $1 and instance = $2 and type in ('received', 'redelivered')`
 	sqlPayload = `select public.event_log_store($1, $2, $3, $4)`
 	sqlAppend  = `select public.event_log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
@@ -48,7 +48,7 @@ func (l *Log) attempt(batch []*request) ([]Result, error) {
 		rollback(ctx, conn)
 		return nil, err
 	}
-	d := decide(s, l.ids, batch)
+	d := decide(s, batch)
 	if len(d.events) == 0 {
 		rollback(ctx, conn)
 		return d.results, nil
@@ -186,7 +186,7 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 func write(ctx context.Context, conn *pgx.Conn, d decision, hashes [][]byte) error {
 	var b pgx.Batch
 	for _, p := range d.payloads {
-		b.Queue(sqlPayload, p.Digest, notNil(p.Salt), cleanLikeJSON(p.ContentType), notNil(p.Body))
+		b.Queue(sqlPayload, p.Digest, p.Salt, cleanLikeJSON(p.ContentType), notNil(p.Body))
 	}
 	var c columns
 	for _, e := range d.events {

@@ -168,12 +168,19 @@ func (l *Log) Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error) {
 	if old.N > 0 && from.root() != old.Hash {
 		return tlog.Tree{}, &TreeError{old.N, "the stored hashes of the positions up to here do not lead to the root that was last known"}
 	}
+	last, err := l.Read(ctx, max(old.N-1, 0), 1)
+	if err != nil {
+		return tlog.Tree{}, err
+	}
 	var fault *TreeError
 	walk := newTreeWalk(from, func(f Fault) {
 		if fault == nil {
 			fault = &TreeError{f.Position, f.Text}
 		}
 	})
+	if old.N > 0 && len(last) > 0 {
+		walk.lastID, walk.lastAt = last[0].ID, last[0].RecordedAt
+	}
 	if err := walkRows(ctx, l.pool, l.pool, walk, old.N+1, head, nil); err != nil {
 		return tlog.Tree{}, err
 	}

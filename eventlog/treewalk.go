@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -13,6 +14,7 @@ type treeWalk struct {
 	size   int64
 	nodes  []walkNode // as in edge
 	lastID string
+	lastAt time.Time
 	fault  func(Fault)
 	// sizes are those at which the root is asked for, in order; roots are the answers.
 	sizes []int64
@@ -48,6 +50,7 @@ const (
 	textInserted    = "a row was inserted that has no place in the log"
 	textHashesExtra = "hashes are stored that have no place in the tree"
 	textOutOfOrder  = "it is out of order: its ID does not follow that of the position before"
+	textBackDated   = "its time is before that of the position before"
 )
 
 func (w *treeWalk) report(position int64, text string) {
@@ -91,7 +94,10 @@ func (w *treeWalk) leaf(position int64, e *Event, leaf *tlog.Hash, stored []byte
 	if e.ID <= w.lastID {
 		w.report(position, textOutOfOrder)
 	}
-	w.lastID = e.ID
+	if e.RecordedAt.Before(w.lastAt) {
+		w.report(position, textBackDated)
+	}
+	w.lastID, w.lastAt = e.ID, e.RecordedAt
 	x := walkNode{want: *leaf}
 	x.have = x.want
 	if have != nil && *have != x.want {

@@ -11,6 +11,7 @@ import (
 // take them away first, as "table.trigger".
 var guards = []string{
 	"events.events_append_only",
+	"events.events_time_rises",
 	"event_hashes.event_hashes_append_only",
 	"log_head.log_head_stays",
 	"log_head.log_head_forward_only",

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/bits"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/migrations"
@@ -72,12 +71,43 @@ func connectAs(t *testing.T, dsn, user string) *pgx.Conn {
 	return conn
 }
 
-// sqlAppendOne is a call of the function that programs append with. The hashes
-// have the right length and mean nothing.
-func sqlAppendOne(position int, at, id string, delivery int) string {
-	hashes := strings.Repeat("00", 32*(1+bits.TrailingZeros(uint(position))))
-	return fmt.Sprintf(`select event_log_append(%d, %s, array['%s'], array['i'], array['d%d'], array['voided'],
-		array[null::text], array[0], array['me'], array['{"v":1}'], array['\x%s'::bytea])`, position, at, id, delivery, hashes)
+// call is one of the function that programs append with. Its fields are SQL.
+type call struct {
+	position                       int
+	at, id, delivery, typ, data    string
+	leaf                           string // what is hashed as the leaf: by default its own
+	instances, hashes, deployments string // by default those of one event
+}
+
+// newID is a ULID of now that follows those of smaller positions.
+func newID(position int, shift time.Duration) string {
+	var id ulid.ULID
+	_ = id.SetTime(ulid.Timestamp(time.Now().Add(shift)))
+	id[14], id[15] = byte(position>>8), byte(position)
+	return id.String()
+}
+
+func one(position int) call {
+	return call{
+		position: position, at: "clock_timestamp()", id: newID(position, 0), delivery: fmt.Sprint("d", position), typ: "voided", data: `{"v":1}`,
+		instances: "array['i']", deployments: "array[null::text]",
+		leaf:   "event_log_leaf(c.p, c.id, 'i', c.delivery, c.type, null, 0, 'me', (extract(epoch from c.at) * 1000000)::bigint::text, c.data)",
+		hashes: "array[(select string_agg(hash, '' order by level) from node)]",
+	}
+}
+
+// sql gives the event hashes by the definition of the tree.
+func (c call) sql() string {
+	return fmt.Sprintf(`with recursive c as materialized (
+			select %d::bigint as p, (%s)::timestamptz as at, '%s'::text as id, '%s'::text as delivery, '%s'::text as type, '%s'::text as data
+		), node as (
+			select 0 as level, sha256('\x00'::bytea || %s) as hash from c
+			union all
+			select level + 1, sha256('\x01'::bytea || coalesce((select substr(h.hashes, 32 * level + 1, 32) from event_hashes h where h.position = c.p - (1 << level)), '') || hash)
+				from node, c where c.p >> level & 1 = 0
+		)
+		select event_log_append(c.p, c.at, array[c.id], %s, array[c.delivery], array[c.type], %s, array[0], array['me'], array[c.data], %s) from c`,
+		c.position, c.at, c.id, c.delivery, c.typ, strings.ReplaceAll(c.data, "'", "''"), c.leaf, c.instances, c.deployments, c.hashes)
 }
 
 // appendOne appends an event as a program of the log does.
@@ -87,7 +117,7 @@ func appendOne(t *testing.T, conn *pgx.Conn, position int) error {
 		if _, err := tx.Exec(testContext(t), "select event_log_lock()"); err != nil {
 			return err
 		}
-		_, err := tx.Exec(testContext(t), sqlAppendOne(position, "clock_timestamp()", fmt.Sprintf("%026d", position), position))
+		_, err := tx.Exec(testContext(t), one(position).sql())
 		return err
 	})
 }
@@ -161,9 +191,16 @@ func TestApplicationMayOnlyAppend(t *testing.T) {
 	if err := appendOne(t, app, 1); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, app, `select event_log_store(encode(sha256('sx'), 'hex'), 's', '', 'x')`)
-	if _, err := app.Exec(testContext(t), `select event_log_store(repeat('0', 64), 's', '', 'x')`); err == nil {
-		t.Error("a body was stored under a digest that is not its own")
+	exec(t, app, `select event_log_store(encode(sha256('0123456789abcdefx'), 'hex'), '0123456789abcdef', '', 'x')`)
+	for what, sql := range map[string]string{
+		"under a digest that is not its own": `select event_log_store(repeat('0', 64), '0123456789abcdef', '', 'x')`,
+		"in its salt":                        `select event_log_store(encode(sha256('0123456789abcdefx'), 'hex'), '0123456789abcdefx', '', '')`,
+		"with a short salt":                  `select event_log_store(encode(sha256('0123456789abcdefx'), 'hex'), '0123456789abcde', '', 'fx')`,
+		"without a salt":                     `select event_log_store(encode(sha256('x'), 'hex'), null, '', 'x')`,
+	} {
+		if _, err := app.Exec(testContext(t), sql); err == nil {
+			t.Errorf("a body was stored %s", what)
+		}
 	}
 	attacks := []string{
 		"update events set actor = 'x'", "delete from events", "delete from events where false", "truncate events",
@@ -242,30 +279,117 @@ func TestAppendFunctionKeepsTheOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	good, now := fmt.Sprintf("%026d", 4), "clock_timestamp()"
-	for name, sql := range map[string]string{
-		"gap":          sqlAppendOne(5, now, good, 4),
-		"taken":        sqlAppendOne(3, now, good, 4),
-		"old ID":       sqlAppendOne(4, now, fmt.Sprintf("%026d", 3), 4),
-		"short ID":     sqlAppendOne(4, now, "4", 4),
-		"back-dated":   sqlAppendOne(4, "now() - interval '1 s'", good, 4),
-		"future":       sqlAppendOne(4, "now() + interval '1 h'", good, 4),
-		"no time":      sqlAppendOne(4, "null", good, 4),
-		"identity":     sqlAppendOne(4, now, good, 3),
-		"not JSON":     strings.Replace(sqlAppendOne(4, now, good, 4), `{"v":1}`, `{`, 1),
-		"ragged array": strings.Replace(sqlAppendOne(4, now, good, 4), "array['i']", "array['i', 'j']", 1),
-		"nothing":      "select event_log_append(4, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
-		"no hashes":    regexp.MustCompile(`array\['\\x.*?\]`).ReplaceAllString(sqlAppendOne(4, now, good, 4), "'{}'"),
-		"few hashes":   strings.Replace(sqlAppendOne(4, now, good, 4), strings.Repeat("00", 32), "", 1),
-		"many hashes":  strings.Replace(sqlAppendOne(4, now, good, 4), strings.Repeat("00", 32), strings.Repeat("00", 64), 1),
+	last := text(t, app, "select last_id from log_head")
+	deep := func(n int) string {
+		return `{"v":1,"s":"[[[\"","x":` + strings.Repeat(`[{"a":`, n/2-1) + "[]" + strings.Repeat("}]", n/2-1) + "}"
+	}
+	for _, c := range []struct {
+		name   string
+		change func(c *call)
+		want   string
+	}{
+		{"gap", func(c *call) { c.position = 5 }, "but the log ends at 3"},
+		{"taken", func(c *call) { c.position = 3 }, "but the log ends at 3"},
+		{"old ID", func(c *call) { c.id = last }, "does not follow"},
+		{"short ID", func(c *call) { c.id = c.id[:25] }, "events_id_is_a_ulid"},
+		{"no ULID", func(c *call) { c.id = c.id[:25] + "u" }, "no ULID"},
+		{"the greatest ID", func(c *call) { c.id = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ" }, "not of the time of the append"},
+		{"an ID of later", func(c *call) { c.id = newID(4, 5*time.Second) }, "not of the time of the append"},
+		{"before the last", func(c *call) { c.at = "(select recorded_at - interval '1 microsecond' from events where position = 3)" }, "not that of the append"},
+		{"back-dated", func(c *call) { c.at = "now() - interval '3 days'" }, "not that of the append"},
+		{"future", func(c *call) { c.at = "now() + interval '1 h'" }, "not that of the append"},
+		{"no time", func(c *call) { c.at = "null" }, "not that of the append"},
+		{"identity", func(c *call) { c.delivery = "d3" }, "events_identity"},
+		{"not JSON", func(c *call) { c.data = "{" }, "invalid input syntax for type json"},
+		{"deep", func(c *call) { c.data = deep(258) }, "nested deeper than 256"},
+		{"long", func(c *call) { c.data = `{"v":1,"x":"` + strings.Repeat("x", 16<<20) + `"}` }, "longer than 16777216 bytes"},
+		{"ragged array", func(c *call) { c.instances = "array['i', 'j']" }, "null value"},
+		{"no hashes", func(c *call) { c.hashes = "'{}'" }, "1 events with 0 rows of hashes"},
+		{"few hashes", func(c *call) { c.hashes = "array[(select hash from node where level = 0)]" }, "event_hashes_are_those_completed"},
+		{"many hashes", func(c *call) { c.hashes = "array[(select string_agg(hash || hash, '') from node)]" }, "event_hashes_are_those_completed"},
+		{"hash of nothing", func(c *call) { c.leaf = "'\\x00'::bytea" }, "is not that of its leaf"},
+		{"hash of another actor", func(c *call) { c.leaf = strings.Replace(c.leaf, "'me'", "'you'", 1) }, "is not that of its leaf"},
+		{"wrong nodes", func(c *call) {
+			c.hashes = "array[(select hash from node where level = 0) || sha256('a') || sha256('b')]"
+		}, "are not those of the tree below"},
+		{"one wrong node", func(c *call) {
+			c.hashes = "array[(select string_agg(hash, '' order by level) from node where level < 2) || sha256('b')]"
+		}, "are not those of the tree below"},
 	} {
-		if _, err := app.Exec(testContext(t), sql); err == nil {
-			t.Errorf("%s: was appended", name)
+		bad := one(4)
+		c.change(&bad)
+		if _, err := app.Exec(testContext(t), bad.sql()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
 	}
+	if _, err := app.Exec(testContext(t), "select event_log_append(4, now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')"); err == nil {
+		t.Error("nothing was appended")
+	}
+	// An old transaction does not take its time with it.
+	exec(t, app, "begin")
+	exec(t, app, "select event_log_lock()")
+	stale := one(4)
+	stale.at = "now() - interval '1 second'"
+	if _, err := app.Exec(testContext(t), stale.sql()); err == nil {
+		t.Error("an append before its transaction began was taken")
+	}
+	exec(t, app, "rollback")
 	if err := appendOne(t, app, 4); err != nil {
 		t.Fatal(err)
 	}
+	deepest := one(5)
+	deepest.data = deep(256)
+	exec(t, app, deepest.sql())
+}
+
+// Nobody dates an event before the one before it, or after the one after it, without
+// taking the trigger away first.
+func TestTimeNeverFalls(t *testing.T) {
+	admin := connect(t, pgtest.DSN(t))
+	migrate(t, admin)
+	insert := func(from, to int, at string) string {
+		return fmt.Sprintf(`insert into events (position, id, instance, delivery_id, type, attempt, actor, recorded_at, data)
+			select n, lpad(n::text, 26, '0'), 'i', 'd' || n, 'voided', 0, 'me', %s, '{"v":1}' from generate_series(%d, %d) n`, at, from, to)
+	}
+	const day = `timestamptz '2026-01-10' + n * interval '1 day'`
+	exec(t, admin, insert(1, 3, day))
+	exec(t, admin, insert(7, 8, day))
+	for _, role := range []string{migrations.OwnerRole, "none"} {
+		exec(t, admin, "set role "+role)
+		for what, sql := range map[string]string{
+			"before the last":           insert(9, 9, "timestamptz '2026-01-12'"),
+			"falling among themselves":  insert(9, 11, `timestamptz '2026-01-30' - n * interval '1 day'`),
+			"in a hole, too early":      insert(4, 4, "timestamptz '2026-01-12'"),
+			"in a hole, too late":       insert(6, 6, "timestamptz '2026-01-18'"),
+			"in a hole, one of several": insert(4, 6, `timestamptz '2026-01-14' + (n - 4) * interval '47 hours'`),
+		} {
+			wantRefused(t, admin, role+", "+what, sql)
+		}
+	}
+	exec(t, admin, "set session_replication_role = replica")
+	wantRefused(t, admin, "replica", insert(9, 9, "timestamptz '2026-01-12'"))
+	exec(t, admin, "reset session_replication_role")
+	exec(t, admin, insert(4, 6, day))
+	exec(t, admin, insert(9, 9, `timestamptz '2026-01-18'`))
+
+	// After a clock that was ahead has stepped back, time stands still.
+	exec(t, admin, insert(10, 10, `timestamptz '2126-01-01'`))
+	exec(t, admin, "update log_head set position = 10, last_id = lpad('10', 26, '0'); select event_log_fill_hashes()")
+	if got := text(t, admin, "select extract(year from at)::text from event_log_lock()"); got != "2126" {
+		t.Errorf("the next event would be of %s", got)
+	}
+	next := one(11)
+	wantErr := func(at string) {
+		t.Helper()
+		next.at = at
+		if _, err := admin.Exec(testContext(t), next.sql()); err == nil || !strings.Contains(err.Error(), "not that of the append") {
+			t.Errorf("appended at %s: %v", at, err)
+		}
+	}
+	wantErr("clock_timestamp()")
+	wantErr("timestamptz '2126-01-01' + interval '1 microsecond'")
+	next.at, next.id = "timestamptz '2126-01-01'", newID(11, time.Until(time.Date(2126, 1, 1, 0, 0, 0, 0, time.UTC)))
+	exec(t, admin, next.sql())
 }
 
 // Roles belong to the server, so this one has none of ours at the start.

@@ -243,6 +243,12 @@ func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.
 		if err != nil {
 			return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
 		}
+		named, _ := eventlog.BodyOf(&e)
+		if err := named.Check(&payload); err != nil {
+			return delivery.Delivery{}, &hintedError{
+				fmt.Errorf("%s cannot be replayed, because what is stored is not what came: %w", e.DeliveryID, err), "`durhack-deployer verify` says what else was changed",
+			}
+		}
 		d := delivery.Delivery{
 			ID: e.DeliveryID, Event: r.Event, HookID: r.HookID, ContentType: r.ContentType, ReceivedAt: r.ReceivedAt,
 			Source: string(r.Source), Salt: payload.Salt, Body: payload.Body,

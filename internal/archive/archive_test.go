@@ -32,8 +32,9 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 		d := delivery.Delivery{Salt: delivery.NewSalt(), Body: fmt.Appendf(nil, "body %d \x00\xff\n", i)}
 		id, instance := fmt.Sprintf("d%d", i), []string{"prod", "staging"}[i%2]
 		payload := &eventlog.Payload{Digest: d.Digest(), Salt: d.Salt, Body: d.Body, ContentType: "application/json"}
+		received := eventlog.Received{Event: "push", PayloadDigest: d.Digest(), PayloadSize: int64(len(d.Body)), ContentType: "application/json"}
 		_, err := log.Append(t.Context(), eventlog.Group{Payload: payload, Transitions: []eventlog.Transition{
-			{Instance: instance, DeliveryID: id, Attempt: 1, Actor: "o<c>\u2028\u009bt&\x1b", Data: eventlog.Received{Event: "push", PayloadDigest: d.Digest()}},
+			{Instance: instance, DeliveryID: id, Attempt: 1, Actor: "o<c>\u2028\u009bt&\x1b", Data: received},
 			{Instance: instance, DeliveryID: id, Deployment: "web", Attempt: 1, Actor: "octocat", Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main <&>\u2029"}}},
 		}})
 		if err != nil {

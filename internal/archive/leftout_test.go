@@ -34,7 +34,7 @@ func TestBodiesThatWereLeftOut(t *testing.T) {
 	d := delivery.Delivery{Salt: delivery.NewSalt(), Body: []byte("later")}
 	if _, err := log.Append(t.Context(), eventlog.Group{
 		Payload:     &eventlog.Payload{Digest: d.Digest(), Salt: d.Salt, Body: d.Body},
-		Transitions: []eventlog.Transition{{Instance: "prod", DeliveryID: "later", Attempt: 1, Data: eventlog.Received{Event: "push", PayloadDigest: d.Digest()}}},
+		Transitions: []eventlog.Transition{{Instance: "prod", DeliveryID: "later", Attempt: 1, Data: eventlog.Received{Event: "push", PayloadDigest: d.Digest(), PayloadSize: int64(len(d.Body))}}},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -148,6 +148,9 @@ func Decode(b []byte) (Delivery, error) {
 	if !ValidID(d.ID) {
 		return Delivery{}, fmt.Errorf("decode delivery: %q is not a delivery ID", d.ID)
 	}
+	if len(d.Salt) != saltSize {
+		return Delivery{}, fmt.Errorf("decode delivery: the salt has %d bytes, and not %d", len(d.Salt), saltSize)
+	}
 	return d, nil
 }
 

@@ -45,9 +45,12 @@ type Delivery struct {
 	Body []byte `json:"body"`
 }
 
+// saltSize is what the log demands of a salt's length.
+const saltSize = 16
+
 // NewSalt returns 16 random bytes.
 func NewSalt() []byte {
-	salt := make([]byte, 16)
+	salt := make([]byte, saltSize)
 	_, _ = rand.Read(salt) // crypto/rand.Read never fails (Go 1.24)
 	return salt
 }

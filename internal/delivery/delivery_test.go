@@ -133,7 +133,7 @@ func TestEncodeStopsAtTheFirstFailedWrite(t *testing.T) {
 }
 
 func TestTheLargestBody(t *testing.T) {
-	d := Delivery{ID: "a", Source: "github", Body: bytes.Repeat([]byte{0xff, 0, '"', '\n'}, MaxBody/4)}
+	d := Delivery{ID: "a", Source: "github", Salt: NewSalt(), Body: bytes.Repeat([]byte{0xff, 0, '"', '\n'}, MaxBody/4)}
 	b, err := encode(d)
 	if err != nil {
 		t.Fatal(err)
@@ -146,11 +146,11 @@ func TestTheLargestBody(t *testing.T) {
 
 func TestDecodeAcceptsOtherJSON(t *testing.T) {
 	for name, in := range map[string]string{
-		"other order":   `{"body":"aGk=","v":1,"delivery_id":"a"}`,
-		"spaces":        `{ "v": 1, "delivery_id": "a", "body": "aGk=" }`,
-		"newline after": `{"v":1,"delivery_id":"a","body":"aGk="}` + "\n",
-		"more members":  `{"v":1,"delivery_id":"a","body":"aGk=","later":{"body":"x"}}`,
-		"escapes":       `{"v":1,"delivery_id":"a","body":"aG\u006b="}`,
+		"other order":   `{"body":"aGk=","v":1,"delivery_id":"a","salt":"AAAAAAAAAAAAAAAAAAAAAA=="}`,
+		"spaces":        `{ "v": 1, "delivery_id": "a", "salt":"AAAAAAAAAAAAAAAAAAAAAA==", "body": "aGk=" }`,
+		"newline after": `{"v":1,"delivery_id":"a","salt":"AAAAAAAAAAAAAAAAAAAAAA==","body":"aGk="}` + "\n",
+		"more members":  `{"v":1,"delivery_id":"a","salt":"AAAAAAAAAAAAAAAAAAAAAA==","body":"aGk=","later":{"body":"x"}}`,
+		"escapes":       `{"v":1,"delivery_id":"a","salt":"AAAAAAAAAAAAAAAAAAAAAA==","body":"aG\u006b="}`,
 	} {
 		d, err := Decode([]byte(in))
 		if err != nil || string(d.Body) != "hi" || d.ID != "a" {
@@ -171,6 +171,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"no ID":        {`{"v":1,"body":""}`, "not a delivery ID"},
 		"path as ID":   {`{"v":1,"delivery_id":"../x","body":""}`, "not a delivery ID"},
 		"control code": {`{"v":1,"delivery_id":"a\n","body":""}`, "not a delivery ID"},
+		"no salt":      {`{"v":1,"delivery_id":"a","body":"aGk="}`, "the salt has 0 bytes, and not 16"},
+		"body in salt": {`{"v":1,"delivery_id":"a","salt":"AAAAAAAAAAAAAAAAAAAAAGhp","body":""}`, "the salt has 18 bytes, and not 16"},
 	} {
 		_, err := Decode([]byte(c.in))
 		if err == nil || !strings.Contains(err.Error(), c.want) {

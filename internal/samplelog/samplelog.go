@@ -33,7 +33,7 @@ func Complete(ctx context.Context, conn *pgx.Conn) error {
 	for _, sql := range []string{
 		"select public.event_log_fill_hashes()",
 		`insert into public.payloads (digest, salt, content_type, body)
-			select encode(sha256(decode(h, 'hex') || convert_to(repeat(h, 4), 'UTF8')), 'hex'), decode(h, 'hex'), 'application/json', convert_to(repeat(h, 4), 'UTF8')
+			select encode(sha256(decode(substr(h, 1, 32), 'hex') || convert_to(repeat(h, 4), 'UTF8')), 'hex'), decode(substr(h, 1, 32), 'hex'), 'application/json', convert_to(repeat(h, 4), 'UTF8')
 			from (select encode(sha256(int8send((position - 1) / 4)), 'hex') as h from public.events where type = 'received') r`,
 		"vacuum analyze public.event_hashes", "vacuum analyze public.payloads",
 	} {
@@ -67,7 +67,7 @@ select p, '01J' || lpad(p::text, 23, '0'), instance,
     case when again then json_build_object('v', 1, 'action', 'ignored', 'detail', 'it is live', 'received_at', at, 'entry', '01J00000000000000000000000')
     else case k
     when 0 then json_build_object('v', 1, 'event', 'push', 'ref', 'refs/heads/main', 'repository', 'octo/app-' || d % 8,
-        'commit', substr(h, 1, 40), 'hook_id', '123456789', 'received_at', at, 'payload_digest', encode(sha256(decode(h, 'hex') || convert_to(repeat(h, 4), 'UTF8')), 'hex'), 'payload_size', 256,
+        'commit', substr(h, 1, 40), 'hook_id', '123456789', 'received_at', at, 'payload_digest', encode(sha256(decode(substr(h, 1, 32), 'hex') || convert_to(repeat(h, 4), 'UTF8')), 'hex'), 'payload_size', 256,
         'content_type', 'application/json', 'source', 'github', 'entry', '01J' || lpad(d::text, 23, '0'))
     when 1 then json_build_object('v', 1, 'branch', 'main', 'commit', substr(h, 1, 40),
         'rule', 'octo/app-' || d % 8 || ' refs/heads/main -> app-' || d % 8, 'config_digest', h)

@@ -1,0 +1,282 @@
+-- What the append function does not take its caller's word for: the time, the IDs,
+-- the hashes, and whose body it is that a redaction deletes.
+
+-- A salt can take in a whole body and the digest stays as it is, unless its length is
+-- fixed. Bodies that are stored already are left to `verify`.
+alter table public.payloads add constraint payloads_salt_is_16_bytes check (octet_length(salt) = 16) not valid;
+
+-- The time never falls from one position to the next, whoever inserts. After the
+-- insert, because then rows that were there and rows that came are in one order.
+create function public.event_log_time_rises() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp
+    set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    came record;
+    fallen bigint;
+begin
+    select min(f.position) as lowest, max(f.position) as highest, min(f.recorded_at) as earliest, max(f.recorded_at) as latest, count(*) as rows
+        into came from fresh f;
+    -- Those of an append are of one time.
+    if came.earliest = came.latest and came.highest - came.lowest + 1 = came.rows then
+        select came.lowest into fallen from public.events e
+            where e.position = came.lowest - 1 and e.recorded_at > came.earliest or e.position = came.highest + 1 and e.recorded_at < came.latest;
+    else
+        select e.position into fallen
+            from (select n.position, n.recorded_at < lag(n.recorded_at) over (order by n.position) as falls
+                  from public.events n where n.position between came.lowest - 1 and came.highest + 1) e
+            where e.falls limit 1;
+    end if;
+    if found then
+        raise exception 'insert into public.events is refused: position % would be recorded before the position before it', fallen
+            using errcode = 'insufficient_privilege';
+    end if;
+    return null;
+end
+$$;
+
+create trigger events_time_rises after insert on public.events
+    referencing new table as fresh for each statement execute function public.event_log_time_rises();
+alter table public.events enable always trigger events_time_rises;
+
+-- The JSON of data without its escapes, which some of Postgres's functions refuse (\u0000).
+create function public.event_log_plain(data json) returns json
+    language sql immutable
+as $$
+    select regexp_replace(data::text, '\\(u[0-9A-Fa-f]{4}|.)', '?', 'g')::json
+$$;
+
+-- The digest of the body that a received or redelivered names, or null.
+create function public.event_log_body(data json) returns text
+    language sql immutable
+as $$
+    select public.event_log_plain(data) ->> 'payload_digest'
+$$;
+
+-- The digests of the bodies that a redacted deletes.
+create function public.event_log_bodies(data json) returns setof text
+    language sql immutable
+as $$
+    select json_array_elements_text(digests)
+    from (select public.event_log_plain(data) -> 'payload_digests' as digests) d
+    where json_typeof(digests) = 'array'
+$$;
+
+create or replace function public.event_log_only_redacted() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (select from public.events e, public.event_log_bodies(e.data) digest where e.type = 'redacted' and digest = old.digest) then
+        raise exception 'delete of payload % is refused: no redacted event names it', old.digest using errcode = 'insufficient_privilege';
+    end if;
+    return old;
+end
+$$;
+
+-- How deep a JSON value is nested, at most + 1. Every array and object is taken away that
+-- has none within it, until there are none left.
+create function public.event_log_depth(data text, at_most integer) returns integer
+    language plpgsql immutable
+as $$
+declare
+    brackets text := regexp_replace(regexp_replace(data, '"([^"\\]|\\.)*"', '', 'g'), '[^][{}]', '', 'g');
+    depth integer := 0;
+begin
+    while brackets <> '' and depth <= at_most loop
+        brackets := regexp_replace(brackets, '\[\]|{}', '', 'g');
+        depth := depth + 1;
+    end loop;
+    return depth;
+end
+$$;
+
+-- The time in a ULID, in milliseconds since 1970.
+create function public.event_log_id_time(id text) returns bigint
+    language plpgsql immutable
+as $$
+declare
+    ms bigint := 0;
+begin
+    for i in 1..10 loop
+        ms := ms << 5 | strpos('0123456789ABCDEFGHJKMNPQRSTVWXYZ', substr(id, i, 1)) - 1;
+    end loop;
+    return ms;
+end
+$$;
+
+-- The leaf of 001 from its columns. A SQL function is taken into the query that asks,
+-- and then costs half as much.
+create function public.event_log_leaf(
+    pos bigint, id text, instance text, delivery_id text, type text, deployment text, attempt integer, actor text, micros text, data text)
+    returns bytea
+    language sql stable
+as $$
+    select convert_to('25:durhack-deployer/event/v1,'
+        || length(pos::text) || ':' || pos || ','
+        || octet_length(id) || ':' || id || ','
+        || octet_length(convert_to(instance, 'UTF8')) || ':' || instance || ','
+        || octet_length(convert_to(delivery_id, 'UTF8')) || ':' || delivery_id || ','
+        || octet_length(type) || ':' || type || ','
+        || octet_length(convert_to(coalesce(deployment, ''), 'UTF8')) || ':' || coalesce(deployment, '') || ','
+        || length(attempt::text) || ':' || attempt || ','
+        || octet_length(convert_to(actor, 'UTF8')) || ':' || actor || ','
+        || length(micros) || ':' || micros || ','
+        || octet_length(convert_to(data, 'UTF8')) || ':' || data || ',',
+        'UTF8')
+$$;
+
+-- As in 001, but the time does not fall where the server's clock steps back: then it
+-- stands still until the clock has caught up.
+create or replace function public.event_log_lock(out head_position bigint, out head_last_id text, out at timestamptz)
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A committed event is on disk, whatever the database's default is; and a
+    -- writer that vanished or was stopped gives the lock back.
+    perform set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off';
+    perform set_config('idle_in_transaction_session_timeout', '30s', true);
+    select h.position, h.last_id into strict head_position, head_last_id from public.log_head h for update;
+    at := greatest(clock_timestamp(), (select e.recorded_at from public.events e where e.position = head_position));
+end
+$$;
+
+-- The only way in for events. It does not trust its caller with anything that others
+-- have to build on: positions follow the head, IDs follow the last ID and are of the
+-- time of the append, that time is now and not before the last event's, data can be
+-- read by everybody, and the hashes are those of the events and of the tree below.
+create or replace function public.event_log_append(
+    first bigint, at timestamptz, ids text[], instances text[], delivery_ids text[], types text[],
+    deployments text[], attempts integer[], actors text[], datas text[], hashes bytea[])
+    returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    -- How far the time of an ID may be from that of its event, in milliseconds: a
+    -- random part that is full carries over into the time.
+    near constant bigint := 1000;
+    micros text := (extract(epoch from at) * 1000000)::bigint;
+    at_ms bigint := floor(extract(epoch from at) * 1000);
+    previous text;
+    current text;
+    deepest constant integer := 256;
+    longest constant integer := 16 * 1024 * 1024;
+    head public.log_head;
+    last_at timestamptz;
+    n integer := cardinality(ids);
+    wrong record;
+begin
+    if n is null or n = 0 then
+        raise exception 'nothing to append' using errcode = 'invalid_parameter_value';
+    end if;
+    if cardinality(hashes) is distinct from n then
+        raise exception '% events with % rows of hashes', n, cardinality(hashes) using errcode = 'invalid_parameter_value';
+    end if;
+    select * into strict head from public.log_head for update;
+    if first is distinct from head.position + 1 then
+        raise exception 'append at position %, but the log ends at %', first, head.position using errcode = 'serialization_failure';
+    end if;
+    -- A transaction may have begun days ago.
+    select e.recorded_at into last_at from public.events e where e.position = head.position;
+    if (at between greatest(last_at, transaction_timestamp(), clock_timestamp() - interval '1 minute') and greatest(last_at, clock_timestamp())) is not true then
+        raise exception 'time % is not that of the append', at using errcode = 'serialization_failure';
+    end if;
+    previous := head.last_id;
+    foreach current in array ids loop
+        if (current collate "C" > previous collate "C") is not true then
+            raise exception 'event ID % does not follow %', current, previous using errcode = 'invalid_parameter_value';
+        end if;
+        previous := current;
+    end loop;
+    -- One statement for what each row needs: this is what an append takes its time for.
+    with given as materialized (
+        select first + k.n - 1 as position, k.*
+        from unnest(ids, instances, delivery_ids, types, deployments, attempts, actors, datas, hashes)
+                 with ordinality as k (id, instance, delivery_id, type, deployment, attempt, actor, data, hashes, n)
+    ), appended as (
+        insert into public.events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
+            select g.position, g.id, g.instance, g.delivery_id, g.type, g.deployment, g.attempt, g.actor, event_log_append.at, g.data::json from given g
+    ), hashed as (
+        insert into public.event_hashes (position, hashes) select g.position, g.hashes from given g
+    )
+    select min(g.position) filter (where octet_length(g.data) > longest or octet_length(g.data) > 2 * deepest and public.event_log_depth(g.data, deepest) > deepest) as data,
+           min(g.position) filter (where substr(g.hashes, 1, 32) <> sha256('\x00'::bytea || public.event_log_leaf(
+               g.position, g.id, g.instance, g.delivery_id, g.type, g.deployment, g.attempt, g.actor, micros, g.data))) as leaf
+        into wrong from given g;
+    if wrong.data is not null then
+        raise exception 'the data of position % are longer than % bytes or nested deeper than %', wrong.data, longest, deepest using errcode = 'program_limit_exceeded';
+    end if;
+    -- A hash that is wrong could never be put right: nothing could be appended on it, or
+    -- signed, from then on.
+    if wrong.leaf is not null then
+        raise exception 'the first hash of position % is not that of its leaf', wrong.leaf using errcode = 'invalid_parameter_value';
+    end if;
+    select p into wrong.leaf
+        from generate_series(1, 62) level
+        cross join lateral generate_series(first + (-first & (1::bigint << level) - 1), first + n - 1, 1::bigint << level) p
+        join public.event_hashes h on h.position = p
+        join public.event_hashes l on l.position = p - (1::bigint << level - 1)
+        where 1::bigint << level < first + n
+          and substr(h.hashes, 32 * level + 1, 32)
+              <> sha256('\x01'::bytea || substr(l.hashes, 32 * level - 31, 32) || substr(h.hashes, 32 * level - 31, 32)) limit 1;
+    if found then
+        raise exception 'the hashes of position % are not those of the tree below', wrong.leaf using errcode = 'invalid_parameter_value';
+    end if;
+    -- The clock stepped back in the past where the last ID is ahead by more.
+    if array_to_string(ids, '') !~ '^[0-9A-HJKMNP-TV-Z]*$' then
+        raise exception 'an event ID is no ULID' using errcode = 'invalid_parameter_value';
+    end if;
+    if public.event_log_id_time(ids[1]) < at_ms - near
+        or public.event_log_id_time(ids[n]) > greatest(at_ms + near, public.event_log_id_time(head.last_id)) then
+        raise exception 'event IDs % to % are not of the time of the append, %', ids[1], ids[n], at using errcode = 'serialization_failure';
+    end if;
+    update public.log_head h set position = first + n - 1, last_id = ids[n];
+    -- A redacted event without the redaction cannot be had, nor one of another
+    -- delivery's bodies.
+    if 'redacted' = any (types) then
+        perform public.event_log_delete(first, first + n - 1);
+    end if;
+end
+$$;
+
+-- Deletes the bodies that the redactions from one position to another name. A body is
+-- of the delivery that was the first to name it: nobody knows a digest before.
+create function public.event_log_delete(lowest bigint, highest bigint) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+    body record;
+begin
+    for body in select r.instance, r.delivery_id, digest
+                from public.events r, public.event_log_bodies(r.data) digest
+                where r.position between lowest and highest and r.type = 'redacted' loop
+        if not exists (
+            select from (select e.instance, e.delivery_id from public.events e
+                         where e.type in ('received', 'redelivered') and strpos(e.data::text, body.digest) > 0
+                           and public.event_log_body(e.data) = body.digest
+                         order by e.position limit 1) first
+            where first.instance = body.instance and first.delivery_id = body.delivery_id) then
+            raise exception 'payload % is not one of delivery %', body.digest, body.delivery_id using errcode = 'invalid_parameter_value';
+        end if;
+        delete from public.payloads p where p.digest = body.digest;
+    end loop;
+end
+$$;
+
+create or replace function public.event_log_store(digest text, salt bytea, content_type text, body bytea) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if octet_length(salt) is distinct from 16 then
+        raise exception 'the salt of payload % has % bytes, and not 16', digest, octet_length(salt) using errcode = 'invalid_parameter_value';
+    end if;
+    if digest is distinct from encode(sha256(salt || body), 'hex') then
+        raise exception 'payload % is not what its digest says', digest using errcode = 'invalid_parameter_value';
+    end if;
+    insert into public.payloads (digest, salt, content_type, body)
+        values (event_log_store.digest, event_log_store.salt, event_log_store.content_type, event_log_store.body)
+        on conflict on constraint payloads_pkey do nothing;
+end
+$$;
+
+revoke all on function public.event_log_delete from public;
