@@ -344,19 +344,37 @@ func TestOrigins(t *testing.T) {
 	for _, v := range c.Origins() {
 		fmt.Fprintf(&got, "%s = %s  # %s\n", v.Key, v.TOML(), v.Origin())
 	}
-	const golden = "testdata/show/origins.golden"
+	isGolden(t, "testdata/show/origins.golden", got.String())
+}
+
+// isGolden compares text with a file, or writes the file with -update.
+func isGolden(t *testing.T, file, got string) {
+	t.Helper()
 	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(golden)
+	want, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.String() != string(want) {
-		t.Errorf("got:\n%s\nwant:\n%s", got.String(), want)
+	if got != string(want) {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
+}
+
+// Digests are in the logs of the past: no release may change one without need.
+func TestDigestsStayAsTheyAre(t *testing.T) {
+	c, err := Load([]string{"testdata/digests/all.toml", "testdata/show", "testdata/python"}, environment("PYTHON_ENV", "deploy.example.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, slug := range c.Slugs() {
+		fmt.Fprintf(&got, "%s %s\n", c.Deployments[slug].Digest, slug)
+	}
+	isGolden(t, "testdata/digests/digests.golden", got.String())
 }
 
 func TestOriginsSortElementsByNumber(t *testing.T) {
