@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -20,6 +21,8 @@ type answer struct {
 	state router.DeliveryState
 	// known are the deployments as they are now, by slug.
 	known map[string]projections.Deployment
+	// held is what the paths hold that do not hold what was deployed last.
+	held map[string]*daemon.Held
 	// configured says whether a deployment is; nil where all are.
 	configured func(slug string) bool
 	// command makes a call of this program that can be copied.

@@ -42,6 +42,9 @@ type statusRow struct {
 	Running    *statusMark `json:"running"`
 	Last       *statusMark `json:"last"`
 	Failure    *failure    `json:"failure"`
+	// Held is what the path holds, where a run that failed has left something else
+	// there than what was deployed last, which Commit and the others name.
+	Held *daemon.Held `json:"held,omitempty"`
 }
 
 type statusMark struct {
@@ -113,6 +116,9 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	failing := false
 	for _, slug := range slugs {
 		row := newStatusRow(cfg.Deployments[slug], known[slug])
+		if !o.at.set {
+			row.Held = daemon.HeldElse(ctx, cfg, cfg.Deployments[slug], known[slug])
+		}
 		rows = append(rows, row)
 		failing = failing || row.Status == string(projections.StatusFailed)
 	}
@@ -155,7 +161,7 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 	var ids []string
 	for _, row := range rows {
 		live, since, by, id := "-", "-", "-", "-"
-		if row.Commit != nil {
+		if row.Commit != nil && row.Held == nil {
 			live, since, by, id = *row.Commit, clock(*row.Since), *row.Actor, *row.DeliveryID
 			ids = append(ids, id)
 		}
@@ -174,7 +180,14 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 		short = func(id string) string { return id }
 	}
 	for _, row := range rows {
-		if note := row.note(short); note != "" {
+		notes := []string{row.note(short)}
+		if row.Held != nil {
+			notes = append(notes, fmt.Sprintf("%s; %s", row.Held, row.lastDeployed(short)))
+		}
+		for _, note := range notes {
+			if note == "" {
+				continue
+			}
 			if _, err := fmt.Fprintf(c.out, "%s: %s\n", printable(row.Slug), printable(note)); err != nil {
 				return err
 			}
@@ -330,6 +343,14 @@ func (r statusRow) note(short func(id string) string) string {
 		return fmt.Sprintf("%s %s: why %s", shortCommit(r.Last.Commit), s, short(r.Last.DeliveryID))
 	}
 	return ""
+}
+
+// lastDeployed names what the path should hold, for a row whose path does not.
+func (r statusRow) lastDeployed(short func(id string) string) string {
+	if r.Commit == nil {
+		return "nothing was deployed yet"
+	}
+	return fmt.Sprintf("deployed last was %s, by %s", shortCommit(*r.Commit), short(*r.DeliveryID))
 }
 
 func statusColour(status string) colour {

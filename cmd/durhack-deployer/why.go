@@ -96,14 +96,28 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 	if err != nil {
 		return err
 	}
-	a := answer{w: c.out, p: painterFor(c.out), id: id, state: state, known: known, command: c.command,
+	a := answer{w: c.out, p: painterFor(c.out), id: id, state: state, known: known, held: heldElse(ctx, cfg, known), command: c.command,
 		configured: func(slug string) bool { return cfg.Deployments[slug] != nil }}
 	return a.tell(events)
+}
+
+// heldElse looks at the paths that do not hold what was deployed last.
+func heldElse(ctx context.Context, cfg *config.Config, known map[string]projections.Deployment) map[string]*daemon.Held {
+	held := map[string]*daemon.Held{}
+	for slug, d := range cfg.Deployments {
+		if h := daemon.HeldElse(ctx, cfg, d, known[slug]); h != nil {
+			held[slug] = h
+		}
+	}
+	return held
 }
 
 // live says, of a commit that was deployed, whether it still is what is live.
 func (a answer) live(slug string, part router.Part) string {
 	d, ok := a.known[slug]
+	if h := a.held[slug]; h != nil {
+		return fmt.Sprintf("; %s; %s", h, newStatusRow(&config.Deployment{}, d).lastDeployed(func(id string) string { return id }))
+	}
 	if !ok || d.Live == nil {
 		return ""
 	}

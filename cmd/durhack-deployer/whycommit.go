@@ -53,6 +53,11 @@ func (c *cli) whyCommit(ctx context.Context, cfg *config.Config, store *daemon.S
 	if err != nil {
 		return err
 	}
+	for slug := range heldElse(ctx, cfg, known) {
+		d := known[slug]
+		d.Live = nil // visitors get what a failed run has left there
+		known[slug] = d
+	}
 	slices.Reverse(carried)
 	var rows []commitRow
 	for _, e := range carried {
@@ -169,7 +174,7 @@ func (p commitPart) became() string {
 	if p.Live {
 		s += "; this commit is live there"
 	} else if p.Status == string(router.StatusDeployed) {
-		s += "; another commit is live there now"
+		s += "; another commit is there now"
 	}
 	return s
 }

@@ -21,12 +21,14 @@ const maxNewer = 50
 // deploymentAnswer is what `why --deployment --json` prints: why what is live is
 // live, and what came after it.
 type deploymentAnswer struct {
-	Slug       string     `json:"slug"`
-	Repository string     `json:"repository"`
-	Branch     string     `json:"branch"`
-	Status     string     `json:"status"`
-	Live       *liveRow   `json:"live"`
-	Newer      []newerRow `json:"newer"`
+	Slug       string   `json:"slug"`
+	Repository string   `json:"repository"`
+	Branch     string   `json:"branch"`
+	Status     string   `json:"status"`
+	Live       *liveRow `json:"live"`
+	// Held is what the path holds, where that is not what Live says.
+	Held  *daemon.Held `json:"held,omitempty"`
+	Newer []newerRow   `json:"newer"`
 	// Elsewhere are the newest pushes to other branches, which do not deploy here.
 	Elsewhere []newerRow `json:"other_branches"`
 	// Unrouted counts the deliveries in the main queue: nobody knows yet where they go.
@@ -71,7 +73,8 @@ func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daem
 	}
 	now := known[slug]
 	row := newStatusRow(d, now)
-	a := deploymentAnswer{Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{}}
+	a := deploymentAnswer{Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{},
+		Held: daemon.HeldElse(ctx, cfg, d, now)}
 	models := projections.New(store.Pool, store.Log, discard())
 	after := int64(0)
 	if now.Live != nil {
@@ -206,8 +209,11 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 		if how == "" {
 			how = "by "
 		}
-		verdict = fmt.Sprintf("%s is live at %s since %s, %s%s, through delivery %s%s.",
-			shortCommit(l.Commit), a.Slug, clock(l.Since), how, l.Actor, l.DeliveryID, attemptTail(l.Attempt))
+		form := "%s is live at %s since %s, %s%s, through delivery %s%s."
+		if a.Held != nil {
+			form = "%s was deployed last to %s, at %s, %s%s, through delivery %s%s."
+		}
+		verdict = fmt.Sprintf(form, shortCommit(l.Commit), a.Slug, clock(l.Since), how, l.Actor, l.DeliveryID, attemptTail(l.Attempt))
 		switch l.PreviousCommit {
 		case "", l.Commit:
 		default:
@@ -216,6 +222,9 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 	}
 	if _, err := fmt.Fprintln(c.out, p.paint(bold, printable(verdict))); err != nil {
 		return err
+	}
+	if a.Held != nil {
+		fmt.Fprintf(c.out, "A run since then failed: %s.\n", printable(a.Held.String()))
 	}
 	if !enabled {
 		fmt.Fprintf(c.out, "The deployment is disabled: nothing newer goes live until enabled = true.\n")

@@ -2,7 +2,9 @@ package git
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -86,6 +88,22 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 		err = fmt.Errorf("git rev-parse: %q is not a commit hash", head)
 	}
 	return head, err
+}
+
+// Unfinished is the commit that a checkout was on the way to when it failed or was
+// cut short; empty where the last one came to its end.
+func (r *Repo) Unfinished() (string, error) {
+	b, err := os.ReadFile(filepath.Join(r.dir, ".git", targetName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if commit := strings.TrimSpace(string(b)); ValidHash(commit) {
+		return commit, nil
+	}
+	return "unknown", nil // lost with the power
 }
 
 // Edited lists the tracked files, relative to the working tree, that are not what
