@@ -131,6 +131,9 @@ type Order struct {
 	// it is an ancestor of Commit. It is empty where the push says no such thing:
 	// a new branch, one that was moved elsewhere (a forced push), a deploy by hand.
 	Before string `json:"before,omitempty"`
+	// ForcedFrom is where the branch was before a push that moved it elsewhere, or
+	// zeros where the push made it: a remote that still shows that is late.
+	ForcedFrom string `json:"forced_from,omitempty"`
 	// Forced says that a person named this commit (deploy --ref): it is exempt
 	// from the stale check, which guards against going backwards by accident.
 	Forced bool `json:"forced,omitempty"`

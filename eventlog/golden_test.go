@@ -52,6 +52,7 @@ var examples = map[string]Data{
 	"replayed.v1":         Replayed{Reason: "the registry was down", Deployments: []Assignment{assignment}},
 	"redacted.v1":         Redacted{Reason: "a token was pushed", PayloadDigests: []string{someDigest}},
 	"forwarded-before.v1": Forwarded{Order: Order{Branch: "main", Commit: commitA, Rule: "branch main", ConfigDigest: someDigest, Before: commitB}},
+	"forwarded-from.v1":   Forwarded{Order: Order{Branch: "main", Commit: commitA, Rule: "branch main", ConfigDigest: someDigest, ForcedFrom: commitB}},
 	"redelivered-body.v1": Redelivered{
 		Action: ActionIgnored, Detail: "it is live", ReceivedAt: someTime, Entry: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
 		PayloadDigest: someDigest, PayloadSize: 8192, ContentType: "application/json",

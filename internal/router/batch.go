@@ -171,7 +171,7 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, decisio
 		transitions = append(transitions, transition("", 1, *decision.Void))
 	}
 	for _, a := range decision.Forwards {
-		transitions = append(transitions, transition(a.Deployment, a.Attempt, eventlog.Forwarded{Order: eventlog.Order{Branch: a.Branch, Commit: a.Commit, Rule: a.Rule, ConfigDigest: a.ConfigDigest, Before: a.Before, Forced: a.Forced}}))
+		transitions = append(transitions, transition(a.Deployment, a.Attempt, eventlog.Forwarded{Order: a.Order}))
 	}
 	return eventlog.Group{Transitions: transitions, Payload: payload}, nil
 }

@@ -151,7 +151,7 @@ func (out *Decision) branch(p payload, rules []Rule) {
 			disabled = append(disabled, show(r.Slug))
 			continue
 		}
-		out.Forwards = append(out.Forwards, eventlog.Assignment{Deployment: r.Slug, Attempt: 1, Order: eventlog.Order{Branch: branch, Commit: p.commit(), Before: p.movedFrom(), ConfigDigest: r.ConfigDigest, Rule: fmt.Sprintf("%s %s -> %s", show(p.repository), show(p.ref), show(r.Slug))}})
+		out.Forwards = append(out.Forwards, eventlog.Assignment{Deployment: r.Slug, Attempt: 1, Order: eventlog.Order{Branch: branch, Commit: p.commit(), Before: p.movedFrom(), ForcedFrom: p.forcedFrom(), ConfigDigest: r.ConfigDigest, Rule: fmt.Sprintf("%s %s -> %s", show(p.repository), show(p.ref), show(r.Slug))}})
 	}
 	switch {
 	case len(out.Forwards) > 0:

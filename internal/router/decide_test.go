@@ -146,24 +146,25 @@ func TestDecideForwards(t *testing.T) {
 // Only a push that says that it moved its branch forward is taken at its word.
 func TestDecideBefore(t *testing.T) {
 	other := strings.Repeat("AB", 20)
-	tests := map[string]struct{ keys, want string }{
-		"forward":            {`"before":"` + other + `","forced":false`, strings.ToLower(other)},
-		"forced":             {`"before":"` + other + `","forced":true`, ""},
-		"not told":           {`"before":"` + other + `"`, ""},
-		"forced, wrong type": {`"before":"` + other + `","forced":"false"`, ""},
-		"a new branch":       {`"before":"` + zeros + `","forced":false`, ""},
-		"no before":          {`"forced":false`, ""},
-		"not a hash":         {`"before":"--main","forced":false`, ""},
-		"before, wrong type": {`"before":["` + other + `"],"forced":false`, ""},
+	from := strings.ToLower(other)
+	tests := map[string]struct{ keys, before, forcedFrom string }{
+		"forward":            {`"before":"` + other + `","forced":false`, from, ""},
+		"forced":             {`"before":"` + other + `","forced":true`, "", from},
+		"not told":           {`"before":"` + other + `"`, "", from},
+		"forced, wrong type": {`"before":"` + other + `","forced":"false"`, "", from},
+		"a new branch":       {`"before":"` + zeros + `","forced":false`, "", zeros},
+		"no before":          {`"forced":false`, "", ""},
+		"not a hash":         {`"before":"--main","forced":false`, "", ""},
+		"before, wrong type": {`"before":["` + other + `"],"forced":false`, "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			d := push(`{"ref":"refs/heads/main","after":"` + sha + `","repository":{"full_name":"octo/mixed"},` + tt.keys + `}`)
-			if got := Decide(d, rules); len(got.Forwards) != 1 || got.Forwards[0].Before != tt.want {
-				t.Errorf("got %+v, want before %q", got.Forwards, tt.want)
+			if got := Decide(d, rules); len(got.Forwards) != 1 || got.Forwards[0].Before != tt.before || got.Forwards[0].ForcedFrom != tt.forcedFrom {
+				t.Errorf("got %+v, want before %q, forced from %q", got.Forwards, tt.before, tt.forcedFrom)
 			}
 			d.Source, d.Deployment = "cli", "mixed"
-			if got := Decide(d, rules); len(got.Forwards) != 1 || got.Forwards[0].Before != "" {
+			if got := Decide(d, rules); len(got.Forwards) != 1 || got.Forwards[0].Before != "" || got.Forwards[0].ForcedFrom != "" {
 				t.Errorf("by hand: %+v", got.Forwards)
 			}
 		})

@@ -128,6 +128,14 @@ func (p payload) movedFrom() string {
 	return lowerASCII(p.before)
 }
 
+// forcedFrom is where the branch was before a push that did something else.
+func (p payload) forcedFrom() string {
+	if p.movedFrom() != "" || !isHash(p.before) {
+		return ""
+	}
+	return lowerASCII(p.before)
+}
+
 func (p payload) actor() string {
 	if p.sender != "" {
 		return actorName(p.sender)

@@ -144,7 +144,7 @@ func (w *Worker) stale(ctx context.Context, job mirror.Entry, out io.Writer) (*e
 			return nil, nil
 		}
 	}
-	tip, err := w.o.Repository.TipAfter(ctx, job.Branch, job.Before, out)
+	tip, err := w.o.Repository.TipAfter(ctx, job.Branch, job.ForcedFrom, out)
 	if err == nil && tip == job.Commit {
 		return nil, nil
 	}

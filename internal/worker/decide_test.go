@@ -188,7 +188,7 @@ func TestStaleWaitsForALateRemote(t *testing.T) {
 	s := newSite(t)
 	c1, c2, c3 := s.threeCommits()
 	s.enqueue(s.append(eventlog.Transition{DeliveryID: "back", Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
-		Order: eventlog.Order{Branch: "main", Commit: c2, Before: c1, Rule: "r", ConfigDigest: "c"},
+		Order: eventlog.Order{Branch: "main", Commit: c2, ForcedFrom: c1, Rule: "r", ConfigDigest: "c"},
 	}})[0])
 	s.moveMain(c1) // as it was before
 	said := false
