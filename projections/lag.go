@@ -52,10 +52,13 @@ func (p *Projector) Lag(ctx context.Context) ([]Lag, error) {
 // serving is the version that serves reads, 0 where there is none. It never
 // goes down, and is dropped only once a version after the next one is built: who
 // has just asked may read it.
-func (p *Projector) serving(ctx context.Context) (int, error) {
-	const q = `select version from projections.checkpoints where name = $1 and built and version <= $2 order by version desc limit 1`
-	var version int
-	err := p.pool.QueryRow(ctx, q, name, p.version).Scan(&version)
+func (p *Projector) serving(ctx context.Context, q querier) (int, error) {
+	const newest = `select version from projections.checkpoints where name = $1 and built and version <= $2 order by version desc limit 1`
+	rows, err := q.Query(ctx, newest, name, p.version)
+	if err != nil {
+		return 0, fmt.Errorf("look for the read models: %w", err)
+	}
+	version, err := pgx.CollectOneRow(rows, pgx.RowTo[int])
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return 0, fmt.Errorf("look for the read models: %w", err)
 	}

@@ -113,7 +113,7 @@ func (p *Projector) follow(ctx context.Context, outage *retry.Outage) (int64, er
 
 // first builds the tables of a version that has none.
 func (p *Projector) first(ctx context.Context) error {
-	older, err := p.serving(ctx)
+	older, err := p.serving(ctx, p.pool)
 	if err != nil {
 		return err
 	}

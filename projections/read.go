@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // ErrNoDelivery says that the read models have no delivery of that ID.
@@ -13,13 +15,17 @@ var ErrNoDelivery = errors.New("no such delivery")
 
 // read calls fn with rows of the version that serves reads. That may be an older
 // one than this binary's while its own is being built: a column that it does not
-// have yet is then empty.
+// have yet is then empty. One snapshot has both the choice and the rows: the older
+// version goes on after the switch, so rows that are read later could be newer than what
+// the new version has at the next read.
 func read[T Delivery | Attempt | deploymentRow](ctx context.Context, p *Projector, t table, rest string, fn func(T) error, args ...any) error {
-	version, err := p.serving(ctx)
-	if err != nil || version == 0 {
-		return err
-	}
-	return eachRow(ctx, p.pool, fmt.Sprintf("select row_to_json(t) from %s t %s", t.in(place{version: version}), rest), fn, args...)
+	return pgx.BeginTxFunc(ctx, p.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		version, err := p.serving(ctx, tx)
+		if err != nil || version == 0 {
+			return err
+		}
+		return eachRow(ctx, tx, fmt.Sprintf("select row_to_json(t) from %s t %s", t.in(place{version: version}), rest), fn, args...)
+	})
 }
 
 // Deployments reads the deployments of an instance ("" for all), by slug. One
