@@ -55,7 +55,12 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("open the main queue: %w", err)
 	}
-	defer func() { _ = main.Close() }()
+	var listenErr, workErr error
+	defer func() {
+		if !errors.Is(listenErr, errStillStoring) { // which uses it
+			_ = main.Close()
+		}
+	}()
 	// Each part's end ends the others. The listener goes last: GitHub does not
 	// send again what it is refused, and the queue keeps what comes meanwhile.
 	working, stopWorking := context.WithCancel(ctx)
@@ -95,7 +100,6 @@ func Run(ctx context.Context, o Options) error {
 		})
 	}
 	var parts sync.WaitGroup
-	var listenErr, workErr error
 	if serve != nil {
 		parts.Go(func() {
 			defer stopWorking()
@@ -190,9 +194,20 @@ func newListener(ctx context.Context, o Options, main *queue.Queue) (func(contex
 		counter.Go(func() { refused.keep(counting) })
 		defer counter.Wait()
 		defer stop()
-		return server.Serve(ctx, listeners...)
+		err := server.Serve(ctx, listeners...)
+		settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWithin)
+		defer cancel()
+		if !handler.Settle(settling) {
+			err = errors.Join(err, errStillStoring)
+		}
+		return err
 	}, nil
 }
+
+// settleWithin bounds the wait for a disk that hangs, after the last request was answered.
+const settleWithin = 5 * time.Second
+
+var errStillStoring = errors.New("the disk hangs: deliveries whose senders were refused are still being stored")
 
 // notify tells systemd, where there is one that asked. One that does not read
 // must not hold us up.

@@ -35,14 +35,18 @@ func (b *body) readFrom(ctx context.Context, r io.Reader, lease *lease, check *s
 	for {
 		last := len(b.chunks) - 1
 		if last < 0 || len(b.chunks[last]) == chunkSize {
-			if err := lease.grow(ctx, b.size+1); err != nil {
+			if err := lease.grow(ctx, b.size); err != nil {
 				return err
 			}
 			b.chunks = append(b.chunks, chunks.Get().(*[chunkSize]byte)[:0])
 			last++
 		}
 		c := b.chunks[last]
+		if err := lease.read(); err != nil {
+			return err
+		}
 		n, err := r.Read(c[len(c):chunkSize])
+		lease.got(n)
 		check.write(c[len(c) : len(c)+n])
 		b.chunks[last] = c[:len(c)+n]
 		b.size += int64(n)

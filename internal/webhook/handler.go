@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -55,13 +56,17 @@ type Options struct {
 	MemoryWait time.Duration
 	// Refused, if not nil, is told the reason of each webhook that is refused.
 	Refused func(reason string)
+	// PutTimeout is the time that the queue may take to store a delivery before
+	// its sender is refused; 8 s where it is 0, within GitHub's 10 s.
+	PutTimeout time.Duration
 }
 
 // ErrNoSecret is returned by NewHandler: a listener that cannot tell GitHub from
 // anybody else must not start.
 var ErrNoSecret = errors.New("no webhook secret")
 
-type handler struct {
+// Handler answers the public routes.
+type Handler struct {
 	secrets     [][]byte
 	queue       Queue
 	log         *slog.Logger
@@ -70,11 +75,14 @@ type handler struct {
 	bodyTimeout time.Duration
 	memory      *memory
 	refused     func(reason string)
-	status      []byte // the JSON of GET /
+	putTimeout  time.Duration
+	puts        chan struct{} // has room for maxPuts
+	late        atomic.Int64  // how many of them are not waited for any more
+	status      []byte        // the JSON of GET /
 }
 
 // NewHandler returns the public routes: GET /, GET /healthz and POST /github-webhook.
-func NewHandler(o Options) (http.Handler, error) {
+func NewHandler(o Options) (*Handler, error) {
 	if len(o.Secrets) == 0 {
 		return nil, fmt.Errorf("%w: at least one is needed to check signatures", ErrNoSecret)
 	}
@@ -106,11 +114,14 @@ func NewHandler(o Options) (http.Handler, error) {
 	if o.MemoryWait == 0 {
 		o.MemoryWait = 10 * time.Second
 	}
+	if o.PutTimeout == 0 {
+		o.PutTimeout = 8 * time.Second
+	}
 	status, err := statusJSON(o)
 	if err != nil {
 		return nil, err
 	}
-	return &handler{
+	return &Handler{
 		secrets:     secrets,
 		queue:       o.Queue,
 		log:         o.Log,
@@ -119,12 +130,14 @@ func NewHandler(o Options) (http.Handler, error) {
 		bodyTimeout: o.BodyTimeout,
 		memory:      newMemory(o.MemoryWait),
 		refused:     o.Refused,
+		putTimeout:  o.PutTimeout,
+		puts:        make(chan struct{}, maxPuts),
 		status:      status,
 	}, nil
 }
 
 // ServeHTTP implements http.Handler. Every request ends in one answer and one log line.
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	rec := record{}
 	switch r.URL.Path {

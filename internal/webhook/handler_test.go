@@ -241,7 +241,7 @@ func TestRotation(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	f := start(t, Limits{}, nil)
-	for _, size := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, 2 * chunkSize, smallBody, smallBody + 1, delivery.MaxBody} {
+	for _, size := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, 2 * chunkSize, medium, medium + 1, delivery.MaxBody} {
 		for _, chunked := range []bool{false, true} {
 			body := bytes.Repeat([]byte("0123456789abcdef\xff"), size/17+1)[:size]
 			var r io.Reader = bytes.NewReader(body)

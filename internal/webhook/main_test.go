@@ -51,7 +51,7 @@ type fixture struct {
 	addr  string
 	log   *testkit.Buffer
 	http  *http.Client
-	h     *handler
+	h     *Handler
 	stop  func() error // ends the server and returns what Serve did
 }
 
@@ -82,7 +82,7 @@ func start(t *testing.T, l Limits, change func(*Options)) *fixture {
 	tr := &http.Transport{}
 	f := &fixture{
 		t: t, queue: q, url: "http://" + ln.Addr().String(), addr: ln.Addr().String(),
-		log: out, http: &http.Client{Transport: tr}, h: h.(*handler),
+		log: out, http: &http.Client{Transport: tr}, h: h,
 		stop: sync.OnceValue(func() error {
 			cancel()
 			return <-served

@@ -3,63 +3,247 @@ package webhook
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-func TestMemoryIsBounded(t *testing.T) {
-	f := start(t, Limits{}, func(o *Options) { o.MemoryWait = 50 * time.Millisecond })
-	large := make([]byte, smallBody+2*chunkSize)
-	small := make([]byte, smallBody)
-	check := func(what string, body []byte, want int) {
-		t.Helper()
-		for _, chunked := range []bool{false, true} {
-			var r io.Reader = bytes.NewReader(body)
-			if chunked {
-				r = io.MultiReader(r)
-			}
-			if got := f.send("POST", pathWebhook, push("a", body), r); got.status != want || (want == 503) != (got.json["reason"] == "busy") {
-				t.Errorf("%s (chunked %v): %d %s", what, chunked, got.status, got.body)
-			}
+const (
+	ordinary = 64 << 10 // the largest body of the first lane
+	medium   = 1 << 20  // and of the second
+)
+
+// occupy takes all of a lane, as of bodies that nobody can cut off.
+func (m *memory) occupy(lane int) (giveBack func()) {
+	budget, reserve := &share{lane: lane}, &share{lane: lane, number: 1}
+	for _, s := range []*share{budget, reserve} {
+		if err := m.take(context.Background(), s, lanes[lane].budget); err != nil {
+			panic(err)
 		}
 	}
-	if !f.h.memory.large.TryAcquire(1) {
-		t.Fatal("the large lane is taken before anything was sent")
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.giveBack(budget)
+		m.giveBack(reserve)
 	}
-	check("a large one beside a large one", large, 503)
-	check("a small one beside a large one", small, 202)
-	f.h.memory.large.Release(1)
-	check("a large one", large, 202)
-	if !f.h.memory.small.TryAcquire(smallTotal) {
-		t.Fatal("memory was not given back")
+}
+
+// whole says whether nobody has any of it.
+func (m *memory) whole() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, l := range m.lanes {
+		if l.free != lanes[i].budget || l.first != nil || len(l.waiting) > 0 {
+			return false
+		}
 	}
-	check("a small one when there are too many", small, 503)
-	f.h.memory.small.Release(smallTotal)
-	check("a small one", small, 202)
-	// Whatever was taken was given back, on every path.
-	if !f.h.memory.small.TryAcquire(smallTotal) || !f.h.memory.large.TryAcquire(1) {
+	return len(m.leases) == 0
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	f := start(t, Limits{}, func(o *Options) { o.MemoryWait = 50 * time.Millisecond })
+	sizes := []int{ordinary, medium, medium + 2*chunkSize}
+	for full := range lanes {
+		giveBack := f.h.memory.occupy(full)
+		for lane, size := range sizes {
+			body := make([]byte, size)
+			for _, chunked := range []bool{false, true} {
+				var r io.Reader = bytes.NewReader(body)
+				want := 202
+				// A body of unknown length passes through the lanes below its own.
+				if lane == full || chunked && full < lane {
+					want = 503
+				}
+				if chunked {
+					r = io.MultiReader(r)
+				}
+				if got := f.send("POST", pathWebhook, push("a", body), r); got.status != want || (want == 503) != (got.json["reason"] == "busy") {
+					t.Errorf("%d bytes while lane %d is full (chunked %v): %d %s", size, full, chunked, got.status, got.body)
+				}
+			}
+		}
+		giveBack()
+	}
+	for _, size := range sizes {
+		if got := f.post(push("a", make([]byte, size)), make([]byte, size)); got.status != 202 {
+			t.Errorf("%d bytes when all is free: %d %s", size, got.status, got.body)
+		}
+	}
+	if !f.h.memory.whole() {
 		t.Error("memory was not given back")
 	}
-	f.h.memory.small.Release(smallTotal)
-	f.h.memory.large.Release(1)
+}
+
+// Strangers who stand still, after whatever they have sent, turn nobody away and
+// hold nobody up: a push that had to wait until they are too slow by themselves
+// would be refused here.
+func TestStrangersWhoStandStill(t *testing.T) {
+	f := start(t, Limits{}, func(o *Options) { o.MemoryWait = tooSlow / 2 })
+	for _, c := range []struct {
+		strangers, announced, sent, push int
+	}{
+		{60, 100, 0, 8 << 10},
+		{60, ordinary, ordinary - 1, 8 << 10},
+		{60, medium, 0, 8 << 10},
+		{60, medium, medium - 1, 8 << 10},
+		{60, medium + 1, 1, 2 * medium},
+		{12, medium, medium - 1, medium},
+		{60, 2 * medium, 2*medium - 1, 2 * medium},
+		{20, 25 << 20, 2 * medium, 8 << 10},
+		{60, -1, 0, 8 << 10},
+		{1, 2 * medium, 0, 2 * medium},
+		{1, 2 * medium, 2*medium - 1, 2 * medium},
+		{4, 25 << 20, 24 << 20, 2 * medium},
+		{200, ordinary, ordinary - 1, 8 << 10},
+	} {
+		t.Run(fmt.Sprintf("%d announce %d and send %d", c.strangers, c.announced, c.sent), func(t *testing.T) {
+			var sending sync.WaitGroup
+			var conns []net.Conn
+			for range c.strangers {
+				conn, err := net.Dial("tcp", f.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns = append(conns, conn)
+				length := fmt.Sprintf("Content-Length: %d", c.announced)
+				if c.announced < 0 {
+					length = "Transfer-Encoding: chunked"
+				}
+				fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: %s\r\n%s\r\n\r\n", pathWebhook, sign(secret, nil), length)
+				sending.Go(func() { _, _ = conn.Write(make([]byte, c.sent)) }) // until it is cut off
+			}
+			f.h.memory.await(t, c.strangers)
+			body := make([]byte, c.push)
+			if r := f.post(push("a", body), body); r.status != 202 {
+				t.Errorf("%d %s", r.status, r.body)
+			}
+			for _, conn := range conns {
+				conn.Close()
+			}
+			sending.Wait()
+			f.h.memory.await(t, 0)
+		})
+	}
+}
+
+// await waits until n bodies are coming in, or some wait for memory.
+func (m *memory) await(t *testing.T, n int) {
+	t.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		m.mu.Lock()
+		got, full := len(m.leases), false
+		for _, l := range m.lanes {
+			full = full || n > 0 && len(l.waiting) > 0
+		}
+		m.mu.Unlock()
+		if got == n || full {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bodies are coming in, want %d", got, n)
+		}
+	}
+}
+
+// Bodies that come in well do not keep each other waiting, however full a lane is.
+func TestBodiesThatFillALaneAllComeIn(t *testing.T) {
+	m := newMemory(limit)
+	const bodies, part = 64, 6 * chunkSize // all of these parts fill the lane
+	var all, parts sync.WaitGroup
+	parts.Add(bodies)
+	for range bodies {
+		all.Go(func() {
+			l := m.lease(medium, time.Now().Add(limit), func(time.Time) {})
+			defer l.release()
+			var b body
+			defer b.release()
+			together := readerFunc(func([]byte) (int, error) {
+				parts.Done()
+				parts.Wait()
+				return 0, io.EOF
+			})
+			r := io.MultiReader(bytes.NewReader(make([]byte, part-1)), together, bytes.NewReader(make([]byte, medium-part)))
+			if err := b.readFrom(context.Background(), r, l, newSigner(nil)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if !m.whole() {
+		t.Error("memory was not given back")
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestTheNewestBodyGetsMemoryFirst(t *testing.T) {
+	m := newMemory(limit)
+	giveBack := m.occupy(0)
+	var all sync.WaitGroup
+	leases := make([]*lease, 8)
+	for i := range leases {
+		leases[i] = m.lease(1, time.Now().Add(limit), func(time.Time) {})
+	}
+	for i, l := range leases {
+		all.Go(func() {
+			if err := m.take(context.Background(), l.share, lanes[0].budget); err != nil {
+				t.Error(err)
+			}
+			l.release()
+		})
+		for waiting := 0; waiting <= i; time.Sleep(time.Millisecond) {
+			m.mu.Lock()
+			waiting = len(m.lanes[0].waiting)
+			m.mu.Unlock()
+		}
+	}
+	m.mu.Lock()
+	for i, w := range m.lanes[0].waiting {
+		if w.s != leases[len(leases)-1-i].share {
+			t.Errorf("body %d is in place %d", w.s.number, i)
+		}
+	}
+	m.mu.Unlock()
+	giveBack()
+	all.Wait()
+}
+
+func TestABodyBelowTheLeastRateIsCutOff(t *testing.T) {
+	m := newMemory(time.Second)
+	var deadlines []time.Time
+	begin := time.Now()
+	l := m.lease(ordinary, begin.Add(time.Hour), func(at time.Time) { deadlines = append(deadlines, at) })
+	defer l.release()
+	for range 2 {
+		if err := errors.Join(l.grow(context.Background(), 0), l.read()); err != nil {
+			t.Fatal(err)
+		}
+		l.got(1)
+	}
+	if last := deadlines[1]; last.After(begin.Add(tooSlow + time.Second)) {
+		t.Errorf("a byte bought its sender %v", last.Sub(begin))
+	}
 }
 
 // Memory follows what has come in, not what was promised.
 func TestPromisesTakeNoMemory(t *testing.T) {
 	m := newMemory(time.Second)
-	l, err := m.reserve(context.Background(), 20<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := m.lease(20<<20, time.Now().Add(limit), func(time.Time) {})
 	defer l.release()
 	var b body
 	defer b.release()
 	if err := b.readFrom(context.Background(), strings.NewReader("x"), l, newSigner(nil)); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.chunks) != 1 {
-		t.Errorf("%d pieces for one byte", len(b.chunks))
+	if len(b.chunks) != 1 || l.held != chunkSize {
+		t.Errorf("%d pieces and %d bytes for one byte", len(b.chunks), l.held)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -19,7 +18,7 @@ import (
 // bytes, and only then anything that the sender wrote. Nothing is parsed or kept for a
 // sender that has not shown that it knows the secret; the delivery ID that it
 // claims is logged as that.
-func (h *handler) receive(w http.ResponseWriter, r *http.Request) record {
+func (h *Handler) receive(w http.ResponseWriter, r *http.Request) record {
 	if r.Method != http.MethodPost {
 		a := refuse(http.StatusMethodNotAllowed, "method_not_allowed", "GitHub posts here; only POST is answered")
 		a.allow, a.hangUp = http.MethodPost, r.ContentLength != 0
@@ -32,34 +31,43 @@ func (h *handler) receive(w http.ResponseWriter, r *http.Request) record {
 	if failure != nil {
 		return unread(*failure)
 	}
-	lease, err := h.memory.reserve(r.Context(), r.ContentLength)
-	if err != nil {
-		return unread(busy())
-	}
-	defer lease.release()
-	var b body
-	defer b.release()
-
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(h.bodyTimeout)) // a recorder has no deadlines
+	m := &held{lease: h.memory.lease(r.ContentLength, time.Now().Add(h.bodyTimeout), func(at time.Time) {
+		_ = rc.SetReadDeadline(at) // a recorder has no deadlines
+	})}
+	defer m.release()
 	check := newSigner(h.secrets)
-	if err := b.readFrom(r.Context(), r.Body, lease, check); err != nil {
+	if err := m.readFrom(r.Context(), r.Body, m.lease, check); err != nil {
 		rec := unread(readFailure(err))
-		rec.bytes, rec.err = b.size, err
+		rec.bytes, rec.err = m.size, err
 		return rec
 	}
 	if !check.matches(claimed) {
 		a := refuse(http.StatusUnauthorized, "signature_mismatch",
 			"X-Hub-Signature-256 does not fit the body; the secret of this webhook on GitHub is not the one that the deployer has")
-		return record{answer: a, bytes: b.size}
+		return record{answer: a, bytes: m.size}
 	}
-	return h.enqueue(r, &b)
+	return h.enqueue(r, m)
+}
+
+// held is a body with its memory, which belong to one owner at a time.
+type held struct {
+	body
+	lease *lease
+	given bool // to another owner
+}
+
+func (m *held) release() {
+	if !m.given {
+		m.body.release()
+		m.lease.release()
+	}
 }
 
 // enqueue handles a body whose signature is good.
-func (h *handler) enqueue(r *http.Request, b *body) record {
-	rec := record{bytes: b.size}
-	d, failure := h.describe(r, b)
+func (h *Handler) enqueue(r *http.Request, m *held) record {
+	rec := record{bytes: m.size}
+	d, failure := h.describe(r, &m.body)
 	if failure != nil {
 		rec.answer = *failure
 		return rec
@@ -68,12 +76,10 @@ func (h *handler) enqueue(r *http.Request, b *body) record {
 	// What came in whole and signed is worth keeping, even when the sender did not
 	// wait for the answer. (The time limit on the body is over by now: net/http
 	// lifts it at the body's end.)
-	entry, err := h.queue.Put(context.WithoutCancel(r.Context()), d.ID, func(w io.Writer) error {
-		return d.EncodeChunksTo(w, b.chunks)
-	})
+	entry, err := h.put(context.WithoutCancel(r.Context()), d, m)
 	if err != nil {
 		rec.answer = refuse(http.StatusServiceUnavailable, "queue_unavailable",
-			"the delivery could not be stored and was not accepted; redeliver it once the deployer's disk has been seen to (its log says more)")
+			"the delivery could not be stored in time and was not accepted; redeliver it once the deployer's disk has been seen to (its log says more)")
 		rec.err, rec.level = err, slog.LevelError
 		return rec
 	}
@@ -92,7 +98,7 @@ var (
 )
 
 // describe turns the headers into a delivery without its body.
-func (h *handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer) {
+func (h *Handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer) {
 	fail := func(status int, reason, message string) (delivery.Delivery, *answer) {
 		a := refuse(status, reason, message)
 		return delivery.Delivery{}, &a
@@ -168,7 +174,7 @@ func readFailure(err error) answer {
 		return tooLarge()
 	case errors.Is(err, errBusy):
 		return busy()
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errSlow):
 		return refuse(http.StatusRequestTimeout, "body_too_slow", "the body took too long to come in")
 	}
 	return refuse(http.StatusBadRequest, "body_incomplete", "the body ended early or was not well-formed HTTP")

@@ -24,7 +24,7 @@ type record struct {
 
 // logRequest writes the request's one line. It holds nothing of the body, the
 // query or the signature, and what the sender chose is made printable first.
-func (h *handler) logRequest(r *http.Request, rec record, took time.Duration) {
+func (h *Handler) logRequest(r *http.Request, rec record, took time.Duration) {
 	level := rec.level
 	if rec.reason != "" {
 		level = max(level, slog.LevelWarn)

@@ -98,7 +98,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	closing.Wait()
 	for range left {
-		_ = <-served // its listener is closed; what it had accepted is known to the server
+		<-served //nolint:errcheck // its listener is closed; what it had accepted is known to the server
 	}
 	s.ending.Store(true)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Drain)

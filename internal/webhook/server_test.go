@@ -44,7 +44,7 @@ func (g *gate) Put(ctx context.Context, id string, write func(io.Writer) error) 
 // Bodies of many senders share pooled memory; none may show up in another's file.
 func TestManyAtOnce(t *testing.T) {
 	f := start(t, Limits{}, nil)
-	sizes := []int{10, 8 << 10, chunkSize, 200 << 10, smallBody + 5}
+	sizes := []int{10, 8 << 10, chunkSize, 200 << 10, medium + 5}
 	sent := make(map[string][]byte)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -112,6 +112,40 @@ func TestAFailedPutIsNotAcknowledged(t *testing.T) {
 	}
 	if log := f.logged(1); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "no space left") || strings.Contains(log, "\x1b") {
 		t.Errorf("log: %s", log)
+	}
+}
+
+// A disk that hangs takes neither the connections nor the memory, and what it
+// stores in the end is not lost.
+func TestADiskThatHangs(t *testing.T) {
+	var g *gate
+	f := start(t, Limits{Connections: 2 * maxPuts}, func(o *Options) {
+		g = newGate(o.Queue)
+		g.entered = make(chan struct{}, 3*maxPuts)
+		o.Queue, o.PutTimeout = g, 2*time.Millisecond
+	})
+	for i := range 2 * maxPuts {
+		r := f.post(push(fmt.Sprintf("d-%d", i), pushBody), pushBody)
+		if r.status != 503 || r.header.Get("Retry-After") == "" || r.json["reason"] != "queue_unavailable" {
+			t.Fatalf("%d %v %s", r.status, r.header, r.body)
+		}
+	}
+	if n := len(g.entered); n != maxPuts {
+		t.Errorf("%d writes hang, want %d", n, maxPuts)
+	}
+	if r := f.send("GET", pathHealth, nil, nil); r.status != 200 {
+		t.Errorf("healthz: %d %s", r.status, r.body)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if f.h.Settle(ended) {
+		t.Error("Settle does not know of the writes that hang")
+	}
+	close(g.pass)
+	for end := time.Now().Add(limit); len(f.entries()) < maxPuts; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d entries", len(f.entries()))
+		}
 	}
 }
 
@@ -200,7 +234,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if !f.h.memory.small.TryAcquire(smallTotal) || !f.h.memory.large.TryAcquire(1) {
+	if !f.h.memory.whole() {
 		t.Error("memory was not given back")
 	}
 	if e := f.entries(); len(e) != 0 {
