@@ -25,6 +25,8 @@ type answer struct {
 	held map[string]*daemon.Held
 	// configured says whether a deployment is; nil where all are.
 	configured func(slug string) bool
+	// obstacle says what keeps a deployment from beginning; nil where nobody knows.
+	obstacle func(slug string) string
 	// command makes a call of this program that can be copied.
 	command func(args ...string) string
 }

@@ -51,6 +51,7 @@ something newer is live: that is how to go back on purpose.`,
 				return err
 			}
 			if !wait {
+				c.warnOfObstacles(cmd.Context(), cfg, args[0])
 				if !asJSON {
 					fmt.Fprintf(c.err, "hint: `%s` tells how it went; --wait would have waited for it\n", c.command("why", id))
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -19,6 +20,8 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	emit := c.eventPrinter(newStory(painterFor(c.out), cfg.Slugs(), true), asJSON)
 	var all []eventlog.Event
 	var state router.DeliveryState
+	var known atomic.Pointer[router.DeliveryState]
+	defer c.tellWaits(ctx, cfg, store, id, &known)()
 	after, err := before(ctx, cfg, store, id)
 	if err == nil {
 		err = store.Log.Follow(ctx, after, func(_ context.Context, events []eventlog.Event) error {
@@ -41,6 +44,8 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 			if state, err = router.Fold(all); err != nil {
 				return err
 			}
+			now := state
+			known.Store(&now)
 			if !state.Pending() {
 				return errEnded
 			}

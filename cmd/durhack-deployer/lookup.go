@@ -89,9 +89,13 @@ func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, in
 	}
 	inLog := len(found)
 	waiting, queueErr := unrouted(cfg, instances, text)
+	next := ""
+	if len(waiting) > 0 {
+		next = notRouted(ctx, cfg)
+	}
 	for _, w := range waiting {
 		if found[w.DeliveryID] == "" {
-			found[w.DeliveryID] = fmt.Sprintf("%s  %s  %s", w.DeliveryID, clock(w.Since), w.why())
+			found[w.DeliveryID] = fmt.Sprintf("%s  %s  %s", w.DeliveryID, clock(w.Since), w.why(next))
 		}
 	}
 	switch ids := slices.Sorted(maps.Keys(found)); {
@@ -105,7 +109,7 @@ func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, in
 	name, hint := text, "`durhack-deployer log --type received` lists the deliveries; one that never came is on GitHub's \"Recent deliveries\" page"
 	switch {
 	case len(waiting) > 0:
-		name, hint = waiting[0].DeliveryID, "it "+waiting[0].why()
+		name, hint = waiting[0].DeliveryID, "it "+waiting[0].why(next)
 	case len(text) < minAbbreviation:
 		hint = fmt.Sprintf("an abbreviation has at least %d characters; %s", minAbbreviation, hint)
 	}
@@ -138,12 +142,12 @@ func unrouted(cfg *config.Config, instances []string, text string) ([]queueRow, 
 	}), err
 }
 
-// why says why an entry of the main queue is not in the log.
-func (r queueRow) why() string {
+// why says why an entry of the main queue is not in the log; next is notRouted.
+func (r queueRow) why(next string) string {
 	if r.Reason != "" {
 		return "is in quarantine: " + r.Reason
 	}
-	return "waits in the main queue to be routed: is `durhack-deployer work` or `serve` running?"
+	return "waits in the main queue to be routed: " + next
 }
 
 // deliveryIDs is deliveryID of each, and each once: a slip must not deploy twice.

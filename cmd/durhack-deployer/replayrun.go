@@ -88,13 +88,19 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 	}
 	var errs []error
 	var ordered []replayPlan
+	var slugs []string
 	for _, p := range plans {
 		p, err := c.replay(ctx, cfg, store, p.id, o)
 		if errs = append(errs, err); err == nil {
 			ordered = append(ordered, p)
 		}
 	}
-	if o.wait {
+	if !o.wait {
+		for _, p := range ordered {
+			slugs = append(slugs, p.row().Deployments...)
+		}
+		c.warnOfObstacles(ctx, cfg, slugs...)
+	} else {
 		for _, p := range ordered {
 			errs = append(errs, c.awaitLive(ctx, cfg, store, p.id, p.newest, o.json, p.row().Deployments...))
 		}

@@ -45,6 +45,8 @@ type statusRow struct {
 	// Held is what the path holds, where a run that failed has left something else
 	// there than what was deployed last, which Commit and the others name.
 	Held *daemon.Held `json:"held,omitempty"`
+	// WaitsFor is what keeps that which waits from beginning, as far as it is known.
+	WaitsFor string `json:"waits_for,omitempty"`
 }
 
 type statusMark struct {
@@ -119,6 +121,9 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		if !o.at.set {
 			row.Held = daemon.HeldElse(ctx, cfg, cfg.Deployments[slug], known[slug])
 		}
+		if row.Pending > 0 && row.Running == nil && !o.at.set {
+			row.WaitsFor = daemon.Obstacle(ctx, cfg, slug)
+		}
 		rows = append(rows, row)
 		failing = failing || row.Status == string(projections.StatusFailed)
 	}
@@ -192,6 +197,9 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 				return err
 			}
 		}
+		if row.WaitsFor != "" {
+			fmt.Fprintf(c.out, "%s: nothing begins: %s\n", printable(row.Slug), printable(row.WaitsFor))
+		}
 	}
 	return nil
 }
@@ -231,8 +239,8 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	}
 	main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue))
 	if err == nil && len(main) > 0 {
-		fmt.Fprintf(w, "%s in the main queue, not routed yet; is `durhack-deployer work` or `serve` running?\n",
-			counted(int64(len(main)), "delivery is", "deliveries are"))
+		fmt.Fprintf(w, "%s in the main queue, not routed yet: %s\n",
+			counted(int64(len(main)), "delivery is", "deliveries are"), printable(notRouted(ctx, cfg)))
 	}
 	lags, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
 	if err != nil {
@@ -245,8 +253,8 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 		case lag.Version != lag.Wanted && lag.Version > 0 && lag.Events > 0:
 			fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", counted(lag.Events, "event", "events"))
 		case lag.Events > 0:
-			fmt.Fprintf(w, "this is %s behind the log; is `durhack-deployer work` or `serve` running? (see `projections status`)\n",
-				counted(lag.Events, "event", "events"))
+			fmt.Fprintf(w, "this is %s behind the log: %s (see `projections status`)\n",
+				counted(lag.Events, "event", "events"), printable(notRouted(ctx, cfg)))
 		}
 	}
 	return nil

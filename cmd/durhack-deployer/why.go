@@ -97,7 +97,8 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 		return err
 	}
 	a := answer{w: c.out, p: painterFor(c.out), id: id, state: state, known: known, held: heldElse(ctx, cfg, known), command: c.command,
-		configured: func(slug string) bool { return cfg.Deployments[slug] != nil }}
+		configured: func(slug string) bool { return cfg.Deployments[slug] != nil },
+		obstacle:   func(slug string) string { return daemon.Obstacle(ctx, cfg, slug) }}
 	return a.tell(events)
 }
 
@@ -138,6 +139,8 @@ func (a answer) ahead(slug string) string {
 		return ", which is not in the configuration, so that nobody deploys it"
 	case d.Running != nil && d.Running.DeliveryID != a.id:
 		return fmt.Sprintf(", which is busy with %s of delivery %s", shortCommit(d.Running.Commit), d.Running.DeliveryID)
+	case a.obstacle != nil && a.obstacle(slug) != "":
+		return ", which does not begin: " + a.obstacle(slug)
 	case d.Status == projections.StatusNever:
 		return ""
 	case d.Pending > 1:

@@ -33,6 +33,8 @@ type deploymentAnswer struct {
 	Elsewhere []newerRow `json:"other_branches"`
 	// Unrouted counts the deliveries in the main queue: nobody knows yet where they go.
 	Unrouted int `json:"unrouted"`
+	// WaitsFor is what keeps that which waits from beginning, as far as it is known.
+	WaitsFor string `json:"waits_for,omitempty"`
 }
 
 type liveRow struct {
@@ -103,6 +105,9 @@ func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daem
 	slices.SortStableFunc(a.Newer, func(x, y newerRow) int { return cmp.Compare(x.position, y.position) })
 	if main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue)); err == nil {
 		a.Unrouted = len(main)
+	}
+	if now.Running == nil && (now.Pending > 0 || a.Unrouted > 0) {
+		a.WaitsFor = daemon.Obstacle(ctx, cfg, slug)
 	}
 	if asJSON {
 		return writeJSON(c.out, a)
@@ -230,8 +235,10 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 		fmt.Fprintf(c.out, "The deployment is disabled: nothing newer goes live until enabled = true.\n")
 	}
 	if a.Unrouted > 0 {
-		fmt.Fprintf(c.out, "%s in the main queue, not routed yet: is `durhack-deployer work` or `serve` running?\n",
-			counted(int64(a.Unrouted), "delivery is", "deliveries are"))
+		fmt.Fprintf(c.out, "%s in the main queue, not routed yet.\n", counted(int64(a.Unrouted), "delivery is", "deliveries are"))
+	}
+	if a.WaitsFor != "" {
+		fmt.Fprintf(c.out, "What waits does not begin: %s\n", printable(a.WaitsFor))
 	}
 	if len(a.Newer) == 0 {
 		fmt.Fprintf(c.out, "Nothing newer came: no push to %s of %s since, and no replay.\n", printable(a.Branch), printable(a.Repository))

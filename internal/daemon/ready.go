@@ -42,6 +42,53 @@ type condition struct {
 	projector *projections.Projector
 	// failed is what stopped a part that does not run now, by the part's name.
 	failed map[string]error
+	locker Locker
+	// awaited is since when a deployment's worker waits for its lock.
+	awaited map[string]time.Time
+}
+
+// await notes that a deployment waits for its lock, or with the zero time, that it
+// does so no more.
+func (c *condition) await(slug string, since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.awaited == nil {
+		c.awaited = map[string]time.Time{}
+	}
+	delete(c.awaited, slug)
+	if !since.IsZero() {
+		c.awaited[slug] = since
+	}
+}
+
+func (c *condition) lockWith(l Locker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.locker = l
+}
+
+// checkLocks looks why deployments wait for their lock. That a worker of another
+// host has one is no trouble of ours; a lock that nobody can have is, and one
+// of this host that another program holds.
+func (c *condition) checkLocks(ctx context.Context, cfg *config.Config) (any, []string) {
+	c.mu.Lock()
+	locker, awaited := c.locker, maps.Clone(c.awaited)
+	c.mu.Unlock()
+	waiting, reasons := map[string]string{}, []string{}
+	for _, slug := range slices.Sorted(maps.Keys(awaited)) {
+		if time.Since(awaited[slug]) < lockPatience {
+			continue
+		}
+		why, held := lockTrouble(ctx, cfg, locker, slug)
+		if why+held == "" {
+			continue
+		}
+		waiting[slug] = fmt.Sprintf("waits since %s: %s", awaited[slug].UTC().Format(time.RFC3339), why+held)
+		if why != "" || cfg.Lock.URL.Reveal() == "" {
+			reasons = append(reasons, slug+" "+waiting[slug])
+		}
+	}
+	return waiting, reasons
 }
 
 // tell notes that a part has failed, or with a nil error, that it runs.
@@ -119,6 +166,7 @@ func (c *condition) checks(cfg *config.Config) []admin.Check {
 		{Name: "instance", Run: func(ctx context.Context) (any, []string) { return c.checkInstance(ctx, cfg) }},
 		{Name: "database", Run: c.checkDatabase},
 		{Name: "projections", Run: c.checkProjections},
+		{Name: "locks", Run: func(ctx context.Context) (any, []string) { return c.checkLocks(ctx, cfg) }},
 		{Name: "queues", Run: func(context.Context) (any, []string) { return checkQueues(cfg) }},
 	}
 }

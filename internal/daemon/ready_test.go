@@ -218,6 +218,15 @@ func TestReadinessOnADatabaseThatCannotBeAppendedTo(t *testing.T) {
 	s.mustStop(d)
 }
 
+func TestReadinessWithoutTheLockServer(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "[lock]\nurl = \"redis://127.0.0.1:1\"\n")
+	d := s.run(true, true)
+	s.push(d, "d1")
+	s.becomes(d, 503, "web waits since ")
+	s.becomes(d, 503, ": the lock server does not answer: ")
+	s.mustStop(d)
+}
+
 // query runs a statement as the database's owner; value, if not nil, gets what it gives.
 func (s *site) query(dsn, sql string, value any) {
 	s.t.Helper()

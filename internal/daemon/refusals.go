@@ -103,7 +103,7 @@ func (r *refusals) save() error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(r.path+".new", raw, 0o640); err != nil {
+	if err := os.WriteFile(r.path+".new", raw, 0o640); err != nil { //nolint:gosec // the group of the queue reads it
 		return err
 	}
 	if err := os.Rename(r.path+".new", r.path); err != nil {

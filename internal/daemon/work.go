@@ -12,7 +12,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
-	"github.com/ducompsoc/durhack-deployer/internal/worker"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -50,6 +49,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		return err
 	}
 	defer closeLocker()
+	state.lockWith(locker)
 
 	// The cluster must outlive those who write to it.
 	supervised, stopSupervising := context.WithCancel(context.WithoutCancel(ctx))
@@ -99,7 +99,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
 			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {
-				return runWorker(ctx, o, store, locker, queues, o.Config.Deployments[slug])
+				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, o.Config.Deployments[slug])
 			}, state.tell)
 		})
 	}
@@ -169,9 +169,18 @@ func WorkerRuns(cfg *config.Config) (bool, error) {
 	return lock.OfProcesses(cfg.StateDir).Held(workLock)
 }
 
+// workerProcess names the process that has the state_dir, as a lock's holder is named.
+func workerProcess(cfg *config.Config) string {
+	name, err := lock.OfProcesses(cfg.StateDir).Holder(context.Background(), workLock)
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
 // NewLocker returns the lock of the configuration: flock(2) in state_dir, or Redis
 // with a [lock] url.
-func NewLocker(cfg *config.Config, log *slog.Logger) (worker.Locker, func(), error) {
+func NewLocker(cfg *config.Config, log *slog.Logger) (Locker, func(), error) {
 	if cfg.Lock.URL.Reveal() == "" {
 		return lock.OfDeployments(cfg.StateDir), func() {}, nil
 	}

@@ -2,23 +2,15 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
-
-// answerMax bounds what is read of an answer, in bytes.
-const answerMax = 1 << 20
 
 func (d *doctor) daemon(ctx context.Context) {
 	held, err := daemon.WorkerRuns(d.Config)
@@ -35,7 +27,7 @@ func (d *doctor) daemon(ctx context.Context) {
 	if at.Port == 0 || len(d.Config.Secrets) == 0 {
 		return // its address is not known here, or it is not this configuration's
 	}
-	resp, err := get(ctx, at, "/healthz")
+	resp, err := daemon.AskHost(ctx, at, "/healthz")
 	if err != nil {
 		d.say(Warn, "start `serve` or `listen`: GitHub does not send again by itself what was not accepted", "nothing accepts webhooks: %v", err)
 		return
@@ -71,36 +63,11 @@ func (d *doctor) requests(context.Context) {
 // readiness asks the worker itself what keeps it from working. Its pages may be
 // switched off, or those of another program.
 func (d *doctor) readiness(ctx context.Context) {
-	if d.Config.Admin.Port == 0 {
-		return
-	}
-	resp, err := get(ctx, d.Config.Admin, "/readyz")
+	reasons, err := daemon.Reasons(ctx, d.Config)
 	if err != nil {
 		return
 	}
-	defer resp.Body.Close()
-	var ready struct {
-		Instance string   `json:"instance"`
-		Reasons  []string `json:"reasons"`
-	}
-	if json.NewDecoder(io.LimitReader(resp.Body, answerMax)).Decode(&ready) != nil || ready.Instance != d.Config.Instance {
-		return
-	}
-	for _, reason := range ready.Reasons {
+	for _, reason := range reasons {
 		d.say(Fail, "the worker's log says more (journalctl -u durhack-deployer)", "the worker says: %s", oneLine(errors.New(reason)))
 	}
-}
-
-// get asks a daemon's own pages; one that listens everywhere is asked here.
-func get(ctx context.Context, at config.HostPort, path string) (*http.Response, error) {
-	host := at.Host
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, strconv.Itoa(at.Port))+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask for %s: %w", path, err)
-	}
-	client := &http.Client{Timeout: answerWithin, Transport: &http.Transport{DisableKeepAlives: true}}
-	return client.Do(req)
 }

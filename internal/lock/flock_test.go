@@ -3,9 +3,11 @@ package lock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -282,6 +284,9 @@ func TestFlockBetweenProcesses(t *testing.T) {
 			cmd, stdin := startHolder(t, dir)
 			if f, err := l.try("web"); err != nil || f != nil {
 				t.Fatalf("two processes at once: %v, %v", f, err)
+			}
+			if holder, err := l.Holder(within(t), "web"); err != nil || !strings.HasPrefix(holder, fmt.Sprintf("process %d (", cmd.Process.Pid)) {
+				t.Errorf("the holder is %q, %v, want process %d", holder, err, cmd.Process.Pid)
 			}
 			got := acquired(within(t), l, "web")
 			end.how(t, cmd, stdin)

@@ -35,7 +35,12 @@ type Redis struct {
 	scope  string
 	ttl    time.Duration
 	log    *slog.Logger
+	// who is written behind the token, for those who ask who holds a lock.
+	who string
 }
+
+// tokenLength is that of rand.Text.
+const tokenLength = 26
 
 // NewRedis returns locks on the server of a redis://, rediss:// or unix:// URL.
 // It does not connect. Locks of the same name exclude each other within a scope
@@ -59,7 +64,7 @@ func NewRedis(rawURL, scope string, ttl time.Duration, log *slog.Logger) (*Redis
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(o)
-	return &Redis{client: client, locks: redislock.New(client), scope: scope, ttl: ttl, log: log}, nil
+	return &Redis{client: client, locks: redislock.New(client), scope: scope, ttl: ttl, log: log, who: whoAmI()}, nil
 }
 
 // parseRedisURL reads the URL. The errors of net/url and go-redis quote what they
@@ -151,7 +156,7 @@ func (l *Redis) key(name string) string { return keyPrefix + l.scope + ":" + nam
 func (l *Redis) obtain(ctx context.Context, name, token string) (*redislock.Lock, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(redisAnswer, l.ttl))
 	defer cancel()
-	return l.locks.Obtain(ctx, l.key(name), l.ttl, &redislock.Options{Token: token})
+	return l.locks.Obtain(ctx, l.key(name), l.ttl, &redislock.Options{Token: token, Metadata: l.who})
 }
 
 // forget takes back what a request that was given up may have obtained, so that
@@ -160,7 +165,7 @@ func (l *Redis) forget(ctx context.Context, name, token string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = l.client.Eval(ctx, `if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) else return 0 end`,
-		[]string{l.key(name)}, token).Err()
+		[]string{l.key(name)}, token+l.who).Err()
 }
 
 // hold refreshes the lock until it is released or lost. until is when the server
