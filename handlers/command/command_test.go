@@ -128,6 +128,24 @@ func TestFetchWaitsForALateCommit(t *testing.T) {
 	}
 }
 
+// The time that a remote is waited for is part of the step's.
+func TestFetchTimeoutEndsTheWait(t *testing.T) {
+	t.Parallel()
+	remote, _ := sample(t, "main")
+	h, err := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, FetchTimeout: 300 * time.Millisecond, Patience: 24 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: strings.Repeat("ab", 20)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil, nil)}, nil)
+	if len(r.Steps) != 1 || r.Steps[0].Outcome != handlers.TimedOut || !strings.Contains(r.Err.Error(), "timed out after 300ms") {
+		t.Errorf("result %+v", r)
+	}
+}
+
 type writer func(p []byte)
 
 func (w writer) Write(p []byte) (int, error) {

@@ -93,8 +93,9 @@ func (r *Repo) damaged(ctx context.Context, commit string) bool {
 	return ctx.Err() == nil
 }
 
-// damage is how git speaks of a repository that it cannot read.
-var damage = regexp.MustCompile(`object file \S+ is empty|is corrupt|bad object|not a valid object|cannot read existing object|unable to (read|parse)|[Cc]ould not (read|parse)|missing (blob|tree|commit|object)|did not send all necessary objects|unresolved deltas|(unexpected|unterminated) line in`)
+// damage is how git speaks of a repository that it cannot read. It could not read
+// other things, too: a user name, from the remote.
+var damage = regexp.MustCompile(`object file \S+ is empty|is corrupt|bad object|not a valid object|cannot read existing object|([Uu]nable to|[Cc]ould not) (read|parse) (sha1 file|object|commit|tree|blob|tag|[0-9a-f]{7,})|missing (blob|tree|commit|object)|did not send all necessary objects|unresolved deltas|(unexpected|unterminated) line in`)
 
 // isDamage says whether git failed because of what is in the repository, as far as
 // its words tell.

@@ -42,7 +42,8 @@ func (r *Repo) patiently(ctx context.Context, passing func(error) bool, ask func
 		r.tell(fmt.Sprintf("%v; asking again in %s", err, pause.Round(time.Millisecond)))
 		select {
 		case <-ctx.Done():
-			return err
+			// Only as text: that git failed is not why this ends.
+			return fmt.Errorf("%w, while the remote was asked again: %s", context.Cause(ctx), err.Error())
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, r.patience/4)

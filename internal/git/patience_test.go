@@ -2,6 +2,7 @@ package git
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/cgi"
@@ -222,7 +223,7 @@ func TestPatienceEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	said.then = cancel
-	if _, err := repo.RemoteTip(ctx, "main"); err == nil || !strings.Contains(err.Error(), "503") {
+	if _, err := repo.RemoteTip(ctx, "main"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "503") {
 		t.Errorf("%v", err)
 	}
 }
@@ -257,6 +258,26 @@ func TestConfiguredGitConfigVariables(t *testing.T) {
 		cmd.Env = w.repo.environment()
 		if out, err := cmd.Output(); err != nil || strings.TrimSpace(string(out)) != want {
 			t.Errorf("%s is %q, %v", key, out, err)
+		}
+	}
+}
+
+// What a remote refuses is no reason to clone again.
+func TestDamageWords(t *testing.T) {
+	t.Parallel()
+	hash := strings.Repeat("ab", 20)
+	for text, want := range map[string]bool{
+		"fatal: could not read Username for 'https://h': terminal prompts disabled": false,
+		"fatal: Could not read from remote repository.":                             false,
+		"error: unable to read askpass response from '/bin/askpass'":                false,
+		"error: Could not read " + hash:                                             true,
+		"fatal: unable to read tree (" + hash + ")":                                 true,
+		"fatal: unable to read " + hash:                                             true,
+		"fatal: Could not parse object '" + hash + "'.":                             true,
+		"error: unable to parse commit " + hash:                                     true,
+	} {
+		if damage.MatchString(text) != want {
+			t.Errorf("%q: damage is %v", text, !want)
 		}
 	}
 }
