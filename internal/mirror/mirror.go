@@ -58,6 +58,7 @@ type Mirror struct {
 	disk     *retry.Outage               // of queues in which a change has failed
 	queues   map[string]*queue.Queue     // as OpenQueue returned them last
 	setAside map[string]bool             // names that were written again after a quarantine: once is enough
+	foreign  map[string]bool             // entries of other instances that were told of
 	again    *time.Timer                 // ends the following of the log, for a look at the directories
 	folded   int64                       // the position up to which orders hold
 	position atomic.Int64
@@ -136,7 +137,7 @@ func (m *Mirror) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.setAside = map[string]bool{}
+	m.setAside, m.foreign = map[string]bool{}, map[string]bool{}
 	m.state, m.orders, m.want = state, map[string][]Entry{}, map[string]map[string]Entry{}
 	m.folded = state.Position()
 	var positions []int64
@@ -400,7 +401,9 @@ func (m *Mirror) sweep(ctx context.Context, q *queue.Queue, extra []Entry) error
 		}
 		for _, e := range chunk {
 			switch {
+			case others[e.EventID] != "" && m.foreign[e.EventID]:
 			case others[e.EventID] != "":
+				m.foreign[e.EventID] = true
 				m.o.Logger.Error("an entry of another instance is left alone", "deployment", e.Deployment,
 					"delivery", e.DeliveryID, "its_instance", others[e.EventID], "instance", m.o.Instance)
 			case !ordered[e]:

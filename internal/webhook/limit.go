@@ -1,8 +1,10 @@
 package webhook
 
 import (
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 )
 
 // limitConnections returns l with at most n connections open at a time. Each open
@@ -29,10 +31,28 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		<-l.slots
-		return nil, err
+		return nil, passing(err)
 	}
 	return &limitConn{Conn: c, slots: l.slots}, nil
 }
+
+// passing marks what accept(2) may get over (no memory, a network that is down), so
+// that net/http pauses and tries again, as it does by itself for few errors only.
+func passing(err error) error {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok || errno == syscall.EBADF || errno == syscall.EINVAL || errno == syscall.ENOTSOCK {
+		return err
+	}
+	return passingError{err}
+}
+
+type passingError struct{ error }
+
+func (e passingError) Unwrap() error { return e.error }
+func (e passingError) Timeout() bool { return false }
+
+// Temporary is what net/http asks.
+func (e passingError) Temporary() bool { return true }
 
 func (l *limitListener) Close() error {
 	l.once.Do(func() { close(l.closed) })
