@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // Entry names one file of a queue. The order of names is the order of arrival.
@@ -17,11 +19,7 @@ type Entry struct {
 	DeliveryID string
 }
 
-const (
-	suffix = ".json"
-	// maxDeliveryID is the longest delivery ID, in bytes.
-	maxDeliveryID = 64
-)
+const suffix = ".json"
 
 // lastULID has no successor, so no entry may have it.
 var lastULID = ulid.ULID{255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}
@@ -30,13 +28,13 @@ var lastULID = ulid.ULID{255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 
 var (
 	errNoSuffix   = errors.New("does not end in " + suffix)
 	errNoULID     = errors.New("does not begin with a ULID and an underscore")
-	errDeliveryID = errors.New("has no delivery ID of 1 to 64 letters, digits and hyphens")
+	errDeliveryID = errors.New("has no delivery ID of " + names.DeliveryIDRule)
 )
 
 // NewEntry returns the entry of that ID and delivery.
 func NewEntry(id ulid.ULID, deliveryID string) (Entry, error) {
-	if !validDeliveryID(deliveryID) {
-		return Entry{}, fmt.Errorf("%q is not a delivery ID (1 to 64 letters, digits and hyphens): %w", clip(deliveryID), fs.ErrInvalid)
+	if !names.DeliveryID(deliveryID) {
+		return Entry{}, fmt.Errorf("%q is not a delivery ID (%s): %w", clip(deliveryID), names.DeliveryIDRule, fs.ErrInvalid)
 	}
 	if id == lastULID {
 		return Entry{}, fmt.Errorf("the ULID %s has no successor: %w", id, fs.ErrInvalid)
@@ -62,23 +60,10 @@ func ParseName(name string) (Entry, error) {
 		return fail(errNoULID)
 	}
 	delivery := stem[ulid.EncodedSize+1:]
-	if !validDeliveryID(delivery) {
+	if !names.DeliveryID(delivery) {
 		return fail(errDeliveryID)
 	}
 	return Entry{Name: name, ID: id, DeliveryID: delivery}, nil
-}
-
-func validDeliveryID(id string) bool {
-	if id == "" || len(id) > maxDeliveryID {
-		return false
-	}
-	for i := range len(id) {
-		c := id[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '-' {
-			return false
-		}
-	}
-	return true
 }
 
 // hidden names are ours (unfinished files, the clock) or none of our business.

@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -108,7 +109,7 @@ func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref s
 	if err := daemon.MakeStateDir(cfg); err != nil {
 		return "", "", err
 	}
-	main, err := queue.Open(daemon.QueueDir(cfg, config.MainQueue), c.logger(slog.LevelWarn))
+	main, err := queue.Open(daemon.QueueDir(cfg, names.MainQueue), c.logger(slog.LevelWarn))
 	if err != nil {
 		return "", "", fmt.Errorf("open the main queue: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // Everything that a person names is looked up here: a deployment by its slug, a
@@ -25,8 +25,10 @@ const (
 	maxListed = 10
 )
 
-// hashPattern is what may be meant for a commit.
-var hashPattern = regexp.MustCompile(`\A[0-9a-fA-F]{6,64}\z`)
+// maybeCommit says whether a hash, or the beginning of one, may be meant.
+func maybeCommit(text string) bool {
+	return len(text) >= minAbbreviation && names.CommitBeginning(strings.ToLower(text))
+}
 
 // ambiguous says what an abbreviation may mean, a line each.
 func ambiguous(text string, lines []string) error {
@@ -136,7 +138,7 @@ func unrouted(cfg *config.Config, instances []string, text string) ([]queueRow, 
 	if !slices.Contains(instances, cfg.Instance) {
 		return nil, nil
 	}
-	entries, err := queueEntries(cfg, config.MainQueue)
+	entries, err := queueEntries(cfg, names.MainQueue)
 	return slices.DeleteFunc(entries, func(e queueRow) bool {
 		return e.DeliveryID != text && (len(text) < minAbbreviation || !strings.HasPrefix(e.DeliveryID, text))
 	}), err
@@ -179,7 +181,7 @@ func deliveryEvents(ctx context.Context, cfg *config.Config, store *daemon.Store
 
 // carrying lists the deliveries whose commit has this hash, or begins so.
 func carrying(ctx context.Context, cfg *config.Config, store *daemon.Store, text string) ([]eventlog.Event, error) {
-	if !hashPattern.MatchString(text) {
+	if !maybeCommit(text) {
 		return nil, nil
 	}
 	var found []eventlog.Event
@@ -205,7 +207,7 @@ func (c *cli) commit(ctx context.Context, cfg *config.Config, d *config.Deployme
 		return found.Commit, nil
 	}
 	err = fmt.Errorf("find %q at the remote of %s: %w", ref, d.Slug, err)
-	if !errors.Is(err, git.ErrRefNotFound) || !hashPattern.MatchString(ref) {
+	if !errors.Is(err, git.ErrRefNotFound) || !maybeCommit(ref) {
 		return "", err
 	}
 	known, gitErr := repo.Beginning(ctx, strings.ToLower(ref))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -97,13 +98,13 @@ func queueNames(cfg *config.Config) ([]string, error) {
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("list the queues: %w", err)
 	}
-	names := []string{config.MainQueue}
+	found := []string{names.MainQueue}
 	for _, d := range dirs {
-		if d.IsDir() && d.Name() != config.MainQueue {
-			names = append(names, d.Name())
+		if d.IsDir() && d.Name() != names.MainQueue {
+			found = append(found, d.Name())
 		}
 	}
-	return names, nil
+	return found, nil
 }
 
 func queueEntries(cfg *config.Config, name string) ([]queueRow, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -237,7 +238,7 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	for _, line := range foreign {
 		fmt.Fprintln(w, printable(line))
 	}
-	main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue))
+	main, err := queue.List(daemon.QueueDir(cfg, names.MainQueue))
 	if err == nil && len(main) > 0 {
 		fmt.Fprintf(w, "%s in the main queue, not routed yet: %s\n",
 			counted(int64(len(main)), "delivery is", "deliveries are"), printable(notRouted(ctx, cfg)))

@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -103,7 +104,7 @@ func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daem
 		return err
 	}
 	slices.SortStableFunc(a.Newer, func(x, y newerRow) int { return cmp.Compare(x.position, y.position) })
-	if main, err := queue.List(daemon.QueueDir(cfg, config.MainQueue)); err == nil {
+	if main, err := queue.List(daemon.QueueDir(cfg, names.MainQueue)); err == nil {
 		a.Unrouted = len(main)
 	}
 	if now.Running == nil && (now.Pending > 0 || a.Unrouted > 0) {

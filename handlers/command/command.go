@@ -15,6 +15,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // The steps that come before the configured ones; no configured step may have
@@ -105,10 +106,10 @@ func New(cfg Config) (*Handler, error) {
 
 // Plan implements handlers.Handler.
 func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, error) {
-	if !git.ValidHash(job.Commit) {
+	if !names.Commit(job.Commit) {
 		return handlers.Plan{}, fmt.Errorf("plan %s: %q is not a full commit hash", job.Deployment, job.Commit)
 	}
-	if !git.ValidBranch(job.Branch) {
+	if !names.Branch(job.Branch) {
 		return handlers.Plan{}, fmt.Errorf("plan %s: %q is not a branch name that git accepts", job.Deployment, job.Branch)
 	}
 	steps := []handlers.Step{

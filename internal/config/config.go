@@ -239,7 +239,3 @@ func (d Deployment) GoString() string { return d.String() }
 
 // LogValue implements slog.LogValuer.
 func (d Deployment) LogValue() slog.Value { return slog.StringValue(d.String()) }
-
-// MainQueue is the name of the queue that every delivery enters; no deployment
-// may have it.
-const MainQueue = "main"

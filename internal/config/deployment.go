@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 const (
@@ -30,11 +32,11 @@ func (t table) deployments(base variables) map[string]*Deployment {
 			continue
 		}
 		key := join(t.name, slug)
-		if !slugPattern.MatchString(slug) {
-			t.failAt(n.at, key, fmt.Sprintf("deployment %q: a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit", slug), "it names a queue's directory")
+		if !names.Plain(slug) {
+			t.failAt(n.at, key, fmt.Sprintf("deployment %q: a slug is %s", slug, names.PlainRule), "it names a queue's directory")
 			continue
 		}
-		if strings.EqualFold(slug, MainQueue) {
+		if !names.Slug(slug) {
 			t.failAt(n.at, key, fmt.Sprintf("deployment %q: this slug is the name of the main queue", slug), "choose another")
 			continue
 		}

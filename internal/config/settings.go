@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 const (
@@ -25,7 +27,6 @@ const (
 )
 
 var (
-	instancePattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z`)
 	instanceForeign = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
 	sqlAlchemyURL   = regexp.MustCompile(`\A(postgres(?:ql)?)\+[a-z0-9_]+://`)
 )
@@ -99,7 +100,7 @@ func InstanceFile(stateDir string) string { return filepath.Join(stateDir, "inst
 func (t table) instance(c *Config) {
 	file := InstanceFile(c.StateDir)
 	kept, err := t.on.read(file, maxInstanceFile)
-	if c.KeptInstance = strings.TrimSpace(string(kept)); err == nil && !instancePattern.MatchString(c.KeptInstance) {
+	if c.KeptInstance = strings.TrimSpace(string(kept)); err == nil && !names.Plain(c.KeptInstance) {
 		err = errors.New("it does not hold the name of an instance")
 	}
 	if err != nil {
@@ -109,8 +110,8 @@ func (t table) instance(c *Config) {
 		}
 	}
 	if text, n := t.string("instance", ""); n != nil {
-		if !instancePattern.MatchString(text) {
-			t.fail(n, "instance", fmt.Sprintf("instance %q must be 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit", text), "")
+		if !names.Plain(text) {
+			t.fail(n, "instance", fmt.Sprintf("instance %q must be %s", text, names.PlainRule), "")
 		} else if c.KeptInstance != "" && c.KeptInstance != text {
 			c.OtherInstance = fmt.Sprintf("instance %q is set, but %s is that of instance %q since its first start: what was ordered there waits for a daemon of that name; "+
 				"set instance = %[3]q, or remove %[4]s to stay with %[1]q", text, c.StateDir, c.KeptInstance, file)

@@ -6,11 +6,11 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
-	"unicode/utf8"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 var (
-	slugPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z`)
 	// GitHub's rules for user names, with the underscore that managed users
 	// have, and for repository names.
 	repositoryPattern = regexp.MustCompile(`\A[A-Za-z0-9_][A-Za-z0-9_-]{0,99}/[A-Za-z0-9_.-]{1,100}\z`)
@@ -36,29 +36,16 @@ func validRepository(s string) (wrong, suggestion string) {
 	return "", ""
 }
 
-// validBranch follows git-check-ref-format(1), but for a leading dash, which
-// refs/heads/ may have and git's own branch command refuses to make.
+// validBranch refuses, of what git accepts, what names no branch that could be
+// checked out here.
 func validBranch(s string) (wrong, suggestion string) {
 	switch {
-	case s == "":
-		return "is empty", ""
 	case len(s) > 244: // refs/heads/ and it are a file name, at most 255 bytes a component
 		return "is too long", ""
-	case s == "@" || s == "HEAD":
+	case s == "HEAD":
 		return "is not a branch", "name the branch itself"
-	case strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.Contains(s, "//"):
-		return "has an empty part", "a slash stands between two names"
-	case strings.Contains(s, ".."), strings.Contains(s, "@{"), strings.HasSuffix(s, "."):
-		return `must not contain ".." or "@{", or end with a dot`, ""
-	case !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) }):
-		return `must not contain spaces, control characters or any of ~ ^ : ? * [ \`, "a branch is named in full: there are no patterns"
 	}
-	for part := range strings.SplitSeq(s, "/") {
-		if strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
-			return `has a part that begins with a dot or ends in ".lock"`, ""
-		}
-	}
-	return "", ""
+	return names.WrongBranch(s)
 }
 
 func validPath(s string) (wrong, suggestion string) {

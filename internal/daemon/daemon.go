@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/webhook"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -51,7 +52,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	main, err := queue.Open(QueueDir(o.Config, config.MainQueue), o.Logger)
+	main, err := queue.Open(QueueDir(o.Config, names.MainQueue), o.Logger)
 	if err != nil {
 		return fmt.Errorf("open the main queue: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -61,13 +62,13 @@ func queueNames(cfg *config.Config) ([]string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the queues: %w", err)
 	}
-	var names []string
+	var found []string
 	for _, dir := range dirs {
-		if dir.IsDir() && dir.Name() != config.MainQueue {
-			names = append(names, dir.Name())
+		if dir.IsDir() && dir.Name() != names.MainQueue {
+			found = append(found, dir.Name())
 		}
 	}
-	return names, nil
+	return found, nil
 }
 
 // Orphans are the queues in which something waits, by name with how much, whose

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/admin"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -292,14 +293,14 @@ type queueState struct {
 func checkQueues(cfg *config.Config) (any, []string) {
 	states := []queueState{}
 	var reasons []string
-	for _, name := range append([]string{config.MainQueue}, cfg.Slugs()...) {
+	for _, name := range append([]string{names.MainQueue}, cfg.Slugs()...) {
 		state := queueState{Queue: name}
 		entries, err := queue.List(QueueDir(cfg, name))
 		bad, badErr := queue.ListQuarantine(QueueDir(cfg, name))
 		if err == nil {
 			err = queue.Unreadable(QueueDir(cfg, name))
 		}
-		if err = errors.Join(err, badErr); errors.Is(err, fs.ErrNotExist) && name != config.MainQueue {
+		if err = errors.Join(err, badErr); errors.Is(err, fs.ErrNotExist) && name != names.MainQueue {
 			err = nil // that of a deployment is made when it is needed
 		}
 		state.Waiting, state.Quarantined = len(entries), len(bad)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
@@ -38,7 +39,7 @@ type refusals struct {
 }
 
 func refusalsPath(cfg *config.Config) string {
-	return filepath.Join(QueueDir(cfg, config.MainQueue), ".refused")
+	return filepath.Join(QueueDir(cfg, names.MainQueue), ".refused")
 }
 
 func openRefusals(cfg *config.Config, log *slog.Logger) *refusals {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // An entry is one JSON object whose last member is the body:
@@ -145,7 +147,7 @@ func Decode(b []byte) (Delivery, error) {
 	if d.V != version {
 		return Delivery{}, fmt.Errorf("decode delivery: version %d is not known to this binary (it knows %d)", d.V, version)
 	}
-	if !ValidID(d.ID) {
+	if !names.DeliveryID(d.ID) {
 		return Delivery{}, fmt.Errorf("decode delivery: %q is not a delivery ID", d.ID)
 	}
 	if len(d.Salt) != saltSize {

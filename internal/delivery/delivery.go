@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
 	"time"
 )
 
@@ -16,11 +15,6 @@ const MaxBody = 25 << 20
 
 // version is the schema version of an entry.
 const version = 1
-
-var idPattern = regexp.MustCompile(`\A[A-Za-z0-9-]{1,64}\z`)
-
-// ValidID says whether id may be a delivery ID: it becomes part of file names.
-func ValidID(id string) bool { return idPattern.MatchString(id) }
 
 // Delivery is one entry of the main queue.
 type Delivery struct {

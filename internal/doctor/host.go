@@ -15,10 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -137,7 +137,7 @@ func (d *doctor) stateDir(context.Context) {
 
 func (d *doctor) queues(context.Context) {
 	waiting, queues, bad := 0, 0, false
-	for _, name := range append([]string{config.MainQueue}, d.Config.Slugs()...) {
+	for _, name := range append([]string{names.MainQueue}, d.Config.Slugs()...) {
 		dir := daemon.QueueDir(d.Config, name)
 		entries, err := queue.List(dir)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -7,9 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // exists says whether the directory has been cloned.
@@ -25,7 +26,7 @@ func exists(name string) bool {
 // way to the first step.
 func (r *Repo) detached() string {
 	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "HEAD"))
-	if commit := strings.TrimSpace(string(b)); err == nil && ValidHash(commit) {
+	if commit := strings.TrimSpace(string(b)); err == nil && names.Commit(commit) {
 		return commit
 	}
 	return ""
@@ -84,7 +85,7 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 	if exitCode(err) == 1 {
 		return "", nil
 	}
-	if err == nil && !ValidHash(head) {
+	if err == nil && !names.Commit(head) {
 		err = fmt.Errorf("git rev-parse: %q is not a commit hash", head)
 	}
 	return head, err
@@ -202,25 +203,25 @@ type Ref struct {
 // ref; a branch; or a tag (the commit that it stands for). Nothing found is
 // ErrRefNotFound; see Beginning for the beginning of a hash.
 func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
-	if ValidHash(name) {
+	if names.Commit(name) {
 		return Ref{Commit: name}, nil
 	}
 	if err := checkBranch(name); err != nil {
 		return Ref{}, fmt.Errorf("resolve a ref: %w", err)
 	}
-	names := []string{"refs/heads/" + name, "refs/tags/" + name}
+	full := []string{"refs/heads/" + name, "refs/tags/" + name}
 	if strings.HasPrefix(name, "refs/") {
-		names = []string{name}
+		full = []string{name}
 	}
 	var ask []string
-	for _, n := range names {
+	for _, n := range full {
 		ask = append(ask, n, n+"^{}")
 	}
 	refs, err := r.lsRemote(ctx, ask...)
 	if err != nil {
 		return Ref{}, err
 	}
-	for _, n := range names {
+	for _, n := range full {
 		if peeled := refs[n+"^{}"]; peeled != "" {
 			return Ref{Name: n, Commit: peeled}, nil
 		}
@@ -231,14 +232,12 @@ func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
 	return Ref{}, fmt.Errorf("%q in %s: %w", name, r.publicRemote(), ErrRefNotFound)
 }
 
-var shortHash = regexp.MustCompile(`\A[0-9a-f]{4,64}\z`) // git takes no fewer than four
-
 // Commit is a commit that is here already, and what tells it from others.
 type Commit struct{ Hash, Date, Subject string }
 
 // Beginning lists the commits that are here already whose hash begins so.
 func (r *Repo) Beginning(ctx context.Context, hash string) ([]Commit, error) {
-	if !shortHash.MatchString(hash) || !r.exists() {
+	if !names.CommitBeginning(hash) || !r.exists() {
 		return nil, nil
 	}
 	objects, err := r.output(ctx, r.dir, "rev-parse", "--disambiguate="+hash)
@@ -262,7 +261,7 @@ func (r *Repo) Beginning(ctx context.Context, hash string) ([]Commit, error) {
 }
 
 // lsRemote asks the remote for refs by their full names.
-func (r *Repo) lsRemote(ctx context.Context, names ...string) (map[string]string, error) {
+func (r *Repo) lsRemote(ctx context.Context, refs ...string) (map[string]string, error) {
 	dir := r.dir
 	// Inside the repository its configuration (an ssh key, say) counts.
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
@@ -270,19 +269,19 @@ func (r *Repo) lsRemote(ctx context.Context, names ...string) (map[string]string
 	}
 	var text string
 	err := r.patiently(ctx, passes, func() (err error) {
-		text, err = r.contact(ctx, dir).output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, names...)...)
+		text, err = r.contact(ctx, dir).output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, refs...)...)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its refs: %w", r.publicRemote(), err)
 	}
-	refs := map[string]string{}
+	found := map[string]string{}
 	for line := range strings.Lines(text) {
 		hash, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
-		if ok && ValidHash(hash) {
+		if ok && names.Commit(hash) {
 			// git matches the end of a name too; only an exact name is looked up.
-			refs[name] = hash
+			found[name] = hash
 		}
 	}
-	return refs, nil
+	return found, nil
 }

@@ -11,6 +11,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // targetName is a file in .git with the hash that a checkout is on the way to.
@@ -126,7 +128,7 @@ func (r *Repo) interrupted(ctx context.Context, target string) (files, bool, err
 		return nil, false, err
 	}
 	commit := strings.TrimSpace(string(b))
-	if !ValidHash(commit) { // lost with the power
+	if !names.Commit(commit) { // lost with the power
 		return files{}, true, nil
 	}
 	half, err := r.tree(ctx, commit)

@@ -15,13 +15,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
@@ -112,41 +112,15 @@ func (r *Repo) publicRemote() string {
 	return scheme + "://" + authority + path
 }
 
-var hashPattern = regexp.MustCompile(`\A(?:[0-9a-f]{40}|[0-9a-f]{64})\z`)
-
-// ValidHash says whether s is a full object name, in lower case.
-func ValidHash(s string) bool { return hashPattern.MatchString(s) }
-
 func checkHash(s string) error {
-	if !ValidHash(s) {
+	if !names.Commit(s) {
 		return fmt.Errorf("%q is not a full commit hash", s)
 	}
 	return nil
 }
 
-// ValidBranch says whether refs/heads/ followed by name is a ref that git
-// accepts: the rules of git-check-ref-format(1). Any such name is safe here,
-// also one that looks like an option.
-func ValidBranch(name string) bool {
-	if name == "" || name == "@" || len(name) > 1024 ||
-		strings.Contains(name, "..") || strings.Contains(name, "@{") || strings.HasSuffix(name, ".") {
-		return false
-	}
-	for _, c := range []byte(name) {
-		if c <= ' ' || c == 0x7f || strings.IndexByte(`~^:?*[\`, c) >= 0 {
-			return false
-		}
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
-			return false
-		}
-	}
-	return true
-}
-
 func checkBranch(name string) error {
-	if !ValidBranch(name) {
+	if !names.Branch(name) {
 		return fmt.Errorf("%q is not a branch name that git accepts", name)
 	}
 	return nil

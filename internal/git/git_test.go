@@ -10,7 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	"pgregory.net/rapid"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 func TestExactlyTheCommit(t *testing.T) {
@@ -91,7 +91,7 @@ func TestNamesThatLookLikeOptions(t *testing.T) {
 		if tip, err := w.repo.RemoteTip(t.Context(), branch); err != nil || tip != commit {
 			t.Errorf("tip of %q is %q, %v", branch, tip, err)
 		}
-		if ref, err := w.repo.Resolve(t.Context(), branch); !ValidHash(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Name != "refs/heads/"+branch) {
+		if ref, err := w.repo.Resolve(t.Context(), branch); !names.Commit(branch) && !strings.HasPrefix(branch, "refs/") && (err != nil || ref.Commit != commit || ref.Name != "refs/heads/"+branch) {
 			t.Errorf("resolve %q is %+v, %v", branch, ref, err)
 		}
 	}
@@ -111,19 +111,6 @@ func TestNamesThatLookLikeOptions(t *testing.T) {
 			t.Errorf("hash %q was taken", bad)
 		}
 	}
-}
-
-// TestValidBranchIsGits compares our rules with git's own.
-func TestValidBranchIsGits(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		name := rapid.StringMatching(`(\.|\.\.|/|@|\{|-|a|b|lock|\.lock| |~|\^|:|\?|\*|\[|\\|\x7f|\x01|\x{fc}){1,6}`).Draw(t, "name")
-		err := exec.Command("git", "check-ref-format", "refs/heads/"+name).Run()
-		// git allows the branch refs/heads/@; we do not need it.
-		if want := err == nil && name != "@"; ValidBranch(name) != want {
-			t.Fatalf("ValidBranch(%q) = %v", name, !want)
-		}
-	})
 }
 
 func TestQuestions(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 const (
@@ -57,7 +59,7 @@ func (r *Repo) heal() error {
 func isRef(name string) bool {
 	b, err := os.ReadFile(name)
 	text := strings.TrimSpace(string(b))
-	return err == nil && (ValidHash(text) || strings.HasPrefix(text, "ref: refs/"))
+	return err == nil && (names.Commit(text) || strings.HasPrefix(text, "ref: refs/"))
 }
 
 // lastHead is what HEAD was set to last, as far as is known: else a branch that
@@ -65,7 +67,7 @@ func isRef(name string) bool {
 func (r *Repo) lastHead() string {
 	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "logs", "HEAD"))
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if fields := strings.Fields(lines[len(lines)-1]); err == nil && len(fields) > 1 && ValidHash(fields[1]) {
+	if fields := strings.Fields(lines[len(lines)-1]); err == nil && len(fields) > 1 && names.Commit(fields[1]) {
 		return fields[1]
 	}
 	return "ref: refs/heads/" + unborn

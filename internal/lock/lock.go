@@ -9,19 +9,18 @@ package lock
 import (
 	"errors"
 	"fmt"
-	"regexp"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // ErrLost is the cause with which a held context is cancelled when the lock is no
 // longer this holder's, and what release returns then.
 var ErrLost = errors.New("the lock was lost")
 
-// A name becomes part of a file name and of a key.
-var namePattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\z`)
-
+// checkName refuses what cannot be part of a file name and of a key.
 func checkName(name string) error {
-	if !namePattern.MatchString(name) {
-		return fmt.Errorf("%q cannot name a lock: letters, digits, dots, dashes and underscores only", name)
+	if !names.Plain(name) {
+		return fmt.Errorf("%q cannot name a lock: a name is %s", name, names.PlainRule)
 	}
 	return nil
 }

@@ -6,27 +6,16 @@ package mirror
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 // entryVersion is the schema version of an Entry.
 const entryVersion = 1
-
-// mainQueue is the directory beside the deployments' that the mirror must
-// never touch.
-const mainQueue = "main"
-
-// slugPattern is what may become the name of a queue's directory; it is the
-// configuration's rule for slugs. No path separator, and no leading dot.
-var slugPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z`)
-
-func validSlug(slug string) bool { return slugPattern.MatchString(slug) && slug != mainQueue }
 
 // Entry is the content of a file in a deployment's queue: one run that the log
 // orders.
@@ -76,9 +65,9 @@ func Decode(b []byte) (Entry, error) {
 
 func (e Entry) check() error {
 	switch {
-	case !delivery.ValidID(e.DeliveryID):
+	case !names.DeliveryID(e.DeliveryID):
 		return fmt.Errorf("queue entry: %q is not a delivery ID", e.DeliveryID)
-	case !validSlug(e.Deployment):
+	case !names.Slug(e.Deployment):
 		return fmt.Errorf("queue entry: %q is not the name of a deployment", e.Deployment)
 	case e.Position < 1 || e.Attempt < 1:
 		return fmt.Errorf("queue entry: position %d and attempt %d must be 1 or more", e.Position, e.Attempt)

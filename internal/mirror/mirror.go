@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -455,7 +456,7 @@ func (m *Mirror) slugs() ([]string, error) {
 			slugs = append(slugs, d.Name())
 		}
 	}
-	slugs = slices.DeleteFunc(slugs, func(s string) bool { return !validSlug(s) })
+	slugs = slices.DeleteFunc(slugs, func(s string) bool { return !names.Slug(s) })
 	slices.Sort(slugs)
 	return slices.Compact(slugs), nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 const (
@@ -341,7 +342,7 @@ func wellFormed(t rapid.TB, d Decision) {
 		texts = append(texts, d.Void.Detail)
 	}
 	for i, a := range d.Forwards {
-		if a.Attempt != 1 || !isHash(a.Commit) || a.Commit != strings.ToLower(a.Commit) || a.Branch == "" {
+		if a.Attempt != 1 || !names.Commit(a.Commit) || a.Branch == "" {
 			t.Fatalf("assignment %+v", a)
 		}
 		if i > 0 && d.Forwards[i-1].Deployment >= a.Deployment {

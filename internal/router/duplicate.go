@@ -10,6 +10,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // duplicateWithin is how far apart two hooks' deliveries of one push may come.
@@ -27,7 +28,7 @@ type pushKey struct{ repository, ref, before, after string }
 func (d Decision) key() (pushKey, bool) {
 	p := d.push
 	return pushKey{lowerASCII(p.repository), p.ref, lowerASCII(p.before), p.commit()},
-		len(d.Forwards) > 0 && d.Received.Source != eventlog.SourceCLI && isHash(p.before)
+		len(d.Forwards) > 0 && d.Received.Source != eventlog.SourceCLI && names.Commit(lowerASCII(p.before))
 }
 
 func (k pushKey) sameBranch(o pushKey) bool { return k.repository == o.repository && k.ref == o.ref }

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 const formType = "application/x-www-form-urlencoded"
@@ -106,7 +107,7 @@ func (p payload) check() string {
 		return "the ref names no branch; a text such as refs/heads/main is expected"
 	case p.repository == "":
 		return "the push has no repository.full_name; a text such as owner/name is expected"
-	case !p.deleted && !isHash(p.after):
+	case !p.deleted && !names.Commit(p.commit()):
 		return fmt.Sprintf("after is %s; a hash of 40 or 64 hexadecimal digits is expected", quote(p.after))
 	}
 	return ""
@@ -122,7 +123,7 @@ func (p payload) commit() string { return lowerASCII(p.after) }
 // movedFrom is the commit from which the push moved its branch forward; "" where
 // it did something else, or does not say.
 func (p payload) movedFrom() string {
-	if !p.forward || !isHash(p.before) || strings.Trim(p.before, "0") == "" {
+	if !p.forward || !names.Commit(lowerASCII(p.before)) || strings.Trim(p.before, "0") == "" {
 		return ""
 	}
 	return lowerASCII(p.before)
@@ -148,16 +149,4 @@ func actorName(s string) string {
 		return s
 	}
 	return unknownActor
-}
-
-func isHash(s string) bool {
-	if len(s) != 40 && len(s) != 64 {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
-			return false
-		}
-	}
-	return true
 }

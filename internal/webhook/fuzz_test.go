@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -91,7 +92,7 @@ func FuzzHandler(f *testing.F) {
 		if !good || method != http.MethodPost || path != pathWebhook {
 			t.Fatalf("accepted %s %q with signature %q", method, path, signature)
 		}
-		if len(q.data) != 1 || q.ids[0] != id || !delivery.ValidID(id) {
+		if len(q.data) != 1 || q.ids[0] != id || !names.DeliveryID(id) {
 			t.Fatalf("entries for %q, sent %q", q.ids, id)
 		}
 		d, err := delivery.Decode(q.data[0].Bytes())

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // receive checks a webhook in this order: method, size, signature over the raw
@@ -84,7 +85,7 @@ func (h *Handler) enqueue(r *http.Request, m *held) record {
 		return rec
 	}
 	rec.entry = entry.Name
-	// ValidID leaves nothing in the ID that JSON would escape.
+	// names.DeliveryID leaves nothing in the ID that JSON would escape.
 	rec.answer = answer{
 		status: http.StatusAccepted,
 		body:   fmt.Appendf(nil, `{"delivery_id":"%s","status":"queued"}`, d.ID),
@@ -104,7 +105,7 @@ func (h *Handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer
 		return delivery.Delivery{}, &a
 	}
 	id, ok := single(r.Header, "X-Github-Delivery")
-	if !ok || !delivery.ValidID(id) {
+	if !ok || !names.DeliveryID(id) {
 		return fail(http.StatusBadRequest, "delivery_id_invalid",
 			"X-GitHub-Delivery must be there once, with 1 to 64 letters, digits and dashes")
 	}
