@@ -1,11 +1,12 @@
 package handlers
 
 import (
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // inherited are the only variables of the daemon that git and the steps see
@@ -61,10 +62,8 @@ func Passwords(vars []string) []string {
 	var passwords []string
 	for _, kv := range vars {
 		_, value, _ := strings.Cut(kv, "=")
-		if u, err := url.Parse(value); err == nil {
-			if password, has := u.User.Password(); has {
-				passwords = append(passwords, password)
-			}
+		if password, has := mask.Password(value); has {
+			passwords = append(passwords, password)
 		}
 	}
 	return passwords

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
@@ -138,7 +139,7 @@ func (t table) remote(repository string) string {
 		t.record("remote", remote, nil)
 		return remote
 	}
-	shown := maskedRemote(n.text)
+	shown := mask.URL(n.text)
 	t.record("remote", shown, n)
 	if wrong, suggestion := validRemote(n.text); wrong != "" {
 		// Not the value itself: it may contain a password.

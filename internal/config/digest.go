@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // digest identifies the effective settings of a deployment. The event log keeps
@@ -56,7 +58,7 @@ func digest(d *Deployment, v variables) string {
 		EnvNames     []string          `json:"env_names,omitempty"`
 		Env          map[string]string `json:"env,omitempty"`
 	}{
-		d.Slug, d.Repository, d.Branch, d.Path, maskedRemote(d.Remote), d.Enabled, d.Handler, steps, int64(d.Timeout),
+		d.Slug, d.Repository, d.Branch, d.Path, mask.URL(d.Remote), d.Enabled, d.Handler, steps, int64(d.Timeout),
 		d.Pending, d.OnInterrupt, d.Submodules, d.Tags, d.Health.URL, int64(d.Health.Timeout), d.InstanceName, sites, d.SystemdUnitName,
 		int64(d.FetchTimeout), v.pass, maskedVariables(v.set),
 	})

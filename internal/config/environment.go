@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // variables are what [env], env and env_file give to git and the steps.
@@ -92,10 +93,8 @@ func (r *reader) hideVariable(name, value string) string {
 	if secretName(name) {
 		r.hide(value)
 	}
-	if u, err := url.Parse(value); err == nil {
-		password, _ := u.User.Password()
-		r.hide(password)
-	}
+	password, _ := mask.Password(value)
+	r.hide(password)
 	return shownVariable(name, value)
 }
 
@@ -103,10 +102,8 @@ func shownVariable(name, value string) string {
 	if secretName(name) {
 		return masked
 	}
-	if u, err := url.Parse(value); err == nil {
-		if _, has := u.User.Password(); has {
-			return maskedURL(u)
-		}
+	if _, has := mask.Password(value); has {
+		return mask.URL(value)
 	}
 	return value
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // Each case is one wrong file and the whole text of its errors.
@@ -243,7 +245,7 @@ func TestRemotes(t *testing.T) {
 		if wrong, _ := validRemote(remote); wrong != "" {
 			t.Errorf("%q %s", remote, wrong)
 		}
-		if got := maskedRemote(remote); got != shown {
+		if got := mask.URL(remote); got != shown {
 			t.Errorf("%q is shown as %q, want %q", remote, got, shown)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
@@ -248,7 +249,7 @@ func maskedDatabase(c *pgxpool.Config) string {
 	text := strings.TrimPrefix(u.String(), "postgres://")
 	user := url.PathEscape(c.ConnConfig.User)
 	if c.ConnConfig.Password != "" {
-		user += ":" + masked
+		user += ":" + mask.Secret
 	}
 	if user != "" {
 		user += "@"
@@ -281,7 +282,7 @@ func (t table) lock() Lock {
 	}
 	l.URL = Secret(n.text)
 	u, err := url.Parse(n.text)
-	known := err == nil && slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme)
+	known := err == nil && u.Opaque == "" && slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme)
 	if !known {
 		t.fail(n, "url", "lock.url must be a redis://, rediss:// or unix:// URL", `write it like "redis://localhost:6379/0"`)
 		return l
@@ -293,28 +294,8 @@ func (t table) lock() Lock {
 		return l
 	}
 	t.hide(options.Password)
-	t.record("url", maskedURL(u), n)
+	t.record("url", mask.URL(n.text), n)
 	return l
-}
-
-// maskedURL shows a URL's scheme, user, host and path; whatever may be secret is left out.
-func maskedURL(u *url.URL) string {
-	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-	text := shown.String()
-	if u.User != nil {
-		user := url.PathEscape(u.User.Username())
-		if _, has := u.User.Password(); has {
-			user += ":" + masked
-		} else {
-			user = masked // a token stands alone where a name would
-		}
-		scheme := u.Scheme + "://"
-		text = scheme + user + "@" + strings.TrimPrefix(text, scheme)
-	}
-	if u.RawQuery != "" {
-		text += "?" + masked
-	}
-	return text
 }
 
 func (t table) searchPaths() []string {

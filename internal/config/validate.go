@@ -94,23 +94,6 @@ func validRemote(s string) (wrong, suggestion string) {
 	return "is neither a URL nor an absolute path", advice
 }
 
-// maskedRemote is the remote as it may be shown.
-func maskedRemote(s string) string {
-	if !strings.Contains(s, "://") {
-		return s
-	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return masked
-	}
-	if _, has := u.User.Password(); u.User == nil || (!has && u.Scheme == "ssh") { // ssh://git@host
-		if u.RawQuery == "" {
-			return s
-		}
-	}
-	return maskedURL(u)
-}
-
 func validHealth(s string) (wrong, suggestion string) {
 	if u, err := url.Parse(s); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
 		return "is not an http or https URL without a user", `write it like "http://localhost:3000/healthz"`

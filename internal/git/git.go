@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,52 +64,14 @@ func Open(dir, remote string, opts Options) *Repo {
 	if opts.Vars == nil {
 		opts.Vars = os.Environ()
 	}
-	return &Repo{dir: dir, remote: remote, opts: opts, secrets: mask.NewSet(userinfo(remote))}
+	return &Repo{dir: dir, remote: remote, opts: opts, secrets: mask.NewSet(mask.Credentials(remote))}
 }
 
 // Dir is the working tree.
 func (r *Repo) Dir() string { return r.dir }
 
-// userinfo lists what of a URL is secret: the password, and a user name that
-// stands without one (that is how tokens are given).
-func userinfo(remote string) []string {
-	scheme, rest, ok := strings.Cut(remote, "://")
-	if !ok {
-		return nil
-	}
-	authority, _, _ := strings.Cut(rest, "/")
-	at := strings.LastIndexByte(authority, '@')
-	if at < 0 {
-		return nil
-	}
-	user, password, both := strings.Cut(authority[:at], ":")
-	secret := user
-	switch {
-	case both:
-		secret = password
-	case scheme == "ssh": // a login name, as in git@github.com
-		return nil
-	}
-	secrets := []string{secret, authority[:at]}
-	if plain, err := url.PathUnescape(secret); err == nil {
-		secrets = append(secrets, plain)
-	}
-	return secrets
-}
-
 // publicRemote is the remote without what is secret of it.
-func (r *Repo) publicRemote() string {
-	scheme, rest, ok := strings.Cut(r.remote, "://")
-	if !ok || len(userinfo(r.remote)) == 0 {
-		return r.remote
-	}
-	authority, path, slash := strings.Cut(rest, "/")
-	authority = authority[strings.LastIndexByte(authority, '@')+1:]
-	if slash {
-		authority += "/"
-	}
-	return scheme + "://" + authority + path
-}
+func (r *Repo) publicRemote() string { return mask.WithoutCredentials(r.remote) }
 
 func checkHash(s string) error {
 	if !names.Commit(s) {

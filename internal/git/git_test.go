@@ -387,35 +387,3 @@ func TestMessage(t *testing.T) {
 		}
 	}
 }
-
-func TestPublicRemote(t *testing.T) {
-	t.Parallel()
-	for remote, want := range map[string]string{
-		"https://github.com/o/r.git":       "https://github.com/o/r.git",
-		"https://token@github.com/o/r.git": "https://github.com/o/r.git",
-		"https://u:p@ss@h:1/o/r@x":         "https://h:1/o/r@x",
-		"https://token@h":                  "https://h",
-		"ssh://git@h/x":                    "ssh://git@h/x",
-		"ssh://git:password@h/x":           "ssh://h/x",
-		"git@github.com:o/r.git":           "git@github.com:o/r.git",
-		"/srv/a@b.git":                     "/srv/a@b.git",
-	} {
-		if got := Open("/d", remote, Options{}).publicRemote(); got != want {
-			t.Errorf("%s: %s, want %s", remote, got, want)
-		}
-	}
-}
-
-func FuzzUserinfo(f *testing.F) {
-	f.Add("https://user:pass@host/x")
-	f.Add("https://to%2fken@h")
-	f.Add("ssh://git@host/x")
-	f.Add("/path@x")
-	f.Fuzz(func(t *testing.T, remote string) {
-		r := Open("/d", remote, Options{})
-		public := r.publicRemote()
-		if len(userinfo(remote)) > 0 && len(public) >= len(remote) {
-			t.Fatalf("%q became %q", remote, public)
-		}
-	})
-}

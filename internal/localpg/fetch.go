@@ -29,6 +29,8 @@ import (
 
 	"github.com/xi2/xz"
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // FetchConfig says where Postgres programs are fetched from and kept.
@@ -301,7 +303,7 @@ func (c *Cluster) fetchMaven(ctx context.Context, b build, _ string, root *os.Ro
 	if err != nil {
 		return fmt.Errorf("read the address of the repository of Postgres programs: %w", err)
 	}
-	c.log.Info("fetching Postgres", "version", b.version, "from", repository.Redacted())
+	c.log.Info("fetching Postgres", "version", b.version, "from", mask.URL(repository.String()))
 	name := "embedded-postgres-binaries-linux-" + cmp.Or(map[string]string{"arm64": "arm64v8"}[runtime.GOARCH], runtime.GOARCH)
 	if _, err := os.Stat("/etc/alpine-release"); err == nil {
 		name += "-alpine"
@@ -322,10 +324,10 @@ func (c *Cluster) fetchMaven(ctx context.Context, b build, _ string, root *os.Ro
 		return err
 	}
 	if sum := sha256.Sum256(jar); string(bytes.TrimSpace(published)) != hex.EncodeToString(sum[:]) {
-		return fmt.Errorf("fetch %s: its SHA-256 is not the published one", at.Redacted())
+		return fmt.Errorf("fetch %s: its SHA-256 is not the published one", mask.URL(at.String()))
 	}
 	if err := unjar(jar, root); err != nil {
-		return fmt.Errorf("unpack %s: %w", at.Redacted(), err)
+		return fmt.Errorf("unpack %s: %w", mask.URL(at.String()), err)
 	}
 	return nil
 }
@@ -342,11 +344,11 @@ func get(ctx context.Context, client *http.Client, u *url.URL) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("fetch %s: %s", u.Redacted(), resp.Status)
+		return nil, fmt.Errorf("fetch %s: %s", mask.URL(u.String()), resp.Status)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxArchive))
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", u.Redacted(), err)
+		return nil, fmt.Errorf("fetch %s: %w", mask.URL(u.String()), err)
 	}
 	return body, nil
 }
