@@ -101,7 +101,7 @@ func (r *Repo) Unfinished() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if commit := strings.TrimSpace(string(b)); ValidHash(commit) {
+	if commit := strings.TrimSpace(string(b)); names.Commit(commit) {
 		return commit, nil
 	}
 	return "unknown", nil // lost with the power

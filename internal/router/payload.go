@@ -131,7 +131,7 @@ func (p payload) movedFrom() string {
 
 // forcedFrom is where the branch was before a push that did something else.
 func (p payload) forcedFrom() string {
-	if p.movedFrom() != "" || !isHash(p.before) {
+	if p.movedFrom() != "" || !names.Commit(lowerASCII(p.before)) {
 		return ""
 	}
 	return lowerASCII(p.before)
