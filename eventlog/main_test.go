@@ -139,9 +139,9 @@ func appendRaw(t testing.TB, pool *pgxpool.Pool, e Event) error {
 		t.Fatal(err)
 	}
 	e.Position, e.ID, e.RecordedAt = s.position+1, nextID(s.lastID, s.at).String(), s.at
-	tree, err := readEdge(ctx, conn, s.position)
+	tree, err := ReadEdge(ctx, conn, s.position)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write(ctx, conn, decision{events: []Event{e}}, [][]byte{tree.add(LeafHash(&e), nil)})
+	return write(ctx, conn, decision{events: []Event{e}}, [][]byte{tree.Add(LeafHash(&e), nil)})
 }

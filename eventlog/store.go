@@ -60,7 +60,7 @@ func (l *Log) attempt(batch []*request) ([]Result, error) {
 	}
 	hashes := make([][]byte, len(d.events))
 	for i := range d.events {
-		hashes[i] = tree.add(LeafHash(&d.events[i]), nil)
+		hashes[i] = tree.Add(LeafHash(&d.events[i]), nil)
 	}
 	if err := write(ctx, conn, d, hashes); err != nil {
 		rollback(ctx, conn)
@@ -78,18 +78,18 @@ func (l *Log) attempt(batch []*request) ([]Result, error) {
 type knownEdge struct {
 	position int64
 	lastID   string
-	edge     edge
+	edge     Edge
 }
 
 // edgeOf is the edge of the tree at the head that is locked. Whatever happens
 // next, it is not known any more.
-func (l *Log) edgeOf(ctx context.Context, conn *pgx.Conn, s snapshot) (edge, error) {
+func (l *Log) edgeOf(ctx context.Context, conn *pgx.Conn, s snapshot) (Edge, error) {
 	known := l.edge
 	l.edge = knownEdge{}
 	if known.position == s.position && known.lastID == s.lastID.String() {
 		return known.edge, nil
 	}
-	return readEdge(ctx, conn, s.position)
+	return ReadEdge(ctx, conn, s.position)
 }
 
 func rollback(ctx context.Context, conn *pgx.Conn) {

@@ -103,11 +103,11 @@ const maxGap = 1 << 16
 // walkRows gives the positions from lower to upper to w, one by one, from the two
 // tables, which it reads side by side: a join would sort or hash what is in
 // order already. each, if not nil, is called with every event; only those that
-// name a body have their data.
-func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, each func(*Event) error) error {
+// withData chooses (nil: all) have their data.
+func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, withData func(*Event) bool, each func(*Event) error) error {
 	ctx, cancel := context.WithCancel(ctx) // leaves the rest on the server
 	defer cancel()
-	rows, err := openEvents(ctx, events, readOptions{leaves: true, data: namesBody}, lower, upper)
+	rows, err := openEvents(ctx, events, readOptions{leaves: true, data: withData}, lower, upper)
 	if err != nil {
 		return err
 	}

@@ -25,16 +25,16 @@ func (e *TreeError) Error() string {
 	return fmt.Sprintf("the tree of the event log is broken at position %d: %s", e.Position, e.Text)
 }
 
-// edge is the right edge of a tree: the roots of its complete subtrees, the
+// Edge is the right edge of a tree: the roots of its complete subtrees, the
 // largest first. Their sizes are the bits of the tree's size. It is all that is
 // needed to add leaves and to know the root.
-type edge struct {
+type Edge struct {
 	size  int64
 	nodes []tlog.Hash
 }
 
-// add adds a leaf and appends to stored the hashes that it completes.
-func (t *edge) add(leaf tlog.Hash, stored []byte) []byte {
+// Add adds a leaf and appends to stored the hashes that it completes.
+func (t *Edge) Add(leaf tlog.Hash, stored []byte) []byte {
 	h := leaf
 	stored = append(stored, h[:]...)
 	for n := t.size; n&1 == 1; n >>= 1 {
@@ -47,7 +47,8 @@ func (t *edge) add(leaf tlog.Hash, stored []byte) []byte {
 	return stored
 }
 
-func (t *edge) root() tlog.Hash { return rootOf(t.nodes) }
+// Root is the root of the tree.
+func (t *Edge) Root() tlog.Hash { return rootOf(t.nodes) }
 
 // rootOf is the root over the subtrees of an edge; the empty tree's is SHA-256 of nothing.
 func rootOf(nodes []tlog.Hash) tlog.Hash {
@@ -128,9 +129,10 @@ func readHashes(ctx context.Context, q querier, places []place) ([]tlog.Hash, er
 	return out, nil
 }
 
-func readEdge(ctx context.Context, q querier, size int64) (edge, error) {
+// ReadEdge reads the edge of the tree of the size from the stored hashes.
+func ReadEdge(ctx context.Context, q querier, size int64) (Edge, error) {
 	nodes, err := readHashes(ctx, q, edgePlaces(size))
-	return edge{size, nodes}, err
+	return Edge{size, nodes}, err
 }
 
 // HashReader reads stored hashes by tlog's index, for proofs. It holds for any
@@ -161,11 +163,11 @@ func (l *Log) Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error) {
 	if head < old.N {
 		return tlog.Tree{}, &TreeError{head + 1, fmt.Sprintf("the log ends at %d, but it went to %d when its tree was last known", head, old.N)}
 	}
-	from, err := readEdge(ctx, l.pool, old.N)
+	from, err := ReadEdge(ctx, l.pool, old.N)
 	if err != nil {
 		return tlog.Tree{}, err
 	}
-	if old.N > 0 && from.root() != old.Hash {
+	if old.N > 0 && from.Root() != old.Hash {
 		return tlog.Tree{}, &TreeError{old.N, "the stored hashes of the positions up to here do not lead to the root that was last known"}
 	}
 	last, err := l.Read(ctx, max(old.N-1, 0), 1)
@@ -181,7 +183,7 @@ func (l *Log) Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error) {
 	if old.N > 0 && len(last) > 0 {
 		walk.lastID, walk.lastAt = last[0].ID, last[0].RecordedAt
 	}
-	if err := walkRows(ctx, l.pool, l.pool, walk, old.N+1, head, nil); err != nil {
+	if err := walkRows(ctx, l.pool, l.pool, walk, old.N+1, head, namesBody, nil); err != nil {
 		return tlog.Tree{}, err
 	}
 	if walk.finish(); fault != nil {

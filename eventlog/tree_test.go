@@ -41,7 +41,7 @@ func sound(t testing.TB, l *Log, bodies bool) Verified {
 func TestEdgeIsTheTreeOfTlog(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.Int64Range(0, 300).Draw(t, "size")
-		var e edge
+		var e Edge
 		var stored []tlog.Hash
 		rows := make(map[int64][]byte)
 		reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
@@ -58,7 +58,7 @@ func TestEdgeIsTheTreeOfTlog(t *testing.T) {
 				t.Fatal(err)
 			}
 			stored = append(stored, want...)
-			row := e.add(leaf, nil)
+			row := e.Add(leaf, nil)
 			rows[i+1] = row
 			if len(row) != completed(i+1)*tlog.HashSize {
 				t.Fatalf("row %d has %d bytes, completed says %d hashes", i+1, len(row), completed(i+1))
@@ -70,8 +70,8 @@ func TestEdgeIsTheTreeOfTlog(t *testing.T) {
 			}
 		}
 		want, err := tlog.TreeHash(n, reader)
-		if err != nil || e.root() != want {
-			t.Fatalf("root %v, want %v, %v", e.root(), want, err)
+		if err != nil || e.Root() != want {
+			t.Fatalf("root %v, want %v, %v", e.Root(), want, err)
 		}
 		for i, p := range edgePlaces(n) {
 			if !bytes.Equal(rows[p.position][p.level*tlog.HashSize:][:tlog.HashSize], e.nodes[i][:]) {

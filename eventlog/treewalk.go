@@ -32,7 +32,7 @@ type walkNode struct {
 	unknown bool
 }
 
-func newTreeWalk(from edge, fault func(Fault)) *treeWalk {
+func newTreeWalk(from Edge, fault func(Fault)) *treeWalk {
 	w := &treeWalk{size: from.size, fault: fault, roots: make(map[int64]tlog.Hash)}
 	for _, h := range from.nodes {
 		w.nodes = append(w.nodes, walkNode{want: h, have: h})

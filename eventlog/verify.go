@@ -41,8 +41,87 @@ type Verified struct {
 	More   int64
 }
 
-// verifyConnections is how many Verify holds at once.
-const verifyConnections = 3
+// Moment is the log as it stands at one moment.
+type Moment struct{ txs [3]pgx.Tx }
+
+// Moment returns the log as it stands now. It holds three connections of the pool
+// until it is closed.
+func (l *Log) Moment(ctx context.Context) (_ *Moment, err error) {
+	m := &Moment{}
+	if n := l.pool.Config().MaxConns; n < int32(len(m.txs)) {
+		return nil, fmt.Errorf("%d connections are needed, but the pool may have only %d: raise pool_max_conns", len(m.txs), n)
+	}
+	defer func() {
+		if err != nil {
+			m.Close(ctx)
+		}
+	}()
+	snapshot := ""
+	for i := range m.txs {
+		if m.txs[i], err = l.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			err = m.txs[i].QueryRow(ctx, "select pg_export_snapshot()").Scan(&snapshot)
+		} else {
+			_, err = m.txs[i].Exec(ctx, "set transaction snapshot '"+snapshot+"'")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at one moment: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// Close lets go of the connections.
+func (m *Moment) Close(ctx context.Context) {
+	for _, tx := range m.txs {
+		if tx != nil {
+			_ = tx.Rollback(context.WithoutCancel(ctx)) // it has written nothing
+		}
+	}
+}
+
+// Tx is for queries of the caller's own. It is free while Events runs.
+func (m *Moment) Tx() pgx.Tx { return m.txs[2] }
+
+// Events calls each with every event, in order, and returns the tree that they
+// give. A row or a hash that is not what was appended, and a tree that the log does not
+// contain (the zero Tree: none), are a *TreeError.
+func (m *Moment) Events(ctx context.Context, old tlog.Tree, each func(*Event) error) (tlog.Tree, error) {
+	var found faults
+	head, _, counted, err := headOf(ctx, m.txs[0], &found)
+	if err != nil {
+		return tlog.Tree{}, err
+	}
+	if !counted || head < old.N {
+		return tlog.Tree{}, &TreeError{head + 1, fmt.Sprintf("the log ends before it, but a checkpoint of %d events was signed", old.N)}
+	}
+	var fault *TreeError
+	w := newTreeWalk(Edge{}, func(f Fault) {
+		if fault == nil || f.Position < fault.Position {
+			fault = &TreeError{f.Position, f.Text}
+		}
+	})
+	if err := walkRows(ctx, m.txs[0], m.txs[1], w, math.MinInt64, math.MaxInt64, nil, func(e *Event) error {
+		if fault != nil {
+			return fault
+		}
+		if w.size == old.N && w.root() != old.Hash {
+			return &TreeError{old.N, "the events up to here are not those of the checkpoint that was signed"}
+		}
+		return each(e)
+	}); err != nil {
+		return tlog.Tree{}, err
+	}
+	if w.finish(); fault != nil {
+		return tlog.Tree{}, fault
+	}
+	if w.size != head {
+		return tlog.Tree{}, &TreeError{min(w.size, head) + 1, fmt.Sprintf("the events end at %d, and the head of the log is %d", w.size, head)}
+	}
+	return tlog.Tree{N: w.size, Hash: w.root()}, nil
+}
 
 // Verify reads the whole log, as it stands at one moment, and recomputes all
 // that can be: the tree from the events against every stored hash, the order,
@@ -53,37 +132,17 @@ const verifyConnections = 3
 // were all made anew does fit: only the root of an older tree, kept elsewhere,
 // tells that (Sizes, Roots).
 func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err error) {
-	if n := l.pool.Config().MaxConns; n < verifyConnections {
-		return v, fmt.Errorf("verify needs %d connections, but the pool may have only %d: raise pool_max_conns", verifyConnections, n)
+	m, err := l.Moment(ctx)
+	if err != nil {
+		return v, fmt.Errorf("verify the log: %w", err)
 	}
-	var txs [verifyConnections]pgx.Tx
-	defer func() {
-		for _, tx := range txs {
-			if tx != nil {
-				_ = tx.Rollback(context.WithoutCancel(ctx)) // it has written nothing
-			}
-		}
-	}()
-	snapshot := ""
-	for i := range txs {
-		if txs[i], err = l.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
-			return v, fmt.Errorf("verify the log: %w", err)
-		}
-		if i == 0 {
-			err = txs[i].QueryRow(ctx, "select pg_export_snapshot()").Scan(&snapshot)
-		} else {
-			_, err = txs[i].Exec(ctx, "set transaction snapshot '"+snapshot+"'")
-		}
-		if err != nil {
-			return v, fmt.Errorf("verify the log at one moment: %w", err)
-		}
-	}
+	defer m.Close(ctx)
 	var found faults
-	head, lastID, counted, err := headOf(ctx, txs[0], &found)
+	head, lastID, counted, err := headOf(ctx, m.txs[0], &found)
 	if err != nil {
 		return v, err
 	}
-	w := newTreeWalk(edge{}, found.add)
+	w := newTreeWalk(Edge{}, found.add)
 	w.sizes = slices.Compact(slices.Sorted(slices.Values(o.Sizes)))
 	for len(w.sizes) > 0 && w.sizes[0] <= 0 {
 		w.roots[w.sizes[0]], w.sizes = rootOf(nil), w.sizes[1:]
@@ -92,12 +151,12 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	g, gctx := errgroup.WithContext(ctx)
 	var b *bodyCheck
 	if !o.TreeOnly {
-		b = newBodyCheck(txs[2], &found)
+		b = newBodyCheck(m.txs[2], &found)
 		each = func(e *Event) error { return b.see(gctx, e) }
 		g.Go(func() error { return b.run(gctx) })
 	}
 	g.Go(func() error {
-		err := walkRows(gctx, txs[0], txs[1], w, math.MinInt64, math.MaxInt64, func(e *Event) error {
+		err := walkRows(gctx, m.txs[0], m.txs[1], w, math.MinInt64, math.MaxInt64, namesBody, func(e *Event) error {
 			if o.Progress != nil && w.size%4096 == 0 {
 				o.Progress(w.size, head)
 			}

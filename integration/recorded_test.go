@@ -132,7 +132,7 @@ func replayRecorded(t *testing.T, recorded []byte, file string) {
 	}
 
 	var again bytes.Buffer
-	exported, err := archive.Export(t.Context(), pool, &again, archive.ExportOptions{Bodies: true})
+	exported, err := archive.Export(t.Context(), log, &again, archive.ExportOptions{Bodies: true})
 	if err != nil {
 		t.Fatal(err)
 	}

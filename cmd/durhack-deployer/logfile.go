@@ -16,7 +16,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
-	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/archive"
@@ -34,6 +33,7 @@ type archiveRow struct {
 	Instances  []string   `json:"instances"`
 	Root       string     `json:"root"`
 	Checkpoint bool       `json:"checkpoint"`
+	Signed     int64      `json:"signed"`
 	First      *time.Time `json:"first_recorded_at"`
 	Last       *time.Time `json:"last_recorded_at"`
 }
@@ -41,7 +41,7 @@ type archiveRow struct {
 func newArchiveRow(file string, s archive.Summary) archiveRow {
 	row := archiveRow{
 		File: file, Events: s.Events, Bodies: s.Bodies, Instances: append([]string{}, s.Instances...),
-		Root: hex.EncodeToString(s.Root[:]), Checkpoint: s.Checkpoint != "",
+		Root: hex.EncodeToString(s.Root[:]), Checkpoint: s.Checkpoint != "", Signed: s.Signed,
 	}
 	if s.Events > 0 {
 		row.First, row.Last = &s.First, &s.Last
@@ -54,9 +54,11 @@ func (c *cli) logExportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "export FILE [--no-bodies] [--json]", Short: "Write the whole log to a file",
 		Long: `Writes the log of all instances, as it stands at this moment, to a new file of
-JSON lines: every event with its exact bytes, the stored bodies, and at the end
-the hashes that "log import" checks. The daemon may run meanwhile. A FILE of "-"
-is standard output. Bodies hold what GitHub sent, such as names and addresses
+JSON lines: the checkpoint that was signed last, every event with its exact bytes,
+the stored bodies, and at the end the hashes that "log import" checks. It signs
+nothing, and refuses a log that is not what was appended and signed, with the
+position. To have all of it signed, run "checkpoint" first. The daemon may run
+meanwhile. A FILE of "-" is standard output. Bodies hold what GitHub sent, such as names and addresses
 of committers; --no-bodies leaves them out, and an import of that file cannot be
 replayed. The file is readable by you alone.`,
 		Example: `  durhack-deployer log export log.jsonl
@@ -88,34 +90,24 @@ replayed. The file is readable by you alone.`,
 func (c *cli) exportLog(ctx context.Context, cfg *config.Config, store *daemon.Store, name string, bodies bool) (archive.Summary, error) {
 	progress, finish := c.progress("events written")
 	defer finish()
-	o := archive.ExportOptions{Bodies: bodies, Progress: progress}
-	key, err := daemon.SigningKey(cfg)
+	kept, err := daemon.KeptCheckpoint(cfg)
 	if err != nil {
 		return archive.Summary{}, err
 	}
-	if key != nil {
-		o.Checkpoint = c.exportCheckpoint(cfg, store, key)
+	s, err := c.export(ctx, store, name, archive.ExportOptions{Bodies: bodies, Checkpoint: kept, Progress: progress})
+	switch {
+	case errors.As(err, new(*eventlog.TreeError)):
+		err = &hintedError{err, "`" + c.command("verify") + "` says what was changed; docs/operations.md what to do"}
+	case errors.As(err, new(*archive.BodyError)):
+		err = &hintedError{err, "`" + c.command("verify") + "` names each; `log export --no-bodies` leaves the bodies out"}
 	}
-	return c.export(ctx, store, name, o)
-}
-
-// exportCheckpoint signs the tree of an export, once the signer has found the
-// log to have grown out of the last checkpoint that it signed.
-func (c *cli) exportCheckpoint(cfg *config.Config, store *daemon.Store, key *checkpoint.Key) func(context.Context, int64, [32]byte) (string, error) {
-	return func(ctx context.Context, size int64, root [32]byte) (string, error) {
-		o := daemon.Options{Config: cfg, Logger: c.logger(slog.LevelWarn)}
-		if _, _, err := daemon.NewSigner(o, store, key).Sign(ctx); err != nil {
-			return "", err
-		}
-		signed, err := checkpoint.Checkpoint{Origin: key.Name(), Tree: tlog.Tree{N: size, Hash: root}}.Sign(key)
-		return string(signed), err
-	}
+	return s, err
 }
 
 // export writes to a new file, which is removed again where that fails.
 func (c *cli) export(ctx context.Context, store *daemon.Store, name string, o archive.ExportOptions) (s archive.Summary, err error) {
 	if name == "-" {
-		return archive.Export(ctx, store.Pool, c.out, o)
+		return archive.Export(ctx, store.Log, c.out, o)
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -124,7 +116,7 @@ func (c *cli) export(ctx context.Context, store *daemon.Store, name string, o ar
 	if err != nil {
 		return s, fmt.Errorf("make the file: %w", err)
 	}
-	s, err = archive.Export(ctx, store.Pool, f, o)
+	s, err = archive.Export(ctx, store.Log, f, o)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -148,8 +140,8 @@ FILE of "-" is standard input.
 It works as the owner of the log, as "migrate" does, which it does first. A
 daemon of the same instance would run what was still waiting when the file was
 written: look at "status" before you start one. --key names the verifier key
-that "keygen" printed where the log was exported: then the checkpoint at the end
-must be there and bear its signature.`,
+that "keygen" printed where the log was exported: then the file must hold a
+checkpoint with its signature. Events after that checkpoint are counted in a note.`,
 		Example: `  durhack-deployer log import log.jsonl`,
 		Args:    takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -247,6 +239,9 @@ func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.S
 	}
 	if err != nil {
 		return err
+	}
+	if o.Checkpoint != nil && s.Signed < s.Events {
+		fmt.Fprintf(c.err, "note: the signature covers the first %s, and not the %d after them\n", counted(s.Signed, "event", "events"), s.Events-s.Signed)
 	}
 	if s.Events > 0 && !slices.Contains(s.Instances, cfg.Instance) {
 		fmt.Fprintf(c.err, "hint: it has nothing of this configuration's instance, %s, and commands tell of no other\n", printable(cfg.Instance))

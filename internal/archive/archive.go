@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -35,8 +33,10 @@ type Summary struct {
 	Instances []string
 	// Root is the RFC 6962 tree hash over the events' leaves.
 	Root [32]byte
-	// Checkpoint is the signed checkpoint of that tree, or "".
+	// Checkpoint is the signed checkpoint that the archive carries, or "", and Signed
+	// the number of events that it covers.
 	Checkpoint string
+	Signed     int64
 	// First and Last are when the first and the last event were recorded; zero
 	// where there is none.
 	First, Last time.Time
@@ -61,6 +61,12 @@ func (e *DamagedError) Error() string {
 }
 func (e *DamagedError) Unwrap() error { return e.Err }
 
+// BodyError refuses to export bodies that are not those of the events.
+type BodyError struct{ Err error }
+
+func (e *BodyError) Error() string { return "the bodies are not those of the events: " + e.Err.Error() }
+func (e *BodyError) Unwrap() error { return e.Err }
+
 // The lines of an archive begin with one of these keys, which tells them apart:
 // header, events, bodies, trailer.
 const (
@@ -80,6 +86,8 @@ type header struct {
 	// BodiesAfter is the position up to which there are none all the same, because
 	// the log was itself imported without them.
 	BodiesAfter int64 `json:"bodies_after,omitempty"`
+	// Checkpoint is the signed checkpoint that was kept last.
+	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
 // eventLine is an event with the keys of `log --json`.
@@ -106,6 +114,10 @@ type bodyLine struct {
 	Body        []byte `json:"body"`
 }
 
+func (b *bodyLine) payload() *eventlog.Payload {
+	return &eventlog.Payload{Digest: b.Digest, Salt: b.Salt, Body: b.Body, ContentType: b.ContentType}
+}
+
 type trailer struct {
 	End      bool   `json:"end"`
 	Events   int64  `json:"events"`
@@ -113,8 +125,7 @@ type trailer struct {
 	TreeSize int64  `json:"tree_size"`
 	Root     []byte `json:"root"`
 	// SHA256 is that of every byte before the trailer's line, in hex.
-	SHA256     string `json:"sha256"`
-	Checkpoint string `json:"checkpoint,omitempty"`
+	SHA256 string `json:"sha256"`
 }
 
 // appendEvent appends an event's line without the line break.
@@ -163,29 +174,20 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// unmarshal reads one line, all of it, and refuses keys that it does not know.
+// unmarshal reads one line.
 func unmarshal(line []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(line))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if rest := bytes.TrimSpace(line[dec.InputOffset():]); len(rest) > 0 {
-		return errors.New("there is something behind the object")
-	}
-	return nil
+	return dec.Decode(into)
 }
 
-// checkpointSays reads size and root from a C2SP checkpoint: its second and
-// third line. It does not look at signatures.
-func checkpointSays(text string) (size int64, root string, err error) {
-	lines := strings.SplitN(text, "\n", 4)
-	if len(lines) < 4 {
-		return 0, "", errors.New("the checkpoint has too few lines")
+var errSpelling = errors.New("it is not written as an export writes it")
+
+// spelled refuses a line that is not, byte for byte, what an export would have
+// written for v: with keys that come twice, spaces, a carriage return.
+func spelled(line []byte, v any) error {
+	if written, err := marshal(v); err != nil || !bytes.Equal(written, line) {
+		return errSpelling
 	}
-	size, err = strconv.ParseInt(lines[1], 10, 64)
-	if err != nil {
-		return 0, "", fmt.Errorf("the size of the checkpoint: %w", err)
-	}
-	return size, lines[2], nil
+	return nil
 }

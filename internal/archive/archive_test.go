@@ -3,12 +3,16 @@ package archive
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/migrations"
@@ -59,7 +64,9 @@ func owner(t *testing.T, pool *pgxpool.Pool) *pgx.Conn {
 func export(t *testing.T, pool *pgxpool.Pool, o ExportOptions) ([]byte, Summary) {
 	t.Helper()
 	var b bytes.Buffer
-	s, err := Export(t.Context(), pool, &b, o)
+	log := eventlog.Open(pool, slog.New(slog.DiscardHandler))
+	defer log.Close()
+	s, err := Export(t.Context(), log, &b, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,25 +234,62 @@ func TestNoDamageGoesUnnoticed(t *testing.T) {
 	}
 }
 
-func TestACheckpointMustBeOfThisLog(t *testing.T) {
+// kept signs the log as it is, as the signer does.
+func kept(t *testing.T, pool *pgxpool.Pool, shift int64) []byte {
+	t.Helper()
+	_, key, err := checkpoint.Generate("durhack-deployer/prod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := verified(t, pool).Tree
+	tree.N += shift
+	signed, err := checkpoint.Checkpoint{Origin: key.Name(), Tree: tree}.Sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+func TestArchiveCarriesTheKeptCheckpoint(t *testing.T) {
 	t.Parallel()
 	from := pgtest.Migrated(t)
 	fill(t, from)
-	sign := func(shift int64) ExportOptions {
-		return ExportOptions{Checkpoint: func(_ context.Context, size int64, root [32]byte) (string, error) {
-			return fmt.Sprintf("durhack-deployer/prod\n%d\n%s\n\nsignature\n", size+shift, base64.StdEncoding.EncodeToString(root[:])), nil
-		}}
+	signed := kept(t, from, 0)
+	log := eventlog.Open(from, slog.New(slog.DiscardHandler))
+	defer log.Close()
+	if _, err := log.Append(t.Context(), eventlog.Group{Transitions: []eventlog.Transition{{Instance: "prod", DeliveryID: "unsigned", Data: eventlog.Received{Event: "ping"}}}}); err != nil {
+		t.Fatal(err)
 	}
-	file, s := export(t, from, sign(0))
-	if checked, err := check(bytes.NewReader(file)); err != nil || !strings.HasSuffix(checked.Checkpoint, "\n\nsignature\n") || checked.Root != s.Root {
+	file, s := export(t, from, ExportOptions{Checkpoint: signed})
+	if s.Events != 15 || s.Signed != 14 || s.Checkpoint != string(signed) {
+		t.Errorf("exported %+v", s)
+	}
+	if checked, err := check(bytes.NewReader(file)); err != nil || !reflect.DeepEqual(checked, s) {
 		t.Errorf("%+v, %v", checked, err)
 	}
-	file, _ = export(t, from, sign(1))
-	if _, err := check(bytes.NewReader(file)); err == nil || !strings.Contains(err.Error(), "its checkpoint is of another log") {
-		t.Errorf("a checkpoint of another size: %v", err)
+	// One of another log is neither carried nor read.
+	other := pgtest.Migrated(t)
+	fill(t, other)
+	for what, foreign := range map[string][]byte{"position 14: the events up to here": kept(t, other, 0), "broken at position 16: the log ends before it": kept(t, from, 3)} {
+		if _, err := Export(t.Context(), log, io.Discard, ExportOptions{Checkpoint: foreign}); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("exported with it: %v, want %q", err, what)
+		}
 	}
-	// Its signature is the caller's to judge, and the last word.
-	file, _ = export(t, from, sign(0))
+	for line, foreign := range map[int64][]byte{15: kept(t, other, 0), 17: kept(t, from, 3)} {
+		text, err := marshal(string(foreign))
+		if err != nil {
+			t.Fatal(err)
+		}
+		was, err := marshal(string(signed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var damaged *DamagedError
+		if _, err := check(bytes.NewReader(bytes.Replace(file, was, text, 1))); !errors.As(err, &damaged) || damaged.Line != line {
+			t.Errorf("read with it: %v, want line %d", err, line)
+		}
+	}
+	// Its signature is the caller's to judge.
 	unknown := errors.New("signed by a key that is not known")
 	conn := owner(t, pgtest.Migrated(t))
 	if _, err := Import(t.Context(), conn, bytes.NewReader(file), ImportOptions{Checkpoint: func(string) error { return unknown }}); !errors.Is(err, unknown) {
@@ -254,6 +298,158 @@ func TestACheckpointMustBeOfThisLog(t *testing.T) {
 	if left := table(t, conn, eventColumns, "public.events"); left != "" {
 		t.Errorf("left behind: %s", left)
 	}
+}
+
+// A log that is not what was appended is not exported as if it were.
+func TestExportRefusesWhatWasChanged(t *testing.T) {
+	t.Parallel()
+	const rehash = "; delete from event_hashes; select event_log_fill_hashes()"
+	for name, c := range map[string]struct{ sql, want string }{
+		"row":             {"update events set actor = 'eve' where position = 4", "position 4: the row was changed"},
+		"row and hashes":  {"update events set actor = 'eve' where position = 4" + rehash, "position 14: the events up to here are not those of the checkpoint"},
+		"last row":        {"update events set actor = 'eve' where position = 14", "position 14: "},
+		"hash":            {"update event_hashes set hashes = set_byte(hashes, 0, 255 - get_byte(hashes, 0)) where position = 7", "position 7: its stored hash was changed"},
+		"end cut off":     {"delete from events where position > 9; delete from event_hashes where position > 9; update log_head set position = 9", "position 10: the log ends before it"},
+		"row gone":        {"delete from events where position = 5", "position 5: the row is missing"},
+		"time":            {"update events set recorded_at = recorded_at - interval '1 day' where position = 9" + rehash, "position 9: its time is before"},
+		"body":            {"update payloads set body = 'x' where digest = (select event_log_body(data) from events where position = 1)", "position 1: its body or its salt was changed"},
+		"body into salt":  {"update payloads set salt = salt || body, body = '' where digest = (select event_log_body(data) from events where position = 1)", "position 1: the salt of its body has 26 bytes"},
+		"content type":    {"update payloads set content_type = 'x' where digest = (select event_log_body(data) from events where position = 1)", "position 1: the content type of its body is"},
+		"body gone":       {"delete from payloads where digest = (select event_log_body(data) from events where position = 1)", "position 1: its body is missing"},
+		"body of nothing": {"insert into payloads values (encode(sha256('0123456789abcdefx'), 'hex'), '0123456789abcdef', '', 'x')", "no event names it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.Migrated(t)
+			fill(t, pool)
+			signed := kept(t, pool, 0)
+			spoil(t, pool, c.sql)
+			log := eventlog.Open(pool, slog.New(slog.DiscardHandler))
+			defer log.Close()
+			if _, err := Export(t.Context(), log, io.Discard, ExportOptions{Bodies: true, Checkpoint: signed}); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("exported: %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// Whoever changes a file can make its sums again. What an export would not have
+// written is refused all the same.
+func TestImportTakesOnlyWhatAnExportWrites(t *testing.T) {
+	t.Parallel()
+	from := pgtest.Migrated(t)
+	fill(t, from)
+	file, _ := export(t, from, ExportOptions{Bodies: true})
+	lines := strings.Split(strings.TrimSuffix(string(file), "\n"), "\n")
+	replace := func(line int, pairs ...string) func(l []string) []string {
+		return func(l []string) []string {
+			was := l[line-1]
+			if l[line-1] = strings.NewReplacer(pairs...).Replace(was); l[line-1] == was {
+				t.Fatalf("nothing to replace in %s", was)
+			}
+			return l
+		}
+	}
+	bodyLine := func(salt, body, contentType string) string {
+		sum := sha256.Sum256([]byte(salt + body))
+		return fmt.Sprintf(`{"digest":%q,"content_type":%q,"salt":%q,"body":%q}`, hex.EncodeToString(sum[:]), contentType,
+			base64.StdEncoding.EncodeToString([]byte(salt)), base64.StdEncoding.EncodeToString([]byte(body)))
+	}
+	for name, c := range map[string]struct {
+		change func(l []string) []string
+		line   int64
+		want   string
+	}{
+		"nothing":            {func(l []string) []string { return l }, 0, ""},
+		"a key twice":        {replace(2, `"actor":`, `"actor":"eve","actor":`), 2, "not written as"},
+		"other order":        {replace(3, `,"attempt":1,"actor":"octocat"`, `,"actor":"octocat","attempt":1`), 3, "not written as"},
+		"a key in capitals":  {replace(3, `"actor"`, `"Actor"`), 3, "not written as"},
+		"carriage return":    {func(l []string) []string { l[4] += "\r"; return l }, 5, "not written as"},
+		"space":              {replace(2, `"attempt":1`, `"attempt": 1`), 2, "not written as"},
+		"an escape":          {replace(3, `octocat`, `octoc\u0061t`), 3, "not written as"},
+		"offset of the time": {replace(3, `Z","data"`, `+00:00","data"`), 3, "not written as"},
+		"number":             {replace(3, `"attempt":1,`, `"attempt":1e0,`), 3, ""},
+		"huge attempt":       {replace(3, `"attempt":1,`, `"attempt":4294967297,`), 3, "attempt 4294967297"},
+		"time falls":         {replace(5, `"recorded_at":"2`, `"recorded_at":"1`), 5, "is before that of the position before"},
+		"lower case ID": {func(l []string) []string {
+			l[14] = strings.Replace(l[14], l[14][20:46], strings.ToLower(l[14][20:46]), 1)
+			return l
+		}, 15, "does not follow"},
+		"header twice":        {replace(1, `"version":1`, `"version":1,"version":1`), 1, "not written as"},
+		"header CR":           {func(l []string) []string { l[0] += "\r"; return l }, 1, "not written as"},
+		"instances reordered": {replace(1, `["prod","staging"]`, `["staging","prod"]`), 23, "names the instances"},
+		"body key twice":      {replace(16, `"salt":`, `"salt":"","salt":`), 16, "not written as"},
+		"body CR":             {func(l []string) []string { l[15] += "\r"; return l }, 16, "not written as"},
+		"base64 otherwise":    {replace(16, `"}`, `\n"}`), 16, "not written as"},
+		"other content type":  {replace(16, `application/json`, `text/plain`), 16, "the content type of its body is"},
+		"body taken away":     {func(l []string) []string { return append(l[:16], l[17:]...) }, 22, "its body is missing"},
+		"orphan body": {func(l []string) []string {
+			rest := append([]string{bodyLine("0123456789abcdef", "orphan", "")}, l[15:22]...)
+			slices.Sort(rest)
+			return append(append(l[:15:15], rest...), l[22])
+		}, 0, "no event names it"},
+		"body in its salt": {func(l []string) []string {
+			var b struct{ Salt, Body []byte }
+			if err := json.Unmarshal([]byte(l[15]), &b); err != nil {
+				t.Fatal(err)
+			}
+			l[15] = bodyLine(string(b.Salt)+string(b.Body), "", "application/json")
+			return l
+		}, 16, "the salt of its body has 26 bytes"},
+		"last line twice": {func(l []string) []string { return append(l, l[22]) }, 23, "something behind the last line"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			changed := resum(t, c.change(slices.Clone(lines)))
+			_, err := check(strings.NewReader(changed))
+			var damaged *DamagedError
+			switch {
+			case name == "nothing":
+				if err != nil || changed != string(file) {
+					t.Errorf("%v\n%s", err, changed)
+				}
+			case !errors.As(err, &damaged) || c.line != 0 && damaged.Line != c.line || !strings.Contains(err.Error(), c.want):
+				t.Errorf("got %v, want line %d: %q", err, c.line, c.want)
+			}
+		})
+	}
+}
+
+// resum writes the last line as it would have to be for the others.
+func resum(t *testing.T, lines []string) string {
+	t.Helper()
+	var edge eventlog.Edge
+	var last trailer
+	last.End = true
+	end := 0
+	for i, line := range lines {
+		if strings.HasPrefix(line, trailerKey) {
+			end = i
+			break
+		}
+		var l eventLine
+		switch {
+		case strings.HasPrefix(line, bodyKey):
+			last.Bodies++
+		case strings.HasPrefix(line, eventKey):
+			last.Events++
+			if json.Unmarshal([]byte(line), &l) == nil {
+				edge.Add(eventlog.LeafHash(&eventlog.Event{
+					Position: l.Position, ID: l.ID, Instance: l.Instance, DeliveryID: l.DeliveryID, Type: l.Type, Deployment: l.Deployment,
+					Attempt: l.Attempt, Actor: l.Actor, RecordedAt: l.RecordedAt, Data: l.Data,
+				}), nil)
+			}
+		}
+	}
+	root := edge.Root()
+	last.TreeSize, last.Root = last.Events, root[:]
+	head := strings.Join(lines[:end], "\n") + "\n"
+	sum := sha256.Sum256([]byte(head))
+	last.SHA256 = hex.EncodeToString(sum[:])
+	text, err := marshal(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return head + string(text) + "\n" + strings.Join(append(lines[end+1:], ""), "\n")
 }
 
 func TestAnEmptyLog(t *testing.T) {
@@ -267,21 +463,6 @@ func TestAnEmptyLog(t *testing.T) {
 		if _, err := Import(t.Context(), conn, bytes.NewReader(file), ImportOptions{}); err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-// The tree is that of RFC 6962: computed here from its recursive definition.
-func TestTreeIsThatOfTheRFC(t *testing.T) {
-	t.Parallel()
-	var leaves [][32]byte
-	var tr tree
-	for n := range 70 {
-		if got, want := tr.root(), (&model{leaves}).hash(); got != want {
-			t.Fatalf("root of %d leaves is %x, want %x", n, got, want)
-		}
-		e := eventlog.Event{Position: int64(n + 1), Data: fmt.Appendf(nil, `{"v":%d}`, n)}
-		tr.add(&e)
-		leaves = append(leaves, leafOf(&e))
 	}
 }
 

@@ -2,16 +2,19 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
 // ImportOptions say how to import.
 type ImportOptions struct {
 	// Checkpoint, if not nil, verifies the signature of the archive's checkpoint,
-	// which is "" where it has none. Size and root are verified before.
+	// which is "" where it has none. Size and root are verified afterwards.
 	Checkpoint func(text string) error
 	// Progress, if not nil, is told how many events are read; how many there are
 	// is known at the end only, so total is 0.
@@ -54,6 +57,11 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 	if err := r.start(); err != nil {
 		return Summary{}, err
 	}
+	if o.Checkpoint != nil {
+		if err := o.Checkpoint(r.header.Checkpoint); err != nil {
+			return Summary{}, err
+		}
+	}
 	events := &rows{next: func() ([]any, bool, error) {
 		e, ok, err := r.event()
 		if !ok {
@@ -73,7 +81,7 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 	}
 	bodies := &rows{next: func() ([]any, bool, error) {
 		b, ok, err := r.body()
-		return []any{b.Digest, b.ContentType, notNilBytes(b.Salt), notNilBytes(b.Body)}, ok, err
+		return []any{b.Digest, b.ContentType, b.Salt, notNilBytes(b.Body)}, ok, err
 	}}
 	if err := bodies.copy(ctx, tx, "payloads", []string{"digest", "content_type", "salt", "body"}); err != nil {
 		return Summary{}, err
@@ -81,11 +89,6 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 	s, err := r.finish()
 	if err != nil {
 		return Summary{}, err
-	}
-	if o.Checkpoint != nil {
-		if err := o.Checkpoint(s.Checkpoint); err != nil {
-			return Summary{}, err
-		}
 	}
 	if s.Events > 0 {
 		if _, err := tx.Exec(ctx, `update public.log_head set position = $1, last_id = $2`, s.Events, r.lastID); err != nil {
@@ -95,6 +98,14 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 	if _, err := tx.Exec(ctx, `select public.event_log_fill_hashes()`); err != nil {
 		return Summary{}, fmt.Errorf("hash the events: %w", err)
 	}
+	// What the database made of it is what came.
+	stored, err := eventlog.ReadEdge(ctx, tx, s.Events)
+	if err != nil {
+		return Summary{}, err
+	}
+	if stored.Root() != s.Root {
+		return Summary{}, r.damaged(errors.New("the database holds something else of the events than the archive"))
+	}
 	return s, nil
 }
 
@@ -103,7 +114,7 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 func leaveOut(ctx context.Context, tx pgx.Tx, r *reader) error {
 	position := r.header.BodiesAfter
 	if !r.header.Bodies {
-		position = r.tree.size
+		position = r.events
 	}
 	if position == 0 {
 		return nil

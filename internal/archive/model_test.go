@@ -1,37 +1,12 @@
 package archive
 
 import (
-	"crypto/sha256"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
-
-// model is section 2.1 of RFC 6962, word for word.
-type model struct{ leaves [][32]byte }
-
-func (m *model) hash() [32]byte {
-	n := len(m.leaves)
-	switch n {
-	case 0:
-		return sha256.Sum256(nil)
-	case 1:
-		return m.leaves[0]
-	}
-	k := 1
-	for 2*k < n {
-		k *= 2
-	}
-	left, right := (&model{m.leaves[:k]}).hash(), (&model{m.leaves[k:]}).hash()
-	return sha256.Sum256(fmt.Appendf(nil, "\x01%s%s", left[:], right[:]))
-}
-
-func leafOf(e *eventlog.Event) [32]byte {
-	return sha256.Sum256(eventlog.AppendLeaf([]byte{0}, e))
-}
 
 func TestLeafIsAsDocumented(t *testing.T) {
 	t.Parallel()

@@ -4,19 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"slices"
 	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 )
 
 // reader reads an archive line by line and checks all that can be checked on
@@ -28,9 +29,12 @@ type reader struct {
 	line    []byte // the line at hand, not yet taken, without its break
 	number  int64
 	header  header
-	tree    tree
+	tree    eventlog.Edge
+	events  int64
 	lastID  string
 	digest  string
+	kept    checkpoint.Checkpoint
+	owed    *owed
 	seen    []string
 	summary Summary
 }
@@ -105,9 +109,19 @@ func (r *reader) start() error {
 	if err := unmarshal(line, &r.header); err != nil {
 		return r.damaged(err)
 	}
+	if err := spelled(line, r.header); err != nil {
+		return r.damaged(err)
+	}
 	if r.header.BodiesAfter < 0 || r.header.BodiesAfter > 0 && !r.header.Bodies {
 		return r.damaged(fmt.Errorf("bodies_after is %d, with bodies %t", r.header.BodiesAfter, r.header.Bodies))
 	}
+	if r.header.Checkpoint != "" {
+		if r.kept, err = checkpoint.Unverified([]byte(r.header.Checkpoint)); err != nil {
+			return r.damaged(err)
+		}
+		r.summary.Checkpoint, r.summary.Signed = r.header.Checkpoint, r.kept.N
+	}
+	r.owed = newOwed(r.header.BodiesAfter)
 	r.take()
 	return nil
 }
@@ -129,10 +143,14 @@ func (r *reader) event() (eventlog.Event, bool, error) {
 		Position: l.Position, ID: l.ID, Instance: l.Instance, DeliveryID: l.DeliveryID, Type: l.Type,
 		Deployment: l.Deployment, Attempt: l.Attempt, Actor: l.Actor, RecordedAt: l.RecordedAt.UTC(), Data: l.Data,
 	}
-	if err := r.check(e); err != nil {
+	if err := r.check(e, line); err != nil {
 		return eventlog.Event{}, false, r.damaged(err)
 	}
-	r.tree.add(&e)
+	r.tree.Add(eventlog.LeafHash(&e), nil)
+	r.events++
+	if r.events == r.kept.N && r.tree.Root() != r.kept.Hash {
+		return eventlog.Event{}, false, r.damaged(fmt.Errorf("the %d events up to here are not those of the checkpoint in the first line", r.kept.N))
+	}
 	if r.summary.First.IsZero() {
 		r.summary.First = e.RecordedAt
 	}
@@ -141,16 +159,25 @@ func (r *reader) event() (eventlog.Event, bool, error) {
 	return e, true, nil
 }
 
-func (r *reader) check(e eventlog.Event) error {
-	if want := r.tree.size + 1; e.Position != want {
+func (r *reader) check(e eventlog.Event, line []byte) error {
+	if want := r.events + 1; e.Position != want {
 		return fmt.Errorf("position %d where %d must come", e.Position, want)
 	}
-	if _, err := ulid.ParseStrict(e.ID); err != nil || e.ID <= r.lastID {
+	if id, err := ulid.ParseStrict(e.ID); err != nil || id.String() != e.ID || e.ID <= r.lastID {
 		return fmt.Errorf("the event's ID %q does not follow %q", e.ID, r.lastID)
 	}
 	r.lastID = e.ID
 	if e.RecordedAt.IsZero() || e.RecordedAt.Nanosecond()%1000 != 0 {
 		return fmt.Errorf("recorded_at %s is no time that a log holds", e.RecordedAt)
+	}
+	if e.RecordedAt.Before(r.summary.Last) {
+		return fmt.Errorf("recorded_at %s is before that of the position before", e.RecordedAt)
+	}
+	if e.Attempt < 0 || e.Attempt > math.MaxInt32 {
+		return fmt.Errorf("attempt %d is none that a log holds", e.Attempt)
+	}
+	if written, err := appendEvent(nil, &e); err != nil || !bytes.Equal(written, line) {
+		return errSpelling
 	}
 	if !slices.Contains(r.header.Instances, e.Instance) {
 		return fmt.Errorf("it is of instance %q, which the first line does not name", e.Instance)
@@ -158,8 +185,13 @@ func (r *reader) check(e eventlog.Event) error {
 	if !slices.Contains(r.seen, e.Instance) {
 		r.seen = append(r.seen, e.Instance)
 	}
-	_, err := e.Decode()
-	return err
+	if _, err := e.Decode(); err != nil {
+		return err
+	}
+	if !r.header.Bodies {
+		return nil
+	}
+	return r.owed.event(&e)
 }
 
 // body returns the next body, or false after the last one.
@@ -172,16 +204,16 @@ func (r *reader) body() (bodyLine, bool, error) {
 	if err := unmarshal(line, &b); err != nil {
 		return bodyLine{}, false, r.damaged(err)
 	}
-	h := sha256.New()
-	h.Write(b.Salt)
-	h.Write(b.Body)
 	switch {
 	case !r.header.Bodies:
-		return bodyLine{}, false, r.damaged(errors.New("a body, though the first line says that there is none"))
+		err = errors.New("a body, though the first line says that there is none")
 	case b.Digest <= r.digest:
-		return bodyLine{}, false, r.damaged(fmt.Errorf("body %s does not follow %s", b.Digest, r.digest))
-	case hex.EncodeToString(h.Sum(nil)) != b.Digest:
-		return bodyLine{}, false, r.damaged(fmt.Errorf("body %s is not what its digest says", b.Digest))
+		err = fmt.Errorf("body %s does not follow %s", b.Digest, r.digest)
+	default:
+		err = errors.Join(spelled(line, b), r.owed.body(b.payload()))
+	}
+	if err != nil {
+		return bodyLine{}, false, r.damaged(err)
 	}
 	r.digest = b.Digest
 	r.summary.Bodies++
@@ -189,7 +221,7 @@ func (r *reader) body() (bodyLine, bool, error) {
 	return b, true, nil
 }
 
-// finish reads the trailer and holds it against what came.
+// finish reads the trailer and compares it with what came.
 func (r *reader) finish() (Summary, error) {
 	line, err := r.peek()
 	if err != nil {
@@ -202,25 +234,26 @@ func (r *reader) finish() (Summary, error) {
 	if err := unmarshal(line, &t); err != nil {
 		return Summary{}, r.damaged(err)
 	}
-	// No hash covers this line itself: it must be spelt as it was written.
-	if written, err := marshal(t); err != nil || !bytes.Equal(written, line) {
-		return Summary{}, r.damaged(errors.New("the last line is not as it was written"))
+	if err := spelled(line, t); err != nil { // no hash covers this line itself
+		return Summary{}, r.damaged(err)
 	}
-	root, sum := r.tree.root(), hex.EncodeToString(r.sum.Sum(nil))
+	root, sum := r.tree.Root(), hex.EncodeToString(r.sum.Sum(nil))
 	slices.Sort(r.seen)
 	switch {
-	case !t.End || t.Events != r.tree.size || t.TreeSize != r.tree.size || t.Bodies != r.summary.Bodies:
-		err = fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, r.tree.size, r.summary.Bodies)
-	case !slices.Equal(r.seen, slices.Sorted(slices.Values(r.header.Instances))):
+	case !t.End || t.Events != r.events || t.TreeSize != r.events || t.Bodies != r.summary.Bodies:
+		err = fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, r.events, r.summary.Bodies)
+	case !slices.Equal(r.seen, r.header.Instances):
 		err = fmt.Errorf("the first line names the instances %q, but events came of %q", r.header.Instances, r.seen)
 	case !bytes.Equal(t.Root, root[:]):
 		err = errors.New("the events are not those that were exported: their tree has another root")
 	case t.SHA256 != sum:
 		err = errors.New("the bytes are not those that were exported: their SHA-256 differs")
-	case r.header.BodiesAfter > r.tree.size:
-		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.tree.size)
-	case t.Checkpoint != "":
-		err = r.checkpoint(t.Checkpoint, root)
+	case r.header.BodiesAfter > r.events:
+		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.events)
+	case r.kept.N > r.events:
+		err = fmt.Errorf("the checkpoint of the first line is of %d events, but there are %d", r.kept.N, r.events)
+	default:
+		err = r.owed.rest()
 	}
 	if err != nil {
 		return Summary{}, r.damaged(err)
@@ -231,20 +264,8 @@ func (r *reader) finish() (Summary, error) {
 	s := r.summary
 	s.LeftOut = r.header.BodiesAfter
 	if !r.header.Bodies {
-		s.LeftOut = r.tree.size
+		s.LeftOut = r.events
 	}
-	s.Events, s.Root, s.Instances, s.Checkpoint = r.tree.size, root, r.seen, t.Checkpoint
+	s.Events, s.Root, s.Instances = r.events, root, r.seen
 	return s, nil
-}
-
-// checkpoint holds a signed checkpoint against the events.
-func (r *reader) checkpoint(text string, root [32]byte) error {
-	size, signed, err := checkpointSays(text)
-	if err != nil {
-		return err
-	}
-	if size != r.tree.size || signed != base64.StdEncoding.EncodeToString(root[:]) {
-		return fmt.Errorf("its checkpoint is of another log: of %d events with the root %s", size, signed)
-	}
-	return nil
 }

@@ -51,6 +51,28 @@ func NewSigningKey(cfg *config.Config) (*checkpoint.Key, error) {
 	return key, nil
 }
 
+// KeptCheckpoint is the checkpoint that was signed last, or nil where none was. Its
+// signature is checked where the key can be read.
+func KeptCheckpoint(cfg *config.Config) ([]byte, error) {
+	signed, err := signer.Kept(cfg.StateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the checkpoint that was signed last: %w", err)
+	}
+	key, err := SigningKey(cfg)
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
+	if key != nil {
+		if _, err := checkpoint.Open(signed, key.Verifier()); err != nil {
+			return nil, fmt.Errorf("%s: %w", signer.Path(cfg.StateDir), err)
+		}
+	}
+	return signed, nil
+}
+
 // NewSigner returns what signs checkpoints of the store's log.
 func NewSigner(o Options, store *Store, key *checkpoint.Key) *signer.Signer {
 	return signer.New(signer.Options{Key: key, Log: store.Log, Dir: o.Config.StateDir, Logger: o.Logger})
