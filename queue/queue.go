@@ -17,6 +17,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -165,8 +166,17 @@ func (q *Queue) Close() error {
 }
 
 // Replaced says whether the path no longer leads to the directory that was
-// opened: see ErrReplaced.
-func (q *Queue) Replaced() (bool, error) { return q.dir.Replaced() }
+// opened: see ErrReplaced. The queue's own watchers are told at once: while the
+// directory is open here, the system reports no removal of it.
+func (q *Queue) Replaced() (bool, error) {
+	replaced, err := q.dir.Replaced()
+	if replaced {
+		for _, w := range q.watching() {
+			w.lost()
+		}
+	}
+	return replaced, err
+}
 
 // Dir is the queue's directory.
 func (q *Queue) Dir() string { return q.path }
@@ -361,13 +371,13 @@ func (q *Queue) Remove(e Entry) error {
 
 // nudge tells this process's own watchers at once.
 func (q *Queue) nudge(e Entry) {
-	q.mu.Lock()
-	watchers := make([]*Watcher, 0, len(q.watchers))
-	for w := range q.watchers {
-		watchers = append(watchers, w)
-	}
-	q.mu.Unlock()
-	for _, w := range watchers {
+	for _, w := range q.watching() {
 		w.look(e.Name)
 	}
+}
+
+func (q *Queue) watching() []*Watcher {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Collect(maps.Keys(q.watchers))
 }

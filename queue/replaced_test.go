@@ -43,3 +43,21 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// Whoever looks whether the directory is still there tells the watchers, who would
+// else find out at their next scan.
+func TestReplaced_TellsTheWatchers(t *testing.T) {
+	q := open(t, t.TempDir()+"/q", WithScanInterval(time.Hour))
+	w, err := q.Watch()
+	must(t, err)
+	defer w.Close()
+	must(t, os.RemoveAll(q.Dir()))
+	if replaced, err := q.Replaced(); err != nil || !replaced {
+		t.Fatalf("Replaced = %v, %v", replaced, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := w.Next(ctx, 1); !errors.Is(err, ErrReplaced) {
+		t.Fatalf("Next = %v, want ErrReplaced", err)
+	}
+}

@@ -307,17 +307,22 @@ func (w *Watcher) rescan() {
 			w.q.log.Error("cannot look for the queue's directory", "error", err)
 			return
 		}
-		w.mu.Lock()
-		if !w.replaced {
-			w.q.log.Warn("the queue's directory was removed or replaced")
-			w.replaced = true
-			w.wake()
-		}
-		w.mu.Unlock()
+		w.lost()
 		return
 	}
 	if err := w.scan(); err != nil {
 		w.q.log.Error("cannot scan the queue", "error", err)
+	}
+}
+
+// lost notes that the directory is not at its path any more.
+func (w *Watcher) lost() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.replaced {
+		w.q.log.Warn("the queue's directory was removed or replaced")
+		w.replaced = true
+		w.wake()
 	}
 }
 
