@@ -3,10 +3,7 @@ package eventlog
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"time"
-
-	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 const (
@@ -32,7 +29,6 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 	defer leave()
 	poll := time.NewTicker(l.poll)
 	defer poll.Stop()
-	outage := retry.New(l.log, slog.LevelWarn, "follower waits for the database")
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -49,10 +45,10 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 			if ctx.Err() != nil {
 				continue
 			}
-			l.sleep(ctx, outage.Failed(err))
+			l.sleep(ctx, l.follows.Failed(err))
 			continue
 		}
-		outage.Over()
+		l.follows.Over()
 		if len(events) > 0 {
 			if err := apply(ctx, events); err != nil {
 				return err

@@ -34,10 +34,10 @@ type Log struct {
 	owned  sync.WaitGroup // every goroutine of the Log
 
 	queue queue
-	// appends is the outage that the appender sits out.
-	appends *retry.Outage
-	edge    knownEdge     // the appender's alone
-	notify  chan struct{} // capacity 1: a NOTIFY is due
+	// appends is the outage that the appender sits out, follows that of all followers.
+	appends, follows *retry.Outage
+	edge             knownEdge     // the appender's alone
+	notify           chan struct{} // capacity 1: a NOTIFY is due
 
 	mu        sync.Mutex
 	closed    bool // guards owned against Add after Wait
@@ -62,6 +62,7 @@ func Open(pool *pgxpool.Pool, log *slog.Logger, options ...Option) *Log {
 		pool: pool, log: log, poll: DefaultPoll, silence: attemptTimeout,
 		stop: make(chan struct{}), ctx: ctx, cancel: cancel,
 		appends:   retry.New(log, slog.LevelWarn, "append waits for the database"),
+		follows:   retry.New(log, slog.LevelWarn, "follower waits for the database"),
 		queue:     queue{wake: make(chan struct{}, 1)},
 		notify:    make(chan struct{}, 1),
 		followers: make(map[chan struct{}]struct{}),
