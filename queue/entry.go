@@ -66,7 +66,7 @@ func ParseName(name string) (Entry, error) {
 	return Entry{Name: name, ID: id, DeliveryID: delivery}, nil
 }
 
-// hidden names are ours (unfinished files, the clock) or none of our business.
+// hidden names are ours (unfinished files) or none of our business.
 func hidden(name string) bool { return strings.HasPrefix(name, ".") }
 
 // clip bounds what an error repeats of a name that somebody else chose.

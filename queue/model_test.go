@@ -25,7 +25,7 @@ type machine struct {
 
 	model  map[string]string // name to content
 	jailed int
-	last   string // the greatest name that Put gave
+	last   string // the greatest name that q gave, or that was there when it was opened
 	count  int
 }
 
@@ -72,10 +72,12 @@ func (m *machine) any(t *rapid.T) (e Entry, ok bool) {
 	return e, true
 }
 
-func (m *machine) Put(t *rapid.T) {
+func (m *machine) Put(t *rapid.T) { m.put(t, m.q) }
+
+func (m *machine) put(t *rapid.T, q *Queue) {
 	m.count++
 	id := fmt.Sprintf("d-%d", m.count)
-	e, err := m.q.Put(context.Background(), id, short(id))
+	e, err := q.Put(context.Background(), id, short(id))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,18 +108,28 @@ func (m *machine) PutAs(t *rapid.T) {
 	}
 }
 
+// PutByAnother puts as another process does, which knows what is there.
 func (m *machine) PutByAnother(t *rapid.T) {
-	own := m.q
-	defer func() { m.q = own }()
+	own := m.last
 	q, err := Open(m.dir, slog.New(slog.DiscardHandler), unsynced, WithClock(m.clock.now))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.q = q
-	m.Put(t)
+	m.last = m.greatest()
+	m.put(t, q)
+	m.put(t, q)
+	m.last = own
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// greatest is the greatest name that is there.
+func (m *machine) greatest() string {
+	if names := m.names(); len(names) > 0 {
+		return names[len(names)-1]
+	}
+	return ""
 }
 
 func (m *machine) StepClock(t *rapid.T) {
@@ -162,22 +174,13 @@ func (m *machine) RemovedByAnother(t *rapid.T) {
 	}
 }
 
-// Crash leaves an unfinished file, and perhaps no clock or an old one. The
-// order is promised for what is still there.
+// Crash leaves an unfinished file. The order is promised for what is still there.
 func (m *machine) Crash(t *rapid.T) {
 	m.close(t)
 	if err := os.WriteFile(filepath.Join(m.dir, ".tmp-dead"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if rapid.Bool().Draw(t, "power loss") {
-		if err := os.RemoveAll(filepath.Join(m.dir, clockName)); err != nil {
-			t.Fatal(err)
-		}
-		m.last = ""
-		if names := m.names(); len(names) > 0 {
-			m.last = names[len(names)-1]
-		}
-	}
+	m.last = m.greatest()
 	m.open(t)
 }
 

@@ -36,9 +36,6 @@ const MaxEntry = 64 << 20
 // one keeps its mode, and files take their reading and writing bits from it.
 const dirMode = 0o750
 
-// shareTimeout bounds how long Open waits for a clock that another process holds.
-const shareTimeout = time.Second
-
 // publishTries is how often a name that is taken is replaced by the next one.
 const publishTries = 8
 
@@ -117,14 +114,7 @@ func Open(dir string, log *slog.Logger, opts ...Option) (*Queue, error) {
 		_ = d.Close()
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
-	q.clock = newClock(d, o.now, floor)
-	if floor != (ulid.ULID{}) {
-		ctx, cancel := context.WithTimeout(context.Background(), shareTimeout)
-		defer cancel()
-		if err := q.clock.share(ctx); err != nil { // a reader may lack the right
-			q.log.Debug("the order of the entries was not noted", "error", err)
-		}
-	}
+	q.clock = &clock{now: o.now, last: floor}
 	return q, nil
 }
 
@@ -158,7 +148,6 @@ func (q *Queue) sweep() (ulid.ULID, error) {
 // Close frees the queue's descriptors. Its Watchers must be closed before, and
 // no other call may be running.
 func (q *Queue) Close() error {
-	q.clock.close()
 	if err := q.dir.Close(); err != nil {
 		return fmt.Errorf("close queue: %w", err)
 	}
@@ -181,8 +170,8 @@ func (q *Queue) Replaced() (bool, error) {
 // Dir is the queue's directory.
 func (q *Queue) Dir() string { return q.path }
 
-// Put adds an entry with the content that write produces, behind all that were
-// put before. It is on disk when Put returns nil. After an error it may be there
+// Put adds an entry with the content that write produces, behind all that this
+// Queue put before and all that were there when it was opened. It is on disk when Put returns nil. After an error it may be there
 // (then it is whole), unless write failed or ctx ended. A delivery ID is 1 to 64
 // letters, digits and hyphens.
 func (q *Queue) Put(ctx context.Context, deliveryID string, write func(io.Writer) error) (Entry, error) {
@@ -206,7 +195,7 @@ func (q *Queue) put(ctx context.Context, deliveryID string, write func(io.Writer
 	// for writers that are in this very place at once.
 	var e Entry
 	for try := 1; ; try++ {
-		id, err := q.clock.next(ctx)
+		id, err := q.clock.next()
 		if err != nil {
 			return Entry{}, err
 		}
@@ -217,7 +206,7 @@ func (q *Queue) put(ctx context.Context, deliveryID string, write func(io.Writer
 		if err == nil {
 			break
 		}
-		// Taken only if somebody lost the clock; the next ID is another.
+		// Taken only by chance; the next ID is another.
 		if try == publishTries || !errors.Is(err, fs.ErrExist) {
 			return Entry{}, err
 		}

@@ -70,7 +70,7 @@ func TestModes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]fs.FileMode{
-		e.Name: 0o660, clockName: 0o660, QuarantineDir: 0o770 | fs.ModeDir | fs.ModeSetgid,
+		e.Name: 0o660, QuarantineDir: 0o770 | fs.ModeDir | fs.ModeSetgid,
 		"quarantine/" + bad.Name: 0o660, "quarantine/" + bad.Name + ".reason": 0o660,
 	} {
 		info, err := os.Stat(filepath.Join(dir, path))
