@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -22,7 +22,7 @@ type answer struct {
 	// known are the deployments as they are now, by slug.
 	known map[string]projections.Deployment
 	// held is what the paths hold that do not hold what was deployed last.
-	held map[string]*daemon.Held
+	held map[string]*check.Held
 	// configured says whether a deployment is; nil where all are.
 	configured func(slug string) bool
 	// obstacle says what keeps a deployment from beginning; nil where nobody knows.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/archive"
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
@@ -121,7 +122,7 @@ func (c *cli) restored(ctx context.Context, cfg *config.Config, store *daemon.St
 	if err := daemon.RebuildQueues(ctx, cfg, store, log); err != nil {
 		return err
 	}
-	v, err := daemon.Verify(ctx, cfg, store, log, daemon.VerifyOptions{})
+	v, err := check.Verify(ctx, cfg, store, log, check.VerifyOptions{})
 	if err != nil {
 		return fmt.Errorf("verify what was restored: %w", err)
 	}

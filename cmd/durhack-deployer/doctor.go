@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/doctor"
 )
 
 func (c *cli) doctorCommand() *cobra.Command {
@@ -23,8 +23,8 @@ something fails. Run it as the user that the daemon runs as.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			failed := 0
-			tell := func(f doctor.Finding) error {
-				if f.Level == doctor.Fail {
+			tell := func(f check.Finding) error {
+				if f.Level == check.Fail {
 					failed++
 				}
 				return c.printFinding(f, asJSON)
@@ -34,7 +34,7 @@ something fails. Run it as the user that the daemon runs as.`,
 			switch {
 			case errors.As(err, &many):
 				for _, e := range many.List {
-					if err := tell(doctor.Finding{Check: "configuration", Level: doctor.Fail, Text: e.Error()}); err != nil {
+					if err := tell(check.Finding{Check: "configuration", Level: check.Fail, Text: e.Error()}); err != nil {
 						return err
 					}
 				}
@@ -43,7 +43,7 @@ something fails. Run it as the user that the daemon runs as.`,
 				return err
 			}
 			var printErr error
-			err = doctor.Run(cmd.Context(), doctor.Options{Config: cfg, Logger: discard()}, func(f doctor.Finding) {
+			err = check.Doctor(cmd.Context(), cfg, discard(), func(f check.Finding) {
 				printErr = errors.Join(printErr, tell(f))
 			})
 			if err = errors.Join(err, printErr); err != nil {
@@ -63,12 +63,12 @@ func failures(n int) error {
 	return &hintedError{errors.New(counted(int64(n), "check fails", "checks fail")), "each FAIL says what to do; then run it again"}
 }
 
-func (c *cli) printFinding(f doctor.Finding, asJSON bool) error {
+func (c *cli) printFinding(f check.Finding, asJSON bool) error {
 	if asJSON {
 		return writeJSON(c.out, f)
 	}
-	word, colour := string(f.Level), map[doctor.Level]colour{doctor.OK: green, doctor.Warn: yellow, doctor.Fail: red}[f.Level]
-	if f.Level == doctor.Fail {
+	word, colour := string(f.Level), map[check.Level]colour{check.OK: green, check.Warn: yellow, check.Fail: red}[f.Level]
+	if f.Level == check.Fail {
 		word = strings.ToUpper(word)
 	}
 	text := f.Text

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -103,18 +104,12 @@ The daemon may run meanwhile.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				show, finish := c.progress("events folded")
-				audit, disk, err := daemon.VerifyProjections(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), show)
+				at, found, err := check.Projections(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), show)
 				finish()
 				if err != nil {
 					return err
 				}
-				a := audited{Checkpoint: audit.Checkpoint, Breaches: []string{}, Notes: append([]string{}, disk.Notes...)}
-				for _, d := range audit.Differences {
-					a.Breaches = append(a.Breaches, "projection "+d.String())
-				}
-				for _, b := range disk.Breaches {
-					a.Breaches = append(a.Breaches, "disk "+b)
-				}
+				a := audited{Checkpoint: at, Breaches: notNil(found.Breaches), Notes: notNil(found.Notes)}
 				return c.printAudited(a, asJSON)
 			})
 		},

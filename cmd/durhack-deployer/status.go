@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -45,7 +46,7 @@ type statusRow struct {
 	Failure    *failure    `json:"failure"`
 	// Held is what the path holds, where a run that failed has left something else
 	// there than what was deployed last, which Commit and the others name.
-	Held *daemon.Held `json:"held,omitempty"`
+	Held *check.Held `json:"held,omitempty"`
 	// WaitsFor is what keeps that which waits from beginning, as far as it is known.
 	WaitsFor string `json:"waits_for,omitempty"`
 }
@@ -120,7 +121,7 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	for _, slug := range slugs {
 		row := newStatusRow(cfg.Deployments[slug], known[slug])
 		if !o.at.set {
-			row.Held = daemon.HeldElse(ctx, cfg, cfg.Deployments[slug], known[slug])
+			row.Held = check.HeldElse(ctx, cfg, cfg.Deployments[slug], known[slug])
 		}
 		if row.Pending > 0 && row.Running == nil && !o.at.set {
 			row.WaitsFor = daemon.Obstacle(ctx, cfg, slug)

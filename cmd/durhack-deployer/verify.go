@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
@@ -59,7 +60,7 @@ configuration, either.`,
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				hashed, wipe := c.progress("events checked")
 				folded, finish := c.progress("events folded")
-				result, err := daemon.Verify(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), daemon.VerifyOptions{
+				result, err := check.Verify(cmd.Context(), cfg, store, c.logger(slog.LevelWarn), check.VerifyOptions{
 					Key: o.key, Against: o.against, TreeProgress: hashed, Progress: folded,
 				})
 				wipe()
@@ -80,7 +81,7 @@ configuration, either.`,
 }
 
 // verified prints what was found.
-func (c *cli) verified(v daemon.Verified, o verifyOptions) error {
+func (c *cli) verified(v check.Verified, o verifyOptions) error {
 	a := v.Accounting
 	if o.json {
 		err := writeJSON(c.out, map[string]any{

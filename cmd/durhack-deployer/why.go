@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
@@ -103,10 +104,10 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 }
 
 // heldElse looks at the paths that do not hold what was deployed last.
-func heldElse(ctx context.Context, cfg *config.Config, known map[string]projections.Deployment) map[string]*daemon.Held {
-	held := map[string]*daemon.Held{}
+func heldElse(ctx context.Context, cfg *config.Config, known map[string]projections.Deployment) map[string]*check.Held {
+	held := map[string]*check.Held{}
 	for slug, d := range cfg.Deployments {
-		if h := daemon.HeldElse(ctx, cfg, d, known[slug]); h != nil {
+		if h := check.HeldElse(ctx, cfg, d, known[slug]); h != nil {
 			held[slug] = h
 		}
 	}

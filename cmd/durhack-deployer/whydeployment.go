@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -28,8 +29,8 @@ type deploymentAnswer struct {
 	Status     string   `json:"status"`
 	Live       *liveRow `json:"live"`
 	// Held is what the path holds, where that is not what Live says.
-	Held  *daemon.Held `json:"held,omitempty"`
-	Newer []newerRow   `json:"newer"`
+	Held  *check.Held `json:"held,omitempty"`
+	Newer []newerRow  `json:"newer"`
 	// Elsewhere are the newest pushes to other branches, which do not deploy here.
 	Elsewhere []newerRow `json:"other_branches"`
 	// Unrouted counts the deliveries in the main queue: nobody knows yet where they go.
@@ -77,7 +78,7 @@ func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daem
 	now := known[slug]
 	row := newStatusRow(d, now)
 	a := deploymentAnswer{Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{},
-		Held: daemon.HeldElse(ctx, cfg, d, now)}
+		Held: check.HeldElse(ctx, cfg, d, now)}
 	models := projections.New(store.Pool, store.Log, discard())
 	after := int64(0)
 	if now.Live != nil {

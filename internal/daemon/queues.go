@@ -164,3 +164,10 @@ func RebuildQueues(ctx context.Context, cfg *config.Config, store *Store, log *s
 	defer queues.close()
 	return newMirror(cfg, store, log, queues).Rebuild(ctx)
 }
+
+// ExpectedQueues lists what the log says that each deployment's queue should hold.
+func ExpectedQueues(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger) (map[string][]mirror.Entry, error) {
+	queues := newQueueSet(cfg, log)
+	defer queues.close()
+	return newMirror(cfg, store, log, queues).Expected(ctx)
+}

@@ -1,14 +1,13 @@
-package daemon
+package check
 
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/verify"
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -51,7 +50,7 @@ func HeldElse(ctx context.Context, cfg *config.Config, d *config.Deployment, now
 		live = now.Live.Commit
 	}
 	h := Held{Path: d.Path}
-	repo := Repository(cfg, d)
+	repo := daemon.Repository(cfg, d)
 	var err error
 	if h.Commit, err = repo.Head(ctx); err == nil {
 		h.Unfinished, err = repo.Unfinished()
@@ -63,27 +62,4 @@ func HeldElse(ctx context.Context, cfg *config.Config, d *config.Deployment, now
 		return nil
 	}
 	return &h
-}
-
-// VerifyProjections holds the read models against a fresh fold of the log, and the
-// directories of the configured deployments against them.
-func VerifyProjections(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger, progress func(done, total int64)) (projections.Audit, verify.Disk, error) {
-	p := projections.New(store.Pool, store.Log, log)
-	audit, err := p.Audit(ctx, progress)
-	if err == nil && audit.NotBuilt != nil {
-		err = fmt.Errorf("verify projections: %w", audit.NotBuilt)
-	}
-	if err != nil {
-		return audit, verify.Disk{}, err
-	}
-	var places []verify.Place
-	for _, slug := range cfg.Slugs() {
-		d := cfg.Deployments[slug]
-		places = append(places, verify.Place{Slug: slug, Path: d.Path, Tree: Repository(cfg, d)})
-	}
-	disk, err := verify.CheckDisk(ctx, cfg.Instance, p, places)
-	if err != nil {
-		return audit, disk, fmt.Errorf("hold the disk against the read models: %w", err)
-	}
-	return audit, disk, nil
 }

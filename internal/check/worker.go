@@ -1,4 +1,4 @@
-package doctor
+package check
 
 import (
 	"context"
@@ -13,18 +13,18 @@ import (
 )
 
 func (d *doctor) daemon(ctx context.Context) {
-	held, err := daemon.WorkerRuns(d.Config)
+	held, err := daemon.WorkerRuns(d.cfg)
 	switch {
 	case err != nil:
 		d.say(Warn, "run this as the user that the daemon runs as", "whether a worker runs cannot be told: %v", err)
 	case held:
-		d.say(OK, "", "a worker runs on %s", d.Config.StateDir)
+		d.say(OK, "", "a worker runs on %s", d.cfg.StateDir)
 		d.readiness(ctx)
 	default:
-		d.say(Warn, "start `serve` or `work` (systemctl start durhack-deployer)", "no worker runs on %s: pushes wait", d.Config.StateDir)
+		d.say(Warn, "start `serve` or `work` (systemctl start durhack-deployer)", "no worker runs on %s: pushes wait", d.cfg.StateDir)
 	}
-	at := d.Config.Listen
-	if at.Port == 0 || len(d.Config.Secrets) == 0 {
+	at := d.cfg.Listen
+	if at.Port == 0 || len(d.cfg.Secrets) == 0 {
 		return // its address is not known here, or it is not this configuration's
 	}
 	resp, err := daemon.AskHost(ctx, at, "/healthz")
@@ -42,7 +42,7 @@ func (d *doctor) daemon(ctx context.Context) {
 
 // requests looks at what the listener refused lately: GitHub does not send it again by itself.
 func (d *doctor) requests(context.Context) {
-	counts, err := daemon.Refused(d.Config)
+	counts, err := daemon.Refused(d.cfg)
 	if err != nil {
 		d.say(Warn, "run this as the user that the daemon runs as", "%s", oneLine(err))
 		return
@@ -63,7 +63,7 @@ func (d *doctor) requests(context.Context) {
 // readiness asks the worker itself what keeps it from working. Its pages may be
 // switched off, or those of another program.
 func (d *doctor) readiness(ctx context.Context) {
-	reasons, err := daemon.Reasons(ctx, d.Config)
+	reasons, err := daemon.Reasons(ctx, d.cfg)
 	if err != nil {
 		return
 	}

@@ -1,4 +1,4 @@
-package doctor
+package check
 
 import (
 	"context"
@@ -42,8 +42,8 @@ func (d *doctor) database(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
-	if d.Config.DatabaseURL == "" {
-		dir := daemon.PrivateCluster(d.Config)
+	if d.cfg.DatabaseURL == "" {
+		dir := daemon.PrivateCluster(d.cfg)
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			d.say(OK, "", "a private Postgres will be made in %s by the first start", dir)
 			return
@@ -51,25 +51,25 @@ func (d *doctor) database(ctx context.Context) {
 	} else if !d.server(ctx) {
 		return
 	}
-	store, err := daemon.OpenStore(ctx, d.Config, d.Logger, false)
+	store, err := daemon.OpenStore(ctx, d.cfg, d.log, false)
 	if err != nil {
 		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
 		return
 	}
 	defer store.Close()
-	if d.Config.DatabaseURL == "" {
+	if d.cfg.DatabaseURL == "" {
 		d.inspect(ctx, store)
 	}
-	if events, err := daemon.Overlooked(ctx, d.Config, store, d.Logger); err != nil {
+	if events, err := daemon.Overlooked(ctx, d.cfg, store, d.log); err != nil {
 		d.say(Warn, "", "%s", oneLine(err))
 	} else if events > 0 {
 		d.say(Warn, "carry it over (`log export` without database_url, `log import` with it), or move that directory away",
-			"the log of database_url is empty, but the private Postgres in %s holds %s", daemon.PrivateCluster(d.Config), counted(int(events), "event"))
+			"the log of database_url is empty, but the private Postgres in %s holds %s", daemon.PrivateCluster(d.cfg), counted(int(events), "event"))
 	}
 	d.check = "queues"
 	d.instance(ctx, store)
 	d.check = "projections"
-	lags, err := projections.New(store.Pool, store.Log, d.Logger).Lag(ctx)
+	lags, err := projections.New(store.Pool, store.Log, d.log).Lag(ctx)
 	if err != nil {
 		d.say(Fail, "", "%s", oneLine(err))
 		return
@@ -94,7 +94,7 @@ func (d *doctor) database(ctx context.Context) {
 // vouched for.
 func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 	d.check = "signer"
-	key, err := daemon.SigningKey(d.Config)
+	key, err := daemon.SigningKey(d.cfg)
 	if err != nil {
 		d.say(Fail, "nothing is signed until the key can be used", "%s", oneLine(err))
 		return
@@ -103,7 +103,7 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 		d.say(OK, "", "the log is not signed, because there is no key; durhack-deployer keygen makes one")
 		return
 	}
-	unsigned, err := daemon.NewSigner(daemon.Options{Config: d.Config, Logger: d.Logger}, store, key).Check(ctx)
+	unsigned, err := daemon.NewSigner(daemon.Options{Config: d.cfg, Logger: d.log}, store, key).Check(ctx)
 	var refused *signer.RefusedError
 	switch {
 	case errors.As(err, &refused):
@@ -117,7 +117,7 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 
 // server looks at a server of somebody's own, before its schema is relied on.
 func (d *doctor) server(ctx context.Context) bool {
-	conn, err := pgx.Connect(ctx, d.Config.DatabaseURL)
+	conn, err := pgx.Connect(ctx, d.cfg.DatabaseURL)
 	if err != nil {
 		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
 		return false
@@ -192,13 +192,13 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 
 // git asks each remote of an enabled deployment for its branch.
 func (d *doctor) git(ctx context.Context) {
-	if _, err := process.LookPath("git", "/", d.Config.ExecutableSearchPaths, daemon.Environment(d.Config, &config.Deployment{})); err != nil {
+	if _, err := process.LookPath("git", "/", d.cfg.ExecutableSearchPaths, daemon.Environment(d.cfg, &config.Deployment{})); err != nil {
 		d.say(Fail, "install git", "%v", err)
 		return
 	}
 	var enabled []*config.Deployment
-	for _, slug := range d.Config.Slugs() {
-		if dep := d.Config.Deployments[slug]; dep.Enabled {
+	for _, slug := range d.cfg.Slugs() {
+		if dep := d.cfg.Deployments[slug]; dep.Enabled {
 			enabled = append(enabled, dep)
 		}
 	}
@@ -211,7 +211,7 @@ func (d *doctor) git(ctx context.Context) {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(ctx, remoteWithin)
 			defer cancel()
-			tips[i], errs[i] = daemon.Repository(d.Config, dep).RemoteTip(ctx, dep.Branch)
+			tips[i], errs[i] = daemon.Repository(d.cfg, dep).RemoteTip(ctx, dep.Branch)
 		})
 	}
 	asking.Wait()

@@ -1,4 +1,4 @@
-package doctor
+package check
 
 import (
 	"fmt"
@@ -83,7 +83,7 @@ run = [%q]
 		t.Fatal(err)
 	}
 	var lines []string
-	err = Run(t.Context(), Options{Config: cfg, Logger: quiet}, func(f Finding) {
+	err = Doctor(t.Context(), cfg, quiet, func(f Finding) {
 		if f.Level != OK && f.Advice == "" && f.Check != "configuration" {
 			t.Errorf("no advice for %+v", f)
 		}

@@ -1,7 +1,8 @@
-// Package doctor looks for what keeps a deployer from working, and says what to
-// do about it. It changes nothing; only a private Postgres that is stopped is
-// started for as long as it is asked.
-package doctor
+// Package check compares a deployer with what it should be: Doctor looks at the
+// host and the configuration, Verify at the log and what follows from it, Projections
+// at the read models and the disk. It changes nothing; only a private Postgres that
+// is stopped is started for as long as it is asked.
+package check
 
 import (
 	"context"
@@ -31,15 +32,10 @@ type Finding struct {
 	Advice string `json:"advice,omitempty"`
 }
 
-// Options are what is looked at.
-type Options struct {
-	Config *config.Config
-	Logger *slog.Logger
-}
-
-// doctor is a run of all checks.
+// doctor is a run of all its checks.
 type doctor struct {
-	Options
+	cfg   *config.Config
+	log   *slog.Logger
 	check string
 	tell  func(Finding)
 }
@@ -48,10 +44,10 @@ func (d *doctor) say(level Level, advice, format string, args ...any) {
 	d.tell(Finding{Check: d.check, Level: level, Text: fmt.Sprintf(format, args...), Advice: advice})
 }
 
-// Run makes all checks, and tells each finding as it comes. It returns early, with
-// the cause, only when ctx ends.
-func Run(ctx context.Context, o Options, tell func(Finding)) error {
-	d := &doctor{Options: o, tell: tell}
+// Doctor looks for what keeps the daemon from working, and tells each finding as it
+// comes. It returns early, with the cause, only when ctx ends.
+func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func(Finding)) error {
+	d := &doctor{cfg: cfg, log: log, tell: tell}
 	for _, c := range []struct {
 		name string
 		run  func(context.Context)

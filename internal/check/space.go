@@ -1,4 +1,4 @@
-package doctor
+package check
 
 import (
 	"context"
@@ -24,12 +24,12 @@ const (
 // own, which may be several, and the paths of enabled deployments.
 func (d *doctor) space(context.Context) {
 	type place struct{ name, dir string }
-	places := []place{{"state_dir", d.Config.StateDir}}
+	places := []place{{"state_dir", d.cfg.StateDir}}
 	for _, part := range []string{"queues", "runs", "postgres"} {
-		places = append(places, place{part, filepath.Join(d.Config.StateDir, part)})
+		places = append(places, place{part, filepath.Join(d.cfg.StateDir, part)})
 	}
-	for _, slug := range d.Config.Slugs() {
-		if dep := d.Config.Deployments[slug]; dep.Enabled {
+	for _, slug := range d.cfg.Slugs() {
+		if dep := d.cfg.Deployments[slug]; dep.Enabled {
 			places = append(places, place{slug, dep.Path})
 		}
 	}
@@ -48,7 +48,7 @@ func (d *doctor) space(context.Context) {
 		}
 		if !slices.Contains(seen, stat.Dev) {
 			seen, dirs[stat.Dev] = append(seen, stat.Dev), dir
-		} else if filepath.Dir(p.dir) == d.Config.StateDir {
+		} else if filepath.Dir(p.dir) == d.cfg.StateDir {
 			continue // state_dir has been named
 		}
 		on[stat.Dev] = append(on[stat.Dev], p.name)

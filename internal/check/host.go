@@ -1,4 +1,4 @@
-package doctor
+package check
 
 import (
 	"context"
@@ -33,10 +33,10 @@ const (
 )
 
 func (d *doctor) configuration(context.Context) {
-	for _, w := range d.Config.Warnings {
+	for _, w := range d.cfg.Warnings {
 		d.say(Warn, "", "%s", w)
 	}
-	problems := d.Config.Problems()
+	problems := d.cfg.Problems()
 	for _, p := range problems {
 		d.say(Fail, p.Suggestion, "%s", p.Message)
 	}
@@ -44,33 +44,33 @@ func (d *doctor) configuration(context.Context) {
 		return
 	}
 	enabled := 0
-	for _, dep := range d.Config.Deployments {
+	for _, dep := range d.cfg.Deployments {
 		if dep.Enabled {
 			enabled++
 		}
 	}
-	d.say(OK, "", "instance %s, %s, %d enabled, from %s", d.Config.Instance, counted(len(d.Config.Deployments), "deployment"), enabled, strings.Join(d.Config.Files, ", "))
+	d.say(OK, "", "instance %s, %s, %d enabled, from %s", d.cfg.Instance, counted(len(d.cfg.Deployments), "deployment"), enabled, strings.Join(d.cfg.Files, ", "))
 }
 
 // instance looks for what another instance was ordered here.
 func (d *doctor) instance(ctx context.Context, store *daemon.Store) {
-	lines, _ := daemon.Foreign(ctx, d.Config, store) // what cannot be read is told of as that
+	lines, _ := daemon.Foreign(ctx, d.cfg, store) // what cannot be read is told of as that
 	for _, line := range lines {
 		d.say(Warn, "run a daemon of that instance on this state_dir, or delete them once they are of no use", "%s", line)
 	}
 }
 
 func (d *doctor) secret(context.Context) {
-	if len(d.Config.Secrets) == 0 {
+	if len(d.cfg.Secrets) == 0 {
 		d.say(Warn, "set webhook_secret_file, unless this host only runs `work`", "no webhook secret: `serve` and `listen` will not start")
 		return
 	}
 	const advice = "make one with `openssl rand -hex 32`, add it beside the old one, change it at GitHub, and remove the old one"
 	weak := false
-	for i, s := range d.Config.Secrets {
+	for i, s := range d.cfg.Secrets {
 		which := "the webhook secret"
-		if len(d.Config.Secrets) > 1 {
-			which = fmt.Sprintf("webhook secret %d of %d", i+1, len(d.Config.Secrets))
+		if len(d.cfg.Secrets) > 1 {
+			which = fmt.Sprintf("webhook secret %d of %d", i+1, len(d.cfg.Secrets))
 		}
 		switch {
 		case len(s.Reveal()) < shortSecret:
@@ -82,7 +82,7 @@ func (d *doctor) secret(context.Context) {
 		}
 		weak = true
 	}
-	for _, v := range d.Config.Origins() {
+	for _, v := range d.cfg.Origins() {
 		if v.Key != "webhook_secret_token" || v.File == "" {
 			continue
 		}
@@ -92,7 +92,7 @@ func (d *doctor) secret(context.Context) {
 		}
 	}
 	if !weak {
-		d.say(OK, "", "%s, long enough", counted(len(d.Config.Secrets), "webhook secret"))
+		d.say(OK, "", "%s, long enough", counted(len(d.cfg.Secrets), "webhook secret"))
 	}
 }
 
@@ -105,7 +105,7 @@ func different(s string) int {
 }
 
 func (d *doctor) stateDir(context.Context) {
-	dir := d.Config.StateDir
+	dir := d.cfg.StateDir
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -137,8 +137,8 @@ func (d *doctor) stateDir(context.Context) {
 
 func (d *doctor) queues(context.Context) {
 	waiting, queues, bad := 0, 0, false
-	for _, name := range append([]string{names.MainQueue}, d.Config.Slugs()...) {
-		dir := daemon.QueueDir(d.Config, name)
+	for _, name := range append([]string{names.MainQueue}, d.cfg.Slugs()...) {
+		dir := daemon.QueueDir(d.cfg, name)
 		entries, err := queue.List(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // made when it is needed
@@ -163,7 +163,7 @@ func (d *doctor) queues(context.Context) {
 		}
 		queues, waiting = queues+1, waiting+len(entries)
 	}
-	orphans, err := daemon.Orphans(d.Config)
+	orphans, err := daemon.Orphans(d.cfg)
 	if err != nil {
 		bad = true
 		d.say(Fail, "run this as the user that the daemon runs as; see who owns the directory", "%s", oneLine(err))
@@ -189,13 +189,13 @@ func counted(n int, what string) string {
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (d *doctor) lock(ctx context.Context) {
-	if d.Config.Lock.URL.Reveal() == "" {
-		d.say(OK, "", "flock(2) in %s: one host", filepath.Join(d.Config.StateDir, "locks"))
+	if d.cfg.Lock.URL.Reveal() == "" {
+		d.say(OK, "", "flock(2) in %s: one host", filepath.Join(d.cfg.StateDir, "locks"))
 		return
 	}
 	const advice = "start the lock server or mend [lock] url: until then deploys wait"
-	lock.ClientLog(d.Logger)
-	redis, err := lock.NewRedis(d.Config.Lock.URL.Reveal(), d.Config.Instance, d.Config.Lock.TTL, d.Logger)
+	lock.ClientLog(d.log)
+	redis, err := lock.NewRedis(d.cfg.Lock.URL.Reveal(), d.cfg.Instance, d.cfg.Lock.TTL, d.log)
 	if err != nil {
 		d.say(Fail, advice, "%v", err)
 		return
@@ -213,8 +213,8 @@ func (d *doctor) lock(ctx context.Context) {
 // paths looks whether each enabled deployment can be checked out where it shall be.
 func (d *doctor) paths(ctx context.Context) {
 	usable, bad := 0, false
-	for _, slug := range d.Config.Slugs() {
-		dep := d.Config.Deployments[slug]
+	for _, slug := range d.cfg.Slugs() {
+		dep := d.cfg.Deployments[slug]
 		if !dep.Enabled {
 			continue
 		}
@@ -234,7 +234,7 @@ func (d *doctor) paths(ctx context.Context) {
 		default:
 			usable++
 		}
-		if pointers, err := daemon.Repository(d.Config, dep).LFSPointers(ctx); err == nil && len(pointers) > 0 {
+		if pointers, err := daemon.Repository(d.cfg, dep).LFSPointers(ctx); err == nil && len(pointers) > 0 {
 			bad = true
 			d.say(Warn, "", "%s: %s", slug, git.PointersText(pointers))
 		}
@@ -247,8 +247,8 @@ func (d *doctor) paths(ctx context.Context) {
 // steps looks for the programs of enabled deployments.
 func (d *doctor) steps(context.Context) {
 	missing, found := 0, 0
-	for _, slug := range d.Config.Slugs() {
-		dep := d.Config.Deployments[slug]
+	for _, slug := range d.cfg.Slugs() {
+		dep := d.cfg.Deployments[slug]
 		if !dep.Enabled {
 			continue
 		}
@@ -256,11 +256,11 @@ func (d *doctor) steps(context.Context) {
 			if strings.Contains(step.Run[0], "/") && !filepath.IsAbs(step.Run[0]) {
 				continue // it comes with the checkout
 			}
-			env := daemon.Environment(d.Config, dep)
+			env := daemon.Environment(d.cfg, dep)
 			for name, value := range step.Env {
 				env = append(env, name+"="+value)
 			}
-			if _, err := process.LookPath(step.Run[0], dep.Path, d.Config.ExecutableSearchPaths, env); err != nil {
+			if _, err := process.LookPath(step.Run[0], dep.Path, d.cfg.ExecutableSearchPaths, env); err != nil {
 				missing++
 				d.say(Fail, "install it, or name its directory in executable_search_paths", "step %q of %s: %v", step.Name, slug, err)
 				continue

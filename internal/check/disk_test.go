@@ -1,4 +1,4 @@
-package verify
+package check
 
 import (
 	"context"
@@ -85,7 +85,7 @@ func TestCheckDisk(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := test.world
-			disk, err := CheckDisk(t.Context(), "i", &w, []Place{{Slug: "web", Path: "/www", Tree: &w}})
+			disk, err := checkDisk(t.Context(), "i", &w, []place{{"web", "/www", &w}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +102,7 @@ func TestCheckDisk(t *testing.T) {
 	}
 }
 
-func TestCheckDiskEndsWithItsContext(t *testing.T) {
+func TestCheckDisk_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -110,7 +110,7 @@ func TestCheckDiskEndsWithItsContext(t *testing.T) {
 		deployments: []projections.Deployment{{Slug: "web", Live: &projections.Mark{Commit: liveCommit}}},
 		heads:       []string{otherCommit}, headErr: context.Canceled,
 	}
-	if _, err := CheckDisk(ctx, "i", &w, []Place{{Slug: "web", Tree: &w}}); !errors.Is(err, context.Canceled) {
+	if _, err := checkDisk(ctx, "i", &w, []place{{"web", "", &w}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
