@@ -73,6 +73,19 @@ func (c *cli) sign(ctx context.Context, cfg *config.Config, store *daemon.Store)
 	return signed, now, err
 }
 
+// signAppended signs what the command has just appended, where there is a key: until it
+// is signed it could be cut off unseen.
+func (c *cli) signAppended(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
+	key, err := daemon.SigningKey(cfg)
+	if key == nil && err == nil {
+		return nil // the first start makes one
+	}
+	if _, _, err := c.sign(ctx, cfg, store); err != nil {
+		return fmt.Errorf("it is in the log, but not signed: %w", err)
+	}
+	return nil
+}
+
 func (c *cli) proveCommand() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{

@@ -85,7 +85,7 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 			return fmt.Errorf("redact %s: %w", id, err)
 		}
 		_, err = fmt.Fprintf(c.out, "redacted: %s deleted of %s\n", counted(int64(len(digests)), "body was", "bodies were"), printable(id))
-		return err
+		return errors.Join(err, c.signAppended(ctx, cfg, store))
 	}
 }
 

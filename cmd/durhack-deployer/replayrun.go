@@ -95,6 +95,9 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 			ordered = append(ordered, p)
 		}
 	}
+	if len(ordered) > 0 {
+		errs = append(errs, c.signAppended(ctx, cfg, store))
+	}
 	if !o.wait {
 		for _, p := range ordered {
 			slugs = append(slugs, p.row().Deployments...)

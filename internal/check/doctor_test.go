@@ -109,8 +109,21 @@ func (s *site) project(t *testing.T) {
 	}
 }
 
-// sign makes a key, appends an event and signs the log. It returns the key's file.
+// sign appends an event and signs the log. It returns the key's file.
 func (s *site) sign(t *testing.T) string {
+	t.Helper()
+	log := eventlog.Open(pgtest.Pool(t, s.dsn), quiet)
+	defer log.Close()
+	if _, err := log.Append(t.Context(), eventlog.Group{Transitions: []eventlog.Transition{
+		{Instance: "test", DeliveryID: "d1", Attempt: 1, Actor: "ann", Data: eventlog.Received{Event: "push"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	return s.signs(t)
+}
+
+// signs makes a key and signs the log. It returns the key's file.
+func (s *site) signs(t *testing.T) string {
 	t.Helper()
 	private, key, err := checkpoint.Generate("durhack-deployer/test")
 	if err != nil {
@@ -122,11 +135,6 @@ func (s *site) sign(t *testing.T) string {
 	}
 	log := eventlog.Open(pgtest.Pool(t, s.dsn), quiet)
 	defer log.Close()
-	if _, err := log.Append(t.Context(), eventlog.Group{Transitions: []eventlog.Transition{
-		{Instance: "test", DeliveryID: "d1", Attempt: 1, Actor: "ann", Data: eventlog.Received{Event: "push"}},
-	}}); err != nil {
-		t.Fatal(err)
-	}
 	if _, _, err := signer.New(signer.Options{Key: key, Log: log, Dir: s.state, Logger: quiet}).Sign(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -223,6 +231,13 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"thawed\"')")
 		}, "fail projections", "thawed", "ok projections"},
 		{"a signing key that others may read", func(t *testing.T, s *site) { chmod(t, s.sign(t), 0o644) }, "fail signer", "mode 0644", "ok signer"},
+		{"events that nobody signs", func(t *testing.T, s *site) {
+			old := strings.Replace(event("received"), "now()", "now() - interval '3 minutes'", 1)
+			first := strings.ReplaceAll(old, "'7'", "'6'")
+			s.sql(t, first+"; select event_log_fill_hashes()")
+			s.signs(t)
+			s.sql(t, strings.Replace(old, "'test', 'x'", "'test', 'y'", 1)+"; select event_log_fill_hashes()")
+		}, "fail signer", "1 event not signed, the first of them since", "ok signer"},
 		{"a log that is not what was signed", func(t *testing.T, s *site) {
 			s.sign(t)
 			s.sql(t, "alter table event_hashes disable trigger all; delete from event_hashes")

@@ -100,7 +100,7 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 		return
 	}
 	if key == nil {
-		d.say(OK, "", "the log is not signed, because there is no key; durhack-deployer keygen makes one")
+		d.say(Warn, "the first start of `serve` or `work` makes it, and so does `keygen`", "the log is not signed yet: there is no key")
 		return
 	}
 	unsigned, err := daemon.NewSigner(daemon.Options{Config: d.cfg, Logger: d.log}, store, key).Check(ctx)
@@ -110,8 +110,11 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 		d.say(Fail, "`durhack-deployer verify` says where; see docs/operations.md", "%s", oneLine(err))
 	case err != nil:
 		d.say(Fail, "nothing is signed until this is mended", "%s", oneLine(err))
+	case unsigned.Events > 0 && time.Since(unsigned.Since) > signer.Overdue:
+		d.say(Fail, "`checkpoint` signs them now, or says why not; so does the log of `serve` or `work`, which should have done it",
+			"%s not signed, the first of them since %s", counted(int(unsigned.Events), "event"), unsigned.Since.Format(time.RFC3339))
 	default:
-		d.say(OK, "", "%s signs, and the log has grown by %s since the last checkpoint", key.Name(), counted(int(unsigned), "event"))
+		d.say(OK, "", "%s signs, and the log has grown by %s since the last checkpoint", key.Name(), counted(int(unsigned.Events), "event"))
 	}
 }
 

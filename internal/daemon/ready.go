@@ -41,6 +41,7 @@ type condition struct {
 	why       string
 	store     *Store
 	projector *projections.Projector
+	signing   signing
 	// failed is what stopped a part that does not run now, by the part's name.
 	failed map[string]error
 	locker Locker
@@ -167,6 +168,7 @@ func (c *condition) checks(cfg *config.Config) []admin.Check {
 		{Name: "instance", Run: func(ctx context.Context) (any, []string) { return c.checkInstance(ctx, cfg) }},
 		{Name: "database", Run: c.checkDatabase},
 		{Name: "projections", Run: c.checkProjections},
+		{Name: "signer", Run: c.signing.check},
 		{Name: "locks", Run: func(ctx context.Context) (any, []string) { return c.checkLocks(ctx, cfg) }},
 		{Name: "queues", Run: func(context.Context) (any, []string) { return checkQueues(cfg) }},
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"path/filepath"
+	"sync"
 
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -78,16 +80,72 @@ func NewSigner(o Options, store *Store, key *checkpoint.Key) *signer.Signer {
 	return signer.New(signer.Options{Key: key, Log: store.Log, Dir: o.Config.StateDir, Logger: o.Logger})
 }
 
-// sign signs checkpoints until ctx ends, where there is a key.
-func sign(ctx context.Context, o Options, store *Store) error {
+// firstKey is the signing key, which the first start makes. Where something was
+// signed already, the key that is missing is not replaced.
+func firstKey(o Options) (*checkpoint.Key, error) {
 	key, err := SigningKey(o.Config)
-	if err != nil {
-		return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w (durhack-deployer keygen makes one there)", err)
 	}
-	if key == nil {
-		o.Logger.Info("the log is not signed: there is no signing key (durhack-deployer keygen makes one)", "looked_for", SigningKeyPath(o.Config))
-		<-ctx.Done()
-		return nil
+	if key != nil || err != nil {
+		return key, err
 	}
-	return NewSigner(o, store, key).Run(ctx)
+	if _, err := signer.Kept(o.Config.StateDir); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the signing key %s is missing, but a checkpoint was signed with it: put the key back, or move %s away (and keep it) to begin with another key",
+			SigningKeyPath(o.Config), signer.Path(o.Config.StateDir))
+	}
+	if key, err = NewSigningKey(o.Config); err == nil {
+		o.Logger.Info("made the key that signs the log; publish its verifier key", "file", SigningKeyPath(o.Config), "verifier_key", key.Public())
+	}
+	return key, err
+}
+
+// signing signs checkpoints of the log. What it has seen of the log outlasts what
+// makes it start again.
+type signing struct {
+	mu     sync.Mutex
+	signer *signer.Signer
+}
+
+func (s *signing) now() *signer.Signer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.signer
+}
+
+func (s *signing) run(ctx context.Context, o Options, store *Store) error {
+	if s.now() == nil {
+		key, err := firstKey(o)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.signer = NewSigner(o, store, key)
+		s.mu.Unlock()
+	}
+	return s.now().Run(ctx)
+}
+
+// last signs what was appended last. What could not be signed is at the next start.
+func (s *signing) last(ctx context.Context, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, lastWithin)
+	defer cancel()
+	if s.now() == nil {
+		return
+	}
+	if _, _, err := s.now().Sign(ctx); err != nil {
+		log.Warn("the last events are not signed; the next start does it", "error", err)
+	}
+}
+
+// check is what /readyz says of it. What keeps it from running is said elsewhere.
+func (s *signing) check(context.Context) (any, []string) {
+	signer := s.now()
+	if signer == nil {
+		return map[string]any{"signing": false}, nil
+	}
+	if trouble := signer.Trouble(); trouble != "" {
+		return map[string]any{"signing": false, "error": trouble}, []string{trouble}
+	}
+	return map[string]any{"signing": true}, nil
 }

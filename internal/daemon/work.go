@@ -94,7 +94,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run, state.tell) })
 	parts.Go(func() { keep(ctx, o.Logger, "mirror", m.Run, state.tell) })
 	parts.Go(func() {
-		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return sign(ctx, o, store) }, state.tell)
+		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
@@ -108,16 +108,17 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	warnOfOrphans(o.Config, o.Logger)
 	parts.Wait()
 	projected(projecting, p, o.Logger)
+	state.signing.last(projecting, o.Logger)
 	return nil
 }
 
-// projectedWithin bounds the wait for the read models at the end.
-const projectedWithin = 3 * time.Second
+// lastWithin bounds the wait for the read models, and for the signer, at the end.
+const lastWithin = 3 * time.Second
 
 // projected waits until the read models are up to date. It gives up where they
 // cannot be: the next start goes on.
 func projected(ctx context.Context, p *projections.Projector, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, projectedWithin)
+	ctx, cancel := context.WithTimeout(ctx, lastWithin)
 	defer cancel()
 	for {
 		lags, err := p.Lag(ctx)

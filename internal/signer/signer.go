@@ -25,6 +25,9 @@ import (
 // DefaultInterval is how often a log that has grown is signed, at the least.
 const DefaultInterval = time.Minute
 
+// Overdue is how long an event may be without a signature before that is an error.
+const Overdue = 2 * time.Minute
+
 // fileName is the kept checkpoint's, and its lock's, in the state directory.
 const fileName = "checkpoint"
 
@@ -34,6 +37,7 @@ func Path(dir string) string { return filepath.Join(dir, fileName) }
 // Log is what the signer asks of the event log.
 type Log interface {
 	Head(ctx context.Context) (int64, error)
+	Read(ctx context.Context, after int64, limit int) ([]eventlog.Event, error)
 	Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error)
 	Follow(ctx context.Context, after int64, apply func(ctx context.Context, events []eventlog.Event) error) error
 }
@@ -44,20 +48,65 @@ type Options struct {
 	Log Log
 	// Dir is the state directory, where the latest checkpoint is kept.
 	Dir string
-	// Interval is DefaultInterval where it is 0.
-	Interval time.Duration
-	Logger   *slog.Logger
+	// Interval is DefaultInterval, and Overdue that of the package, where it is 0.
+	Interval, Overdue time.Duration
+	Logger            *slog.Logger
 }
 
 // Signer signs. Several, in several processes, may share a Dir.
-type Signer struct{ o Options }
+type Signer struct {
+	o Options
+
+	mu sync.Mutex
+	// seen is the furthest that the log was seen to go, signed what is signed of it.
+	// Where there is more to sign, that is known since unsigned.
+	seen, signed int64
+	unsigned     time.Time
+	// failed is why the last attempt did not sign, nil after one that did.
+	failed error
+}
 
 // New returns a Signer. It starts nothing.
 func New(o Options) *Signer {
 	if o.Interval == 0 {
 		o.Interval = DefaultInterval
 	}
-	return &Signer{o}
+	if o.Overdue == 0 {
+		o.Overdue = Overdue
+	}
+	return &Signer{o: o}
+}
+
+// saw notes that the log goes to head, or that it is signed up to there.
+func (s *Signer) saw(head, signed int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := signed > s.signed
+	s.seen, s.signed = max(s.seen, head, signed), max(s.signed, signed)
+	switch {
+	case s.seen <= s.signed:
+		s.unsigned = time.Time{}
+	case s.unsigned.IsZero() || more:
+		s.unsigned = time.Now()
+	}
+}
+
+// Trouble is why nobody can rely on the log being signed, "" where all is well: what is
+// there is not what was signed or seen before, or was not signed for too long.
+func (s *Signer) Trouble() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.As(s.failed, new(*RefusedError)) {
+		return s.failed.Error()
+	}
+	if s.unsigned.IsZero() || time.Since(s.unsigned) < s.o.Overdue {
+		return ""
+	}
+	why := "the attempt does not end: something holds the database's tables or the lock of the signer"
+	if s.failed != nil {
+		why = s.failed.Error()
+	}
+	return fmt.Sprintf("the log goes to position %d, and nothing after %d is signed, since %s: %s", s.seen, s.signed, s.unsigned.UTC().Format(time.RFC3339), why)
 }
 
 // RefusedError says that the log is not one that the kept checkpoint has grown
@@ -108,11 +157,25 @@ func (s *Signer) Sign(ctx context.Context) ([]byte, checkpoint.Checkpoint, error
 	return signed, now, nil
 }
 
-// Check says whether the log is one that may be signed, and how many events it has
-// that are not signed yet. It signs nothing. Errors are those of Sign.
-func (s *Signer) Check(ctx context.Context) (unsigned int64, err error) {
+// Unsigned is what was appended since the last checkpoint: how many events, and
+// when the first of them was recorded.
+type Unsigned struct {
+	Events int64
+	Since  time.Time
+}
+
+// Check says whether the log is one that may be signed, and what of it is not signed
+// yet. It signs nothing. Errors are those of Sign.
+func (s *Signer) Check(ctx context.Context) (u Unsigned, err error) {
 	_, last, tree, err := s.grown(ctx)
-	return tree.N - last.N, err
+	if err != nil || tree.N == last.N {
+		return u, err
+	}
+	first, err := s.o.Log.Read(ctx, last.N, 1)
+	if err != nil {
+		return u, err
+	}
+	return Unsigned{tree.N - last.N, first[0].RecordedAt}, nil
 }
 
 // grown returns the checkpoint that was signed last (nil and the empty tree where
@@ -122,7 +185,13 @@ func (s *Signer) grown(ctx context.Context) ([]byte, checkpoint.Checkpoint, tlog
 	if err != nil {
 		return nil, last, tlog.Tree{}, err
 	}
+	s.mu.Lock()
+	seen := s.seen
+	s.mu.Unlock()
 	tree, err := s.o.Log.Grow(ctx, last.Tree)
+	if err == nil && tree.N < seen {
+		err = &eventlog.TreeError{Position: tree.N + 1, Text: fmt.Sprintf("the log ends before it, but it has gone to %d since this process runs", seen)}
+	}
 	var broken *eventlog.TreeError
 	switch {
 	case errors.As(err, &broken):
@@ -151,12 +220,13 @@ func (s *Signer) kept() ([]byte, checkpoint.Checkpoint, error) {
 
 // Run signs now, after each finished deploy, and at each interval in which the
 // log has grown, until ctx ends (nil). Whatever keeps it from signing is logged,
-// and tried again at the next occasion.
+// and tried again at the next occasion; as an error once events are overdue.
 func (s *Signer) Run(ctx context.Context) error {
 	head, err := s.o.Log.Head(ctx)
 	if err != nil {
 		return fmt.Errorf("start to sign checkpoints: %w", err)
 	}
+	s.saw(head, 0)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	finished := make(chan struct{}, 1)
@@ -166,6 +236,7 @@ func (s *Signer) Run(ctx context.Context) error {
 		defer cancel()
 		followErr = s.o.Log.Follow(ctx, head, func(_ context.Context, events []eventlog.Event) error {
 			for _, e := range events {
+				s.saw(e.Position, 0)
 				if e.Type == eventlog.TypeDeployed || e.Type == eventlog.TypeFailed {
 					select {
 					case finished <- struct{}{}:
@@ -176,6 +247,7 @@ func (s *Signer) Run(ctx context.Context) error {
 			return nil
 		})
 	})
+	following.Go(func() { s.watch(ctx) })
 	interval := time.NewTicker(s.o.Interval)
 	defer interval.Stop()
 	for ctx.Err() == nil {
@@ -194,8 +266,35 @@ func (s *Signer) Run(ctx context.Context) error {
 	return followErr
 }
 
+// watch logs it when events are overdue, also while an attempt to sign hangs.
+func (s *Signer) watch(ctx context.Context) {
+	tick := time.NewTicker(s.o.Overdue / 8)
+	defer tick.Stop()
+	said := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		trouble := s.Trouble()
+		if trouble != "" && !said {
+			s.o.Logger.Error("the log is not signed: what is appended now could be changed unseen", "error", trouble)
+		}
+		said = trouble != ""
+	}
+}
+
 func (s *Signer) try(ctx context.Context) {
 	_, c, err := s.Sign(ctx)
+	if ctx.Err() == nil {
+		s.mu.Lock()
+		s.failed = err
+		s.mu.Unlock()
+	}
+	if err == nil {
+		s.saw(0, c.N)
+	}
 	var refused *RefusedError
 	switch {
 	case ctx.Err() != nil:

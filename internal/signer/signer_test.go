@@ -17,6 +17,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
+	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
@@ -198,11 +199,11 @@ func TestKeptFileMustBeOurs(t *testing.T) {
 }
 
 // run runs a signer until stop, which waits.
-func (f *fixture) run(t *testing.T, interval time.Duration) (stop func()) {
+func (f *fixture) run(t *testing.T, s *Signer) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- f.signer(interval).Run(ctx) }()
+	go func() { done <- s.Run(ctx) }()
 	return func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -214,7 +215,7 @@ func (f *fixture) run(t *testing.T, interval time.Duration) (stop func()) {
 func TestRunSignsAfterEachDeployAndWhenItsTimeHasCome(t *testing.T) {
 	f := newFixture(t)
 	f.append(t, eventlog.Received{Event: "push"})
-	stop := f.run(t, time.Hour)
+	stop := f.run(t, f.signer(time.Hour))
 	testkit.Wait(t, "the start", func() bool { return f.kept(t) == 1 })
 	f.append(t, eventlog.Started{})
 	f.append(t, eventlog.Deployed{})
@@ -223,7 +224,7 @@ func TestRunSignsAfterEachDeployAndWhenItsTimeHasCome(t *testing.T) {
 	testkit.Wait(t, "a failure", func() bool { return f.kept(t) == 4 })
 	stop()
 	f.append(t, eventlog.Received{Event: "push"})
-	stop = f.run(t, 10*time.Millisecond)
+	stop = f.run(t, f.signer(10*time.Millisecond))
 	defer stop()
 	testkit.Wait(t, "the start", func() bool { return f.kept(t) == 5 })
 	f.append(t, eventlog.Started{})
@@ -237,4 +238,76 @@ func TestRunSignsAfterEachDeployAndWhenItsTimeHasCome(t *testing.T) {
 	}
 	f.superuser(t, "update events set actor = 'ann' where position = 6; delete from event_hashes; select event_log_fill_hashes()")
 	testkit.Wait(t, "the log to be as it was", func() bool { return f.kept(t) == 7 })
+}
+
+// A signer that is kept from signing says so, also where its attempt does not end.
+func TestStarvedSignerSaysSo(t *testing.T) {
+	f := newFixture(t)
+	f.append(t, eventlog.Received{Event: "push"})
+	s := f.signer(10 * time.Millisecond)
+	s.o.Overdue = 100 * time.Millisecond
+	stop := f.run(t, s)
+	defer stop()
+	testkit.Wait(t, "the first signature", func() bool { return f.kept(t) == 1 })
+	_, release, err := lock.OfProcesses(f.dir).Acquire(testContext(t), fileName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.append(t, eventlog.Received{Event: "push"})
+	testkit.Wait(t, "the error", func() bool { return strings.Contains(f.said.String(), "level=ERROR msg=\"the log is not signed") })
+	if trouble := s.Trouble(); !strings.Contains(trouble, "the log goes to position 2, and nothing after 1 is signed, since ") {
+		t.Errorf("trouble is %q", trouble)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the signature", func() bool { return f.kept(t) == 2 && s.Trouble() == "" })
+}
+
+// Events that were seen and not signed yet are missed when they are cut off.
+func TestSignRefusesALogThatShrinks(t *testing.T) {
+	f := newFixture(t)
+	f.append(t, eventlog.Received{Event: "push"})
+	s := f.signer(time.Hour)
+	stop := f.run(t, s)
+	testkit.Wait(t, "the first signature", func() bool { return f.kept(t) == 1 })
+	for range 4 {
+		f.append(t, eventlog.Received{Event: "push"})
+	}
+	testkit.Wait(t, "the signer to see them", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.seen == 5
+	})
+	stop()
+	f.superuser(t, "delete from events where position > 3; delete from event_hashes where position > 3; update log_head set position = 3, last_id = (select id from events where position = 3)")
+	var refused *RefusedError
+	if _, c, err := s.Sign(testContext(t)); !errors.As(err, &refused) || !strings.Contains(err.Error(), "it has gone to 5") || f.kept(t) != 1 {
+		t.Errorf("signed %+v, %v", c, err)
+	}
+	// So it does when it is started again, until somebody starts another process.
+	stop = f.run(t, s)
+	defer stop()
+	testkit.Wait(t, "the trouble", func() bool { return strings.Contains(s.Trouble(), "it has gone to 5") })
+}
+
+func TestCheckSaysSinceWhen(t *testing.T) {
+	f := newFixture(t)
+	f.append(t, eventlog.Received{Event: "push"})
+	s := f.signer(0)
+	if _, _, err := s.Sign(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := s.Check(testContext(t)); err != nil || u != (Unsigned{}) {
+		t.Errorf("unsigned are %+v, %v", u, err)
+	}
+	f.append(t, eventlog.Received{Event: "push"})
+	f.append(t, eventlog.Received{Event: "push"})
+	events, err := f.log.Read(testContext(t), 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err := s.Check(testContext(t)); err != nil || u.Events != 2 || !u.Since.Equal(events[0].RecordedAt) {
+		t.Errorf("unsigned are %+v, %v; the first is of %s", u, err, events[0].RecordedAt)
+	}
 }
