@@ -170,7 +170,9 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 		live, since, by, id := "-", "-", "-", "-"
 		if row.Commit != nil && row.Held == nil {
 			live, since, by, id = *row.Commit, clock(*row.Since), *row.Actor, *row.DeliveryID
-			ids = append(ids, id)
+		}
+		if row.DeliveryID != nil { // also where only a note names it
+			ids = append(ids, *row.DeliveryID)
 		}
 		for _, m := range []*statusMark{row.Running, row.Last} {
 			if m != nil {
