@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,13 @@ something fails. Run it as the user that the daemon runs as.`,
 				for _, e := range many.List {
 					if err := tell(check.Finding{Check: "configuration", Level: check.Fail, Text: e.Error()}); err != nil {
 						return err
+					}
+				}
+				for _, program := range []string{"serve", "work", "listen"} {
+					if _, at, err := config.LoadKept(program, c.configPaths, c.paths(), os.Getenv); err == nil {
+						if err := tell(check.Finding{Check: "configuration", Level: check.Warn, Text: fmt.Sprintf("until then %q starts with the last good one, of %s", program, clock(at))}); err != nil {
+							return err
+						}
 					}
 				}
 				return failures(failed)

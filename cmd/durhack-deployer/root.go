@@ -164,16 +164,22 @@ func subNames(cmd *cobra.Command) []string {
 
 // config loads the configuration that --config names, or the default one.
 func (c *cli) config() (*config.Config, error) {
-	paths := c.configPaths
+	paths := c.paths()
 	if len(paths) == 0 {
-		if paths = config.DefaultPaths(); len(paths) == 0 {
-			return nil, &hintedError{
-				err:  fmt.Errorf("no configuration: /etc/durhack-deployer/ and ./config/ have no *.toml file"),
-				hint: "name one with --config FILE; `durhack-deployer demo` needs none",
-			}
+		return nil, &hintedError{
+			err:  fmt.Errorf("no configuration: /etc/durhack-deployer/ and ./config/ have no *.toml file"),
+			hint: "name one with --config FILE; `durhack-deployer demo` needs none",
 		}
 	}
 	return config.Load(paths, os.Getenv)
+}
+
+// paths are where the configuration is.
+func (c *cli) paths() []string {
+	if len(c.configPaths) > 0 {
+		return c.configPaths
+	}
+	return config.DefaultPaths()
 }
 
 // logger writes to standard error: text for a terminal or a file, and for systemd's

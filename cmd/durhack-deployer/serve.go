@@ -3,14 +3,18 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
@@ -21,7 +25,9 @@ database is away; they wait in the queue. SIGTERM and SIGHUP drain: a running
 deploy may finish within its grace, pushes are accepted until then, what is
 left waits for the next start. A second signal gives up at once.
 Sockets that systemd passes (durhack-deployer.socket) are listened on in place
-of [listen], and keep pushes waiting over a restart.`, true, true)
+of [listen], and keep pushes waiting over a restart.
+Where the configuration is refused, the last good one is used until it is
+corrected, and the log and /readyz say so.`, true, true)
 }
 
 func (c *cli) listenCommand() *cobra.Command {
@@ -41,14 +47,14 @@ func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.C
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.config()
+			log := c.logger(slog.LevelInfo)
+			cfg, refused, err := c.daemonConfig(use, listen, work, log)
 			if err != nil {
 				return err
 			}
 			if listen {
 				raiseProcs()
 			}
-			log := c.logger(slog.LevelInfo)
 			for _, w := range cfg.Warnings {
 				log.Warn("configuration", "warning", w.String())
 			}
@@ -64,9 +70,36 @@ func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.C
 			}
 			return daemon.Run(cmd.Context(), daemon.Options{
 				Config: cfg, Listen: listen, Work: work, Version: version().Version, Logger: log, Sockets: sockets,
+				Program: use, Args: c.configPaths, Refused: refused,
 			})
 		},
 	}
+}
+
+// daemonConfig loads the configuration. Where it is refused the last good one is
+// used, and refused says why: a slip of the pen must not turn pushes away.
+func (c *cli) daemonConfig(use string, listen, work bool, log *slog.Logger) (cfg *config.Config, refused, err error) {
+	cfg, err = c.config()
+	if err == nil {
+		err = daemon.Refuse(cfg, listen, work)
+	}
+	if err == nil {
+		return cfg, nil, nil
+	}
+	good, at, keptErr := config.LoadKept(use, c.configPaths, c.paths(), os.Getenv)
+	if keptErr == nil {
+		keptErr = daemon.Refuse(good, listen, work)
+	}
+	if keptErr != nil {
+		if !errors.Is(keptErr, fs.ErrNotExist) {
+			log.Error("the last good configuration cannot be used", "error", keptErr)
+		}
+		return nil, nil, err
+	}
+	for line := range strings.Lines(strings.TrimSpace(err.Error())) {
+		log.Error("the configuration is refused: "+printable(strings.TrimSpace(line)), "using", "the last good one", "of", at.Local().Format(time.RFC3339))
+	}
+	return good, err, nil
 }
 
 // raiseProcs lets twice as many goroutines run as there are processors, unless

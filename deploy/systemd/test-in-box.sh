@@ -187,6 +187,17 @@ echo "$(($(cat /tmp/sent-* | paste -sd+))) pushes were accepted"
 goes_live box-restart slowly
 deployer verify || fail "verify finds breaches after the restarts"
 
+say "a restart with a configuration that is refused: the last good one"
+echo 'unknown = 1' > /etc/durhack-deployer/zz.toml
+chmod 644 /etc/durhack-deployer/zz.toml
+systemctl restart "$unit" || fail "it does not start with the last good configuration"
+git_commit refused
+push "$commit" box-refused
+rm /etc/durhack-deployer/zz.toml # commands do not go by the last good one
+goes_live box-refused refused
+journalctl --no-pager -u "$unit" | grep -q 'the configuration is refused' || fail "the log does not say that the configuration was refused"
+systemctl restart "$unit"
+
 say "stop: clean, and nothing is left"
 systemctl stop "$socket" "$unit"
 # ExecMainCode 1 is CLD_EXITED: it ended by itself.
@@ -220,6 +231,7 @@ for secret_thing in /var/lib/durhack-deployer /var/lib/durhack-deployer/runs /va
   if as_listener ls "$secret_thing"; then fail "the listener's user can look into $secret_thing"; fi
 done
 deployer verify || fail "verify finds breaches with two users"
+[ "$(stat -c '%U %a' /var/lib/durhack-listener/last-good-listen*.json)" = "durhack-listener 600" ] || fail "the listener keeps no configuration"
 systemctl stop durhack-listener.socket durhack-listener.service "$unit"
 for u in durhack-listener.service "$unit"; do
   [ "$(systemctl show --value -p Result "$u")" = success ] || fail "the stop of $u was not clean"

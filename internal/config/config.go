@@ -58,6 +58,8 @@ type Config struct {
 	Files []string
 
 	origins  []Value
+	sources  []source          // see Keep
+	files    map[string][]byte // and what they name
 	hidden   []Secret
 	problems []*Error
 }

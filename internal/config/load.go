@@ -55,11 +55,20 @@ func defaultPaths(dirs ...string) []string {
 // and Problems.
 func Load(paths []string, env func(string) string) (*Config, error) {
 	sources, warnings, problems := readSources(paths, env)
-	config, problems := build(sources, problems, env, thisHost())
+	on, files := thisHost(), make(map[string][]byte)
+	on.read = func(file string, limit int64) ([]byte, error) {
+		data, err := readRegularFile(file, limit)
+		if err == nil {
+			files[file] = data
+		}
+		return data, err
+	}
+	config, problems := build(sources, problems, env, on)
 	if len(problems) > 0 {
 		return nil, &Errors{List: sortErrors(problems, fileNames(sources))}
 	}
 	config.Warnings = append(warnings, config.Warnings...)
+	config.sources, config.files = sources, files
 	return config, nil
 }
 

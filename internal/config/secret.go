@@ -81,7 +81,7 @@ func (t table) secrets() []Secret {
 			t.fail(nodes[i], file, fmt.Sprintf("%s must be an absolute path, not %q", file, path), `begin it with "/"`)
 			continue
 		}
-		secret, err := readSecretFile(path)
+		secret, err := t.on.readSecretFile(path)
 		if err != nil {
 			t.fail(nodes[i], file, fmt.Sprintf("%s %q cannot be used: %s", file, path, reason(err)), secretFileAdvice(err))
 			continue
@@ -105,7 +105,7 @@ func (t table) credential(add func(secret Secret, at position, key, what string)
 		return
 	}
 	path := filepath.Join(dir, "webhook_secret")
-	secret, err := readSecretFile(path)
+	secret, err := t.on.readSecretFile(path)
 	switch {
 	case err == nil:
 		add(secret, position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q", path))

@@ -159,11 +159,10 @@ func (t table) stateDir() string {
 	}
 	const system = "/var/lib/durhack-deployer"
 	dir, from := system, "default"
-	// systemd separates several directories by colons; the first is the main one.
-	unit, _, _ := strings.Cut(t.env("STATE_DIRECTORY"), ":")
+	unit := unitStateDir(t.env)
 	switch {
-	case filepath.IsAbs(unit):
-		dir, from = filepath.Clean(unit), "environment"
+	case unit != "":
+		dir, from = unit, "environment"
 	case t.on.root || t.on.writable(system):
 	case filepath.IsAbs(t.env("XDG_STATE_HOME")):
 		dir, from = filepath.Join(t.env("XDG_STATE_HOME"), "durhack-deployer"), "environment"

@@ -159,8 +159,8 @@ func readRegularFile(path string, limit int64) ([]byte, error) {
 }
 
 // readSecretFile reads a secret, without the line end that editors add.
-func readSecretFile(path string) (Secret, error) {
-	data, err := readRegularFile(path, maxSecret)
+func (h host) readSecretFile(path string) (Secret, error) {
+	data, err := h.read(path, maxSecret)
 	if err != nil {
 		return "", err
 	}

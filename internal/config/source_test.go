@@ -207,7 +207,7 @@ func TestAPipeAsSecretDoesNotHang(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readSecretFile(pipe); err == nil || err.Error() != "it is not a regular file" {
+	if _, err := thisHost().readSecretFile(pipe); err == nil || err.Error() != "it is not a regular file" {
 		t.Errorf("got %v", err)
 	}
 }

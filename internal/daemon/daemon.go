@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/webhook"
@@ -28,6 +29,13 @@ type Options struct {
 	Work    bool
 	Version string
 	Logger  *slog.Logger
+	// Program and Args are how the program was called, so that the configuration is
+	// kept as the last good one of such a call; without Program it is not kept.
+	Program string
+	Args    []string
+	// Refused says why Config is the last good configuration and not the present one;
+	// nil where it is.
+	Refused error
 	// Sockets are what systemd listens on for us; without any, the address of the
 	// configuration is bound. systemd keeps them open over a restart.
 	Sockets []net.Listener
@@ -78,7 +86,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	state := &condition{phase: phaseStarting}
+	state := &condition{phase: phaseStarting, refused: o.Refused}
 	var administer func(context.Context) error
 	if o.Work {
 		if administer, err = newAdmin(ctx, o, state); err != nil {
@@ -86,6 +94,15 @@ func Run(ctx context.Context, o Options) error {
 				return nil
 			}
 			return err
+		}
+	}
+	if o.Program != "" && o.Refused == nil { // it has proved to be good for a start
+		path, content, err := o.Config.Keep(o.Program, o.Args, os.Getenv, time.Now())
+		if err == nil {
+			err = durable.WriteFile(path, content, 0o600)
+		}
+		if err != nil {
+			o.Logger.Warn("the configuration is not kept: a start with one that is refused would fail", "error", err)
 		}
 	}
 	// The admin pages outlast the parts, to tell of their draining.

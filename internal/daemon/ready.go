@@ -37,6 +37,8 @@ const (
 type condition struct {
 	mu    sync.Mutex
 	phase string
+	// refused is why the configuration that runs is the last good one, not the present one.
+	refused error
 	// why says more of the phase; may be empty.
 	why       string
 	store     *Store
@@ -165,6 +167,7 @@ func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Contex
 func (c *condition) checks(cfg *config.Config) []admin.Check {
 	return []admin.Check{
 		{Name: "work", Run: c.checkWork},
+		{Name: "configuration", Run: c.checkConfiguration},
 		{Name: "instance", Run: func(ctx context.Context) (any, []string) { return c.checkInstance(ctx, cfg) }},
 		{Name: "database", Run: c.checkDatabase},
 		{Name: "projections", Run: c.checkProjections},
@@ -172,6 +175,15 @@ func (c *condition) checks(cfg *config.Config) []admin.Check {
 		{Name: "locks", Run: func(ctx context.Context) (any, []string) { return c.checkLocks(ctx, cfg) }},
 		{Name: "queues", Run: func(context.Context) (any, []string) { return checkQueues(cfg) }},
 	}
+}
+
+// checkConfiguration tells that the present configuration does not run.
+func (c *condition) checkConfiguration(context.Context) (any, []string) {
+	if c.refused == nil {
+		return map[string]any{"refused": false}, nil
+	}
+	why := c.refused.Error()
+	return map[string]any{"refused": true, "error": why}, []string{"the configuration was refused, and the last good one is used until the next start: " + strings.ReplaceAll(strings.TrimSpace(why), "\n", "; ")}
 }
 
 // checkInstance tells of a name that is not the kept one. It is a reason where

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -242,5 +243,15 @@ func (s *site) query(dsn, sql string, value any) {
 	}
 	if err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+func TestReadinessTellsOfARefusedConfiguration(t *testing.T) {
+	c := &condition{refused: errors.New("a.toml:1:1: unknown key\nb.toml:2:1: another\n")}
+	if _, reasons := c.checkConfiguration(t.Context()); len(reasons) != 1 || !strings.HasSuffix(reasons[0], ": a.toml:1:1: unknown key; b.toml:2:1: another") {
+		t.Errorf("reasons: %q", reasons)
+	}
+	if _, reasons := (&condition{}).checkConfiguration(t.Context()); len(reasons) > 0 {
+		t.Errorf("reasons where it was not refused: %q", reasons)
 	}
 }
