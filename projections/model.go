@@ -30,13 +30,13 @@ type Mark struct {
 	Position int64
 }
 
-// Failure says how the newest run failed.
+// Failure says how the newest run failed. The JSON names are those of `status`.
 type Failure struct {
-	Step string
+	Step string `json:"step"`
 	// ExitCode is nil where the step did not exit by itself.
-	ExitCode *int
-	Signal   string
-	Error    string
+	ExitCode *int   `json:"exit_code"`
+	Signal   string `json:"signal,omitempty"`
+	Error    string `json:"error"`
 }
 
 // Deployment is the state of one deployment of one instance.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -69,18 +67,6 @@ something newer is live: that is how to go back on purpose.`,
 	return cmd
 }
 
-// manualDeploy is the body of a delivery from the command line: the part of a
-// push that the router reads, and what was asked for.
-type manualDeploy struct {
-	Ref          string `json:"ref"`
-	After        string `json:"after"`
-	Deployment   string `json:"deployment"`
-	RequestedRef string `json:"requested_ref,omitempty"`
-	Repository   struct {
-		FullName string `json:"full_name"`
-	} `json:"repository"`
-}
-
 // enqueueDeploy resolves the reference and puts the delivery in the main queue.
 func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref string) (id, commit string, err error) {
 	d, err := deployment(cfg, slug)
@@ -119,8 +105,4 @@ func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref s
 		return "", "", fmt.Errorf("put the deploy in the main queue: %w", err)
 	}
 	return entry.ID, commit, nil
-}
-
-func newDeliveryID(now time.Time) string {
-	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
 }

@@ -95,3 +95,18 @@ func hint(err error) string {
 	}
 	return ""
 }
+
+// The exit codes are part of the contract.
+const (
+	exitDone  = 0
+	exitError = 1
+	exitUsage = 2
+	// exitChange is that of a simulation in which decisions change.
+	exitChange = 3
+)
+
+// errReaderLeft says that nobody wants the rest of the output.
+var errReaderLeft = errors.New("the reader of the output has left")
+
+// errDecisionsChange is the end of a simulation that found some: exit code 3.
+var errDecisionsChange = errors.New("decisions would change")

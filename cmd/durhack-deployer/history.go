@@ -138,21 +138,6 @@ func (c *cli) tellHistory(rows []historyRow, slug string, limit int, asJSON bool
 	return err
 }
 
-func orMillis(ms *int64) string {
-	if ms == nil {
-		return "-"
-	}
-	return span(time.Duration(*ms) * time.Millisecond)
-}
-
-// span is a duration as a person says it: in seconds while it is short.
-func span(d time.Duration) string {
-	if d < time.Minute {
-		return millis(d.Milliseconds())
-	}
-	return d.Round(time.Second).String()
-}
-
 func (r historyRow) result() string {
 	switch projections.Outcome(r.Result) {
 	case projections.OutcomeFailed:

@@ -115,17 +115,6 @@ func logDelivery(ctx context.Context, cfg *config.Config, store *daemon.Store, i
 	return err
 }
 
-// eventPrinter prints events as JSON lines or as the story's.
-func (c *cli) eventPrinter(s story, asJSON bool) func(eventlog.Event) error {
-	return func(e eventlog.Event) error {
-		if asJSON {
-			return writeJSON(c.out, e)
-		}
-		_, err := fmt.Fprintln(c.out, s.line(e))
-		return err
-	}
-}
-
 // printEvents prints what the filter finds, and returns the last position of it,
 // or 0 where there is nothing.
 func printEvents(ctx context.Context, log *eventlog.Log, filter eventlog.Filter, emit func(eventlog.Event) error) (last int64, err error) {

@@ -2,17 +2,30 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/check"
+	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 // Everything that a person names is looked up here: a deployment by its slug, a
@@ -252,4 +265,235 @@ func (c *cli) pushedCommits(ctx context.Context, d *config.Deployment, text stri
 		}
 		return nil
 	})
+}
+
+// deployments reads the read model, or folds the log up to a moment.
+func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, at moment) (map[string]projections.Deployment, error) {
+	var list []projections.Deployment
+	var err error
+	if !at.set {
+		p := projections.New(store.Pool, store.Log, discard())
+		if err := settle(ctx, p); err != nil {
+			return nil, err
+		}
+		list, err = p.Deployments(ctx, cfg.Instance)
+	} else {
+		state, err := at.fold(ctx, store, cfg.Instance)
+		if err != nil {
+			return nil, err
+		}
+		list = state.Deployments(cfg.Instance)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state of the deployments: %w", err)
+	}
+	bySlug := make(map[string]projections.Deployment, len(list))
+	for _, d := range list {
+		bySlug[d.Slug] = d
+	}
+	return bySlug, nil
+}
+
+// settle gives the daemon a moment to bring the read models up to the log, so
+// that who asks right after a deploy sees it.
+func settle(ctx context.Context, p *projections.Projector) error {
+	const tries, pause = 50, 20 * time.Millisecond
+	for range tries {
+		lags, err := p.Lag(ctx)
+		if err != nil {
+			return err
+		}
+		behind := false
+		for _, lag := range lags {
+			behind = behind || lag.Events > 0 && lag.Err == nil
+		}
+		if !behind {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+	return nil // statusNotes says how far behind it is
+}
+
+// verifierKey is the key that the caller trusts: the one named, or the own one.
+func (c *cli) verifierKey(public string) (note.Verifier, error) {
+	if public != "" {
+		v, err := checkpoint.ParseVerifier(public)
+		if err != nil {
+			return nil, usagef("--key: %w", err)
+		}
+		return v, nil
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	key, err := daemon.SigningKey(cfg)
+	if err != nil {
+		return nil, &hintedError{err, "name the verifier key with --key"}
+	}
+	if key == nil {
+		return nil, usagef("whose signature shall it have? name the verifier key with --key")
+	}
+	return key.Verifier(), nil
+}
+
+// manualDeploy is the body of a delivery from the command line: the part of a
+// push that the router reads, and what was asked for.
+type manualDeploy struct {
+	Ref          string `json:"ref"`
+	After        string `json:"after"`
+	Deployment   string `json:"deployment"`
+	RequestedRef string `json:"requested_ref,omitempty"`
+	Repository   struct {
+		FullName string `json:"full_name"`
+	} `json:"repository"`
+}
+
+func newDeliveryID(now time.Time) string {
+	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
+}
+
+// missingBodyError concerns one delivery: others can be replayed.
+type missingBodyError struct{ error }
+
+// missingBody says why a delivery cannot be decided anew, and what to do instead.
+func missingBody(received eventlog.Event, events []eventlog.Event) error {
+	_, redacted, err := bodies(events)
+	if err != nil {
+		return err
+	}
+	if redacted == nil {
+		return &hintedError{
+			fmt.Errorf("%s cannot be replayed: its body is not stored any more, and no event says that it was redacted (it may have been imported without bodies)", received.DeliveryID),
+			"`durhack-deployer verify` tells more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
+		}
+	}
+	return &hintedError{
+		fmt.Errorf("%s cannot be replayed: %s (%s)", received.DeliveryID, summary(*redacted), clock(redacted.RecordedAt)),
+		"`durhack-deployer deploy SLUG --ref COMMIT` runs its commit, which `durhack-deployer why " + received.DeliveryID + "` names",
+	}
+}
+
+// storedDelivery puts a delivery together again from its received event and
+// the stored body.
+func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.Event) (delivery.Delivery, error) {
+	for _, e := range events {
+		data, err := e.Decode()
+		if err != nil {
+			return delivery.Delivery{}, err
+		}
+		r, ok := data.(eventlog.Received)
+		if !ok {
+			continue
+		}
+		payload, err := store.Log.Payload(ctx, r.PayloadDigest)
+		if errors.Is(err, eventlog.ErrNoPayload) {
+			return delivery.Delivery{}, &missingBodyError{missingBody(e, events)}
+		}
+		if err != nil {
+			return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
+		}
+		named, _ := eventlog.BodyOf(&e)
+		if err := named.Check(&payload); err != nil {
+			return delivery.Delivery{}, &hintedError{
+				fmt.Errorf("%s cannot be replayed, because what is stored is not what came: %w", e.DeliveryID, err), "`durhack-deployer verify` says what else was changed",
+			}
+		}
+		d := delivery.Delivery{
+			ID: e.DeliveryID, Event: r.Event, HookID: r.HookID, ContentType: r.ContentType, ReceivedAt: r.ReceivedAt,
+			Source: string(r.Source), Salt: payload.Salt, Body: payload.Body,
+		}
+		if r.Source == eventlog.SourceCLI {
+			d.Actor = e.Actor
+			var own manualDeploy
+			if err := json.Unmarshal(payload.Body, &own); err != nil {
+				return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
+			}
+			d.Deployment = own.Deployment
+		}
+		return d, nil
+	}
+	return delivery.Delivery{}, fmt.Errorf("delivery %s has no received event; `durhack-deployer verify` tells more", events[0].DeliveryID)
+}
+
+func (e *missingBodyError) Unwrap() error { return e.error }
+
+// Is makes it the same to those who only ask whether there is a body.
+func (e *missingBodyError) Is(target error) bool { return target == eventlog.ErrNoPayload }
+
+// queueRow is a line of `queue list --json`.
+type queueRow struct {
+	Queue      string    `json:"queue"`
+	Entry      string    `json:"entry"`
+	DeliveryID string    `json:"delivery_id"`
+	Since      time.Time `json:"since"`
+	// Reason is set for an entry in quarantine.
+	Reason string `json:"quarantined,omitempty"`
+}
+
+func queueEntries(cfg *config.Config, name string) ([]queueRow, error) {
+	dir := daemon.QueueDir(cfg, name)
+	entries, err := queue.List(dir)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("list queue %s: %w", name, err)
+	}
+	var rows []queueRow
+	for _, e := range entries {
+		rows = append(rows, queueRow{Queue: name, Entry: e.Name, DeliveryID: e.DeliveryID, Since: ulid.Time(e.ID.Time())})
+	}
+	bad, err := queue.ListQuarantine(dir)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("list the quarantine of queue %s: %w", name, err)
+	}
+	for _, q := range bad {
+		row := queueRow{Queue: name, Entry: q.Name, Reason: q.Reason, Since: q.Since}
+		if e, err := queue.ParseName(q.Name); err == nil {
+			row.DeliveryID = e.DeliveryID
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// withStore runs f with the configuration and the open log. A private cluster
+// that is stopped is started for as long as f needs it.
+func (c *cli) withStore(ctx context.Context, f func(cfg *config.Config, store *daemon.Store) error) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	store, err := daemon.OpenStore(ctx, cfg, c.logger(slog.LevelWarn), false)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return f(cfg, store)
+}
+
+// heldElse looks at the paths that do not hold what was deployed last.
+func heldElse(ctx context.Context, cfg *config.Config, known map[string]projections.Deployment) map[string]*check.Held {
+	held := map[string]*check.Held{}
+	for slug, d := range cfg.Deployments {
+		if h := check.HeldElse(ctx, cfg, d, known[slug]); h != nil {
+			held[slug] = h
+		}
+	}
+	return held
+}
+
+// eventsOf reads the events of many deliveries, by delivery.
+func eventsOf(ctx context.Context, cfg *config.Config, store *daemon.Store, ids []string) (map[string][]eventlog.Event, error) {
+	events := make(map[string][]eventlog.Event, len(ids))
+	for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, DeliveryIDs: ids}) {
+		if err != nil {
+			return nil, err
+		}
+		events[e.DeliveryID] = append(events[e.DeliveryID], e)
+	}
+	return events, nil
 }

@@ -14,8 +14,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
 func (c *cli) projectionsCommand() *cobra.Command {
 	return group("projections", "Rebuild or verify the read models, or say how far behind they are",
 		c.projectionsRebuildCommand(), c.projectionsStatusCommand(), c.projectionsVerifyCommand())

@@ -9,27 +9,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
-	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 func (c *cli) queueCommand() *cobra.Command {
 	return group("queue", "List the queues, or rebuild those of the deployments", c.queueListCommand(), c.queueRebuildCommand())
-}
-
-// queueRow is a line of `queue list --json`.
-type queueRow struct {
-	Queue      string    `json:"queue"`
-	Entry      string    `json:"entry"`
-	DeliveryID string    `json:"delivery_id"`
-	Since      time.Time `json:"since"`
-	// Reason is set for an entry in quarantine.
-	Reason string `json:"quarantined,omitempty"`
 }
 
 func (c *cli) queueListCommand() *cobra.Command {
@@ -105,30 +93,6 @@ func queueNames(cfg *config.Config) ([]string, error) {
 		}
 	}
 	return found, nil
-}
-
-func queueEntries(cfg *config.Config, name string) ([]queueRow, error) {
-	dir := daemon.QueueDir(cfg, name)
-	entries, err := queue.List(dir)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("list queue %s: %w", name, err)
-	}
-	var rows []queueRow
-	for _, e := range entries {
-		rows = append(rows, queueRow{Queue: name, Entry: e.Name, DeliveryID: e.DeliveryID, Since: ulid.Time(e.ID.Time())})
-	}
-	bad, err := queue.ListQuarantine(dir)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("list the quarantine of queue %s: %w", name, err)
-	}
-	for _, q := range bad {
-		row := queueRow{Queue: name, Entry: q.Name, Reason: q.Reason, Since: q.Since}
-		if e, err := queue.ParseName(q.Name); err == nil {
-			row.DeliveryID = e.DeliveryID
-		}
-		rows = append(rows, row)
-	}
-	return rows, nil
 }
 
 func (c *cli) queueRebuildCommand() *cobra.Command {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 )
 
@@ -196,72 +193,4 @@ func (o replayOptions) parts(events []eventlog.Event) ([]string, error) {
 		}
 	}
 	return failed, nil
-}
-
-// missingBodyError concerns one delivery: others can be replayed.
-type missingBodyError struct{ error }
-
-func (e *missingBodyError) Unwrap() error { return e.error }
-
-// Is makes it the same to those who only ask whether there is a body.
-func (e *missingBodyError) Is(target error) bool { return target == eventlog.ErrNoPayload }
-
-// missingBody says why a delivery cannot be decided anew, and what to do instead.
-func missingBody(received eventlog.Event, events []eventlog.Event) error {
-	_, redacted, err := bodies(events)
-	if err != nil {
-		return err
-	}
-	if redacted == nil {
-		return &hintedError{
-			fmt.Errorf("%s cannot be replayed: its body is not stored any more, and no event says that it was redacted (it may have been imported without bodies)", received.DeliveryID),
-			"`durhack-deployer verify` tells more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
-		}
-	}
-	return &hintedError{
-		fmt.Errorf("%s cannot be replayed: %s (%s)", received.DeliveryID, summary(*redacted), clock(redacted.RecordedAt)),
-		"`durhack-deployer deploy SLUG --ref COMMIT` runs its commit, which `durhack-deployer why " + received.DeliveryID + "` names",
-	}
-}
-
-// storedDelivery puts a delivery together again from its received event and
-// the stored body.
-func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.Event) (delivery.Delivery, error) {
-	for _, e := range events {
-		data, err := e.Decode()
-		if err != nil {
-			return delivery.Delivery{}, err
-		}
-		r, ok := data.(eventlog.Received)
-		if !ok {
-			continue
-		}
-		payload, err := store.Log.Payload(ctx, r.PayloadDigest)
-		if errors.Is(err, eventlog.ErrNoPayload) {
-			return delivery.Delivery{}, &missingBodyError{missingBody(e, events)}
-		}
-		if err != nil {
-			return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
-		}
-		named, _ := eventlog.BodyOf(&e)
-		if err := named.Check(&payload); err != nil {
-			return delivery.Delivery{}, &hintedError{
-				fmt.Errorf("%s cannot be replayed, because what is stored is not what came: %w", e.DeliveryID, err), "`durhack-deployer verify` says what else was changed",
-			}
-		}
-		d := delivery.Delivery{
-			ID: e.DeliveryID, Event: r.Event, HookID: r.HookID, ContentType: r.ContentType, ReceivedAt: r.ReceivedAt,
-			Source: string(r.Source), Salt: payload.Salt, Body: payload.Body,
-		}
-		if r.Source == eventlog.SourceCLI {
-			d.Actor = e.Actor
-			var own manualDeploy
-			if err := json.Unmarshal(payload.Body, &own); err != nil {
-				return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
-			}
-			d.Deployment = own.Deployment
-		}
-		return d, nil
-	}
-	return delivery.Delivery{}, fmt.Errorf("delivery %s has no received event; `durhack-deployer verify` tells more", events[0].DeliveryID)
 }

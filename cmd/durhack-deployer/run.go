@@ -15,15 +15,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/stream"
 )
 
-// The exit codes are part of the contract.
-const (
-	exitDone  = 0
-	exitError = 1
-	exitUsage = 2
-	// exitChange is that of a simulation in which decisions change.
-	exitChange = 3
-)
-
 // sameSignal is how soon a second signal is still the first one.
 const sameSignal = 300 * time.Millisecond
 
@@ -121,6 +112,3 @@ func (o output) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// errReaderLeft says that nobody wants the rest of the output.
-var errReaderLeft = errors.New("the reader of the output has left")

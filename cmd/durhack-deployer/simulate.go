@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -15,9 +14,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/internal/simulate"
 )
-
-// errDecisionsChange is the end of a simulation that found some: exit code 3.
-var errDecisionsChange = errors.New("decisions would change")
 
 // simulatedRow is a line of `replay --simulate --json`.
 type simulatedRow struct {

@@ -31,19 +31,19 @@ type statusOptions struct {
 // are those of what is live; Running is the run in progress; Last is the newest
 // transition, live or not.
 type statusRow struct {
-	Slug       string      `json:"slug"`
-	Repository string      `json:"repository"`
-	Branch     string      `json:"branch"`
-	Status     string      `json:"status"`
-	Commit     *string     `json:"commit"`
-	DeliveryID *string     `json:"delivery_id"`
-	Attempt    *int        `json:"attempt"`
-	Since      *time.Time  `json:"since"`
-	Actor      *string     `json:"actor"`
-	Pending    int         `json:"pending"`
-	Running    *statusMark `json:"running"`
-	Last       *statusMark `json:"last"`
-	Failure    *failure    `json:"failure"`
+	Slug       string               `json:"slug"`
+	Repository string               `json:"repository"`
+	Branch     string               `json:"branch"`
+	Status     string               `json:"status"`
+	Commit     *string              `json:"commit"`
+	DeliveryID *string              `json:"delivery_id"`
+	Attempt    *int                 `json:"attempt"`
+	Since      *time.Time           `json:"since"`
+	Actor      *string              `json:"actor"`
+	Pending    int                  `json:"pending"`
+	Running    *statusMark          `json:"running"`
+	Last       *statusMark          `json:"last"`
+	Failure    *projections.Failure `json:"failure"`
 	// Held is what the path holds, where a run that failed has left something else
 	// there than what was deployed last, which Commit and the others name.
 	Held *check.Held `json:"held,omitempty"`
@@ -58,13 +58,6 @@ type statusMark struct {
 	Attempt    int           `json:"attempt"`
 	At         time.Time     `json:"at"`
 	Actor      string        `json:"actor"`
-}
-
-type failure struct {
-	Step     string `json:"step"`
-	ExitCode *int   `json:"exit_code"`
-	Signal   string `json:"signal,omitempty"`
-	Error    string `json:"error"`
 }
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -264,60 +257,8 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	return nil
 }
 
-// deployments reads the read model, or folds the log up to a moment.
-func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, at moment) (map[string]projections.Deployment, error) {
-	var list []projections.Deployment
-	var err error
-	if !at.set {
-		p := projections.New(store.Pool, store.Log, discard())
-		if err := settle(ctx, p); err != nil {
-			return nil, err
-		}
-		list, err = p.Deployments(ctx, cfg.Instance)
-	} else {
-		state, err := at.fold(ctx, store, cfg.Instance)
-		if err != nil {
-			return nil, err
-		}
-		list = state.Deployments(cfg.Instance)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the state of the deployments: %w", err)
-	}
-	bySlug := make(map[string]projections.Deployment, len(list))
-	for _, d := range list {
-		bySlug[d.Slug] = d
-	}
-	return bySlug, nil
-}
-
-// settle gives the daemon a moment to bring the read models up to the log, so
-// that who asks right after a deploy sees it.
-func settle(ctx context.Context, p *projections.Projector) error {
-	const tries, pause = 50, 20 * time.Millisecond
-	for range tries {
-		lags, err := p.Lag(ctx)
-		if err != nil {
-			return err
-		}
-		behind := false
-		for _, lag := range lags {
-			behind = behind || lag.Events > 0 && lag.Err == nil
-		}
-		if !behind {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
-		}
-	}
-	return nil // statusNotes says how far behind it is
-}
-
 func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
-	row := statusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending}
+	row := statusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending, Failure: p.Failure}
 	if p.Status == "" {
 		row.Status = string(projections.StatusNever)
 	}
@@ -332,9 +273,6 @@ func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
 	}
 	if m := p.Last; m != nil {
 		row.Last = &statusMark{p.LastType, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
-	}
-	if f := p.Failure; f != nil {
-		row.Failure = &failure{f.Step, f.ExitCode, f.Signal, f.Error}
 	}
 	return row
 }
@@ -363,16 +301,4 @@ func (r statusRow) lastDeployed(short func(id string) string) string {
 		return "nothing was deployed yet"
 	}
 	return fmt.Sprintf("deployed last was %s, by %s", shortCommit(*r.Commit), short(*r.DeliveryID))
-}
-
-func statusColour(status string) colour {
-	switch status {
-	case string(projections.StatusLive):
-		return green
-	case string(projections.StatusFailed):
-		return red
-	case string(projections.StatusRunning), string(projections.StatusPending):
-		return blue
-	}
-	return grey
 }

@@ -160,3 +160,14 @@ func slugs(assignments []eventlog.Assignment) string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// eventPrinter prints events as JSON lines or as the story's.
+func (c *cli) eventPrinter(s story, asJSON bool) func(eventlog.Event) error {
+	return func(e eventlog.Event) error {
+		if asJSON {
+			return writeJSON(c.out, e)
+		}
+		_, err := fmt.Fprintln(c.out, s.line(e))
+		return err
+	}
+}

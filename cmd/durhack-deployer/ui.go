@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"slices"
@@ -16,6 +17,8 @@ import (
 
 	"golang.org/x/term"
 	"golang.org/x/text/width"
+
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // writeJSON prints one object on one line. JSON strings may hold C1 controls
@@ -394,4 +397,169 @@ func wrap(s string, n int) []string {
 	}
 	lines[len(lines)-1] = strings.TrimRight(lines[len(lines)-1], " ")
 	return lines
+}
+
+func orMillis(ms *int64) string {
+	if ms == nil {
+		return "-"
+	}
+	return span(time.Duration(*ms) * time.Millisecond)
+}
+
+// span is a duration as a person says it: in seconds while it is short.
+func span(d time.Duration) string {
+	if d < time.Minute {
+		return millis(d.Milliseconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+func notNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func attemptTail(attempt int) string {
+	if attempt > 1 {
+		return fmt.Sprintf(" #%d", attempt)
+	}
+	return ""
+}
+
+func outcomeColour(outcome string) colour {
+	switch projections.Outcome(outcome) {
+	case projections.OutcomeDeployed:
+		return green
+	case projections.OutcomeFailed:
+		return red
+	case projections.OutcomeVoided, projections.OutcomeInterrupted:
+		return yellow
+	}
+	return blue
+}
+
+func statusColour(status string) colour {
+	switch status {
+	case string(projections.StatusLive):
+		return green
+	case string(projections.StatusFailed):
+		return red
+	case string(projections.StatusRunning), string(projections.StatusPending):
+		return blue
+	}
+	return grey
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// Everything that is printed may hold payload text. Outside JSON it goes
+// through printable, so that it can neither break a line nor drive a terminal.
+
+// printable escapes what is not a printable character.
+func printable(s string) string {
+	clean := true
+	for _, r := range s {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			clean = false
+			break
+		}
+	}
+	if clean {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && size <= 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case r < 0x80:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		case r <= 0xffff:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		}
+		i += size
+	}
+	return b.String()
+}
+
+// printableLines keeps line breaks, for text that is shown as a block.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = printable(strings.ReplaceAll(strings.TrimRight(line, "\r"), "\t", "    "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// shorten cuts a text that would fill the screen.
+func shorten(s string, runes int) string {
+	if utf8.RuneCountInString(s) <= runes {
+		return s
+	}
+	return string([]rune(s)[:runes-3]) + "..."
+}
+
+// quoteArgv shows where each argument begins and ends, as a shell would read it.
+func quoteArgv(argv []string) string {
+	quoted := make([]string, len(argv))
+	for i, a := range argv {
+		if a == "" || strings.ContainsAny(a, " \t\n'\"\\$`*?[]{}()<>|&;#~!") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		quoted[i] = a
+	}
+	return strings.Join(quoted, " ")
+}
+
+// redraw is how often the progress line is drawn.
+const redraw = 100 * time.Millisecond
+
+// progress shows how far something is, how fast it goes and how long it will
+// take, on a terminal, and nothing elsewhere. what names what is counted.
+func (c *cli) progress(what string) (show func(done, total int64), finish func()) {
+	if !isTerminal(c.err) {
+		return func(int64, int64) {}, func() {}
+	}
+	begin, drawn := time.Now(), time.Time{}
+	var first int64 = -1
+	return func(done, total int64) {
+			if first < 0 {
+				first, begin = done, time.Now()
+			}
+			if now := time.Now(); total > 0 && done >= total || now.Sub(drawn) >= redraw {
+				drawn = now
+				fmt.Fprintf(c.err, "\r%s\x1b[K", progressLine(what, done, total, done-first, now.Sub(begin)))
+			}
+		},
+		func() { fmt.Fprint(c.err, "\r\x1b[K") }
+}
+
+// progressLine is "250000 of 1000000 events folded (25%), 83000/s, 9s left". did
+// is how many of the done were done in the time that was taken.
+func progressLine(what string, done, total, did int64, took time.Duration) string {
+	line := fmt.Sprintf("%d %s", done, what)
+	if total > 0 {
+		line = fmt.Sprintf("%d of %d %s", done, total, what)
+		line += fmt.Sprintf(" (%d%%)", 100*done/total)
+	}
+	rate := float64(did) / took.Seconds()
+	if took < redraw || rate <= 0 {
+		return line // too early to tell
+	}
+	line += fmt.Sprintf(", %.0f/s", rate)
+	if left := total - done; left > 0 {
+		line += fmt.Sprintf(", %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
+	}
+	return line
 }

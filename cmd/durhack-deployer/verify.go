@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
@@ -128,13 +127,6 @@ func (c *cli) verified(v check.Verified, o verifyOptions) error {
 	return err
 }
 
-func notNil(list []string) []string {
-	if list == nil {
-		return []string{}
-	}
-	return list
-}
-
 // maxProofFile bounds what is read as a proof, in bytes.
 const maxProofFile = 64 << 20
 
@@ -165,27 +157,4 @@ func (c *cli) verifyProof(o verifyOptions) error {
 	fmt.Fprintln(c.out, newStory(painterFor(c.out), nil, false).line(e))
 	_, err = fmt.Fprintf(c.out, "ok: this event is in the log that %s has signed at %s\n", printable(at.Origin), counted(at.N, "event", "events"))
 	return err
-}
-
-// verifierKey is the key that the caller trusts: the one named, or the own one.
-func (c *cli) verifierKey(public string) (note.Verifier, error) {
-	if public != "" {
-		v, err := checkpoint.ParseVerifier(public)
-		if err != nil {
-			return nil, usagef("--key: %w", err)
-		}
-		return v, nil
-	}
-	cfg, err := c.config()
-	if err != nil {
-		return nil, err
-	}
-	key, err := daemon.SigningKey(cfg)
-	if err != nil {
-		return nil, &hintedError{err, "name the verifier key with --key"}
-	}
-	if key == nil {
-		return nil, usagef("whose signature shall it have? name the verifier key with --key")
-	}
-	return key.Verifier(), nil
 }

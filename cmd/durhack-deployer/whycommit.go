@@ -73,18 +73,6 @@ func (c *cli) whyCommit(ctx context.Context, cfg *config.Config, store *daemon.S
 	return c.tellCommit(rows, known)
 }
 
-// eventsOf reads the events of many deliveries, by delivery.
-func eventsOf(ctx context.Context, cfg *config.Config, store *daemon.Store, ids []string) (map[string][]eventlog.Event, error) {
-	events := make(map[string][]eventlog.Event, len(ids))
-	for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, DeliveryIDs: ids}) {
-		if err != nil {
-			return nil, err
-		}
-		events[e.DeliveryID] = append(events[e.DeliveryID], e)
-	}
-	return events, nil
-}
-
 func newCommitRow(e eventlog.Event, s router.DeliveryState, known map[string]projections.Deployment) commitRow {
 	row := commitRow{DeliveryID: e.DeliveryID, Actor: e.Actor, Parts: []commitPart{}}
 	if r := s.Received; r != nil {

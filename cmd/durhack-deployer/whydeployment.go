@@ -274,22 +274,3 @@ func (c *cli) nextOf(a deploymentAnswer) error {
 	_, err := fmt.Fprintf(c.out, "\nThe whole story of the last: %s\n", printable(c.command("why", last.DeliveryID)))
 	return err
 }
-
-func attemptTail(attempt int) string {
-	if attempt > 1 {
-		return fmt.Sprintf(" #%d", attempt)
-	}
-	return ""
-}
-
-func outcomeColour(outcome string) colour {
-	switch projections.Outcome(outcome) {
-	case projections.OutcomeDeployed:
-		return green
-	case projections.OutcomeFailed:
-		return red
-	case projections.OutcomeVoided, projections.OutcomeInterrupted:
-		return yellow
-	}
-	return blue
-}

@@ -1,29 +1,12 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
-
-// withStore runs f with the configuration and the open log. A private cluster
-// that is stopped is started for as long as f needs it.
-func (c *cli) withStore(ctx context.Context, f func(cfg *config.Config, store *daemon.Store) error) error {
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
-	store, err := daemon.OpenStore(ctx, cfg, c.logger(slog.LevelWarn), false)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	return f(cfg, store)
-}
 
 func (c *cli) migrateCommand() *cobra.Command {
 	return &cobra.Command{
