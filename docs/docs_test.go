@@ -1,4 +1,4 @@
-// Package docs_test holds the documents against the tree: what they link to,
+// Package docs_test compares the documents with the tree: what they link to,
 // the tests that they name and the messages that they explain must be there.
 package docs_test
 

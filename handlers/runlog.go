@@ -118,7 +118,7 @@ func (l *RunLog) Note(format string, args ...any) {
 	l.line("%s", l.set.String(fmt.Sprintf(format, args...)))
 }
 
-// StepStarted implements Reporter. The tail begins anew, so that it belongs to
+// StepStarted implements Reporter. The tail starts again, so that it belongs to
 // the step that failed.
 func (l *RunLog) StepStarted(name string) {
 	_ = l.mask.Flush()

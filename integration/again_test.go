@@ -10,19 +10,19 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 )
 
-// broken is a site whose deployment fails until it is mended.
-func broken(t *testing.T) (s *site, commits []string, mend func(bool)) {
+// broken is a site whose deployment fails until it is fixed.
+func broken(t *testing.T) (s *site, commits []string, fix func(bool)) {
 	t.Helper()
 	r := newRepo(t)
 	commits = r.pages("main", 3)
-	flag := filepath.Join(tempDir(t), "mended")
+	flag := filepath.Join(tempDir(t), "fixed")
 	s = newSite(t, pgtest.MigratedDSN(t), deployment{
 		slug: "web", repository: "ada/web", remote: r, steps: []step{script("test", "test -e "+flag)},
 	})
-	return s, commits, func(mended bool) {
+	return s, commits, func(fixed bool) {
 		t.Helper()
 		err := os.Remove(flag)
-		if mended {
+		if fixed {
 			err = os.WriteFile(flag, nil, 0o644)
 		}
 		if err != nil {
@@ -33,7 +33,7 @@ func broken(t *testing.T) (s *site, commits []string, mend func(bool)) {
 
 func TestARedeliveryRetriesWhatFailedAndNothingElse(t *testing.T) {
 	t.Parallel()
-	s, commits, mend := broken(t)
+	s, commits, fix := broken(t)
 	p := s.start("serve")
 	g := s.github(p.addr())
 	d := push("ada/web", "main", commits[0])
@@ -53,7 +53,7 @@ func TestARedeliveryRetriesWhatFailedAndNothingElse(t *testing.T) {
 		s.until("the story of "+d.id+" to be: "+want, func(all story) bool { return all.of(d.id).types() == want })
 	}
 	again(d, "received forwarded started failed redelivered started failed")
-	mend(true)
+	fix(true)
 	again(d, "received forwarded started failed redelivered started failed redelivered started deployed")
 	again(d, "received forwarded started failed redelivered started failed redelivered started deployed redelivered")
 	again(ping, "received voided redelivered")
@@ -77,14 +77,14 @@ func TestARedeliveryRetriesWhatFailedAndNothingElse(t *testing.T) {
 
 func TestReplayAndDeployByHand(t *testing.T) {
 	t.Parallel()
-	s, commits, mend := broken(t)
+	s, commits, fix := broken(t)
 	p := s.start("serve")
 	g := s.github(p.addr())
 	first, second := push("ada/web", "main", commits[0]), push("ada/web", "main", commits[1])
 	g.send(first)
 	g.send(second)
 	s.ends(first.id, second.id)
-	mend(true)
+	fix(true)
 	if r := s.command("replay", "--failed"); r.code != 2 || !strings.Contains(r.stderr, "--reason") {
 		t.Errorf("a replay without a reason: %+v", r)
 	}
@@ -117,7 +117,7 @@ func TestReplayAndDeployByHand(t *testing.T) {
 	s.live("web", commits[0])
 	s.must("deploy", "web", "--wait") // the tip
 	s.live("web", commits[2])
-	mend(false)
+	fix(false)
 	if r := s.command("deploy", "web", "--wait"); r.code != 1 {
 		t.Errorf("a deploy that fails: %+v", r)
 	}

@@ -23,11 +23,11 @@ import (
 
 var (
 	update = flag.Bool("update", false, "write what recorded logs give into their golden files")
-	record = flag.Bool("record", false, "record the logs of testdata anew; implies -update")
+	record = flag.Bool("record", false, "record the logs of testdata again; implies -update")
 )
 
 // recordings are what happened in testdata/NAME.jsonl: `go test ./integration
-// -run Recorded -record` makes the logs anew. It need not be done for a change
+// -run Recorded -record` makes the logs again. It need not be done for a change
 // of the program: that old logs give what they gave is the point of them.
 var recordings = map[string]func(t *testing.T) *site{
 	"happy":        recordHappy,

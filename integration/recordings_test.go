@@ -29,10 +29,10 @@ func recordHappy(t *testing.T) *site {
 	return s
 }
 
-// recordFailure: a push that fails, is replayed once mended, then by mistake;
+// recordFailure: a push that fails, is replayed once fixed, then by mistake;
 // and one by hand that goes back.
 func recordFailure(t *testing.T) *site {
-	s, commits, mend := broken(t)
+	s, commits, fix := broken(t)
 	p := s.start("serve")
 	g := s.github(p.addr())
 	first, second := push("ada/web", "main", commits[0]), push("ada/web", "main", commits[1])
@@ -40,7 +40,7 @@ func recordFailure(t *testing.T) *site {
 	s.ends(first.id)
 	g.send(second)
 	s.ends(second.id)
-	mend(true)
+	fix(true)
 	s.must("replay", "--failed", "--reason", "the disk was full")
 	s.ends(first.id, second.id)
 	s.must("replay", first.id, "--reason", "by mistake")
@@ -103,14 +103,14 @@ func recordSuperseded(t *testing.T) *site {
 // recordRedelivery: what failed is retried by a redelivery, what went well and
 // what was voided is not.
 func recordRedelivery(t *testing.T) *site {
-	s, commits, mend := broken(t)
+	s, commits, fix := broken(t)
 	p := s.start("serve")
 	g := s.github(p.addr())
 	d, elsewhere := push("ada/web", "main", commits[0]), push("ada/web", "feature", commits[0])
 	g.send(elsewhere)
 	g.send(d)
 	s.ends(d.id, elsewhere.id)
-	mend(true)
+	fix(true)
 	again := func(d delivery, n int) {
 		g.send(d)
 		s.until("the redelivery", func(all story) bool {

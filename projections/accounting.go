@@ -12,7 +12,7 @@ import (
 // the count goes on.
 const maxBreaches = 1000
 
-// Breach is something that the log must never hold (DESIGN section 3).
+// Breach is something that the log must never hold.
 type Breach struct {
 	Position   int64
 	Instance   string

@@ -62,7 +62,7 @@ func (e *StoppedError) Error() string {
 func (e *StoppedError) Unwrap() error { return e.Err }
 
 // Run follows the log and applies every event to the read models, until ctx
-// ends (nil) or something comes that waiting cannot mend: an event that this
+// ends (nil) or something comes that waiting cannot fix: an event that this
 // binary does not know (*eventlog.UnknownEventError), a hole
 // (*eventlog.HoleError), or the end of the log's follower. An outage of the
 // database it sits out. The first two are a *StoppedError, and are also noted in
@@ -151,7 +151,7 @@ func (p *Projector) tellNowAndThen() func(done, total int64) {
 	}
 }
 
-// stops wraps the errors that waiting does not mend.
+// stops wraps the errors that waiting does not fix.
 func stops(position int64, err error) error {
 	var unknown *eventlog.UnknownEventError
 	var hole *eventlog.HoleError

@@ -35,7 +35,7 @@ type Audit struct {
 	Checkpoint, Head int64
 	Differences      []Difference
 	// NotBuilt is set where there are no read models of this version to compare;
-	// the rest is told all the same.
+	// the rest is still told.
 	NotBuilt *NotBuiltError
 	// Accounting is by instance, up to Head.
 	Accounting map[string]Accounting

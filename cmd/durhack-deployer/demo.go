@@ -156,7 +156,7 @@ func (d *demo) tryNext(s sample, url, deliveryID string) {
 		{"why it was deployed", []string{"why", deliveryID}},
 		{"go back to the commit before, on purpose", []string{"deploy", "hello", "--ref", shortCommit(s.before), "--wait"}},
 		{"watch the log", []string{"log", "--follow"}},
-		{"hold the log, the read models and the queues against each other", []string{"verify"}},
+		{"compare the log, the read models and the queues", []string{"verify"}},
 	} {
 		fmt.Fprintf(d.out, "  %s\n%s%s\n", p.paint(grey, "# "+try.what), prefix, d.command(try.args...))
 	}

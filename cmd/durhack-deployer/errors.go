@@ -52,7 +52,7 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 		for _, line := range strings.Split(strings.TrimSpace(many.Error()), "\n") {
 			fmt.Fprintln(w, printable(line))
 		}
-		fmt.Fprintln(w, "hint: mend the lines above; `durhack-deployer config check` says whether it is well then")
+		fmt.Fprintln(w, "hint: fix the lines above, then run `durhack-deployer config check`")
 		return exitError
 	}
 	text, next := err.Error(), hint(err)

@@ -289,7 +289,7 @@ func (c *cli) goneLog(err error, name, path string, run eventlog.Event) error {
 
 // printFile prints the lines of a file below dir until ended is closed and all of
 // it was printed. Before that, the file may be still to come. It leaves dir by no
-// name or link: what is in the log need not be believed with root's eyes.
+// name or link: what is in the log need not be trusted with root's eyes.
 func (c *cli) printFile(ctx context.Context, dir, name string, ended <-chan struct{}, run eventlog.Event, o logsOptions) error {
 	emit := func(line string) error {
 		if o.json {

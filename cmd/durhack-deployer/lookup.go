@@ -337,7 +337,7 @@ func (c *cli) verifierKey(public string) (note.Verifier, error) {
 		return nil, &hintedError{err, "name the verifier key with --key"}
 	}
 	if key == nil {
-		return nil, usagef("whose signature shall it have? name the verifier key with --key")
+		return nil, usagef("there is no signing key here; name the verifier key with --key")
 	}
 	return key.Verifier(), nil
 }
@@ -361,7 +361,7 @@ func newDeliveryID(now time.Time) string {
 // missingBodyError concerns one delivery: others can be replayed.
 type missingBodyError struct{ error }
 
-// missingBody says why a delivery cannot be decided anew, and what to do instead.
+// missingBody says why a delivery cannot be decided again, and what to do instead.
 func missingBody(received eventlog.Event, events []eventlog.Event) error {
 	_, redacted, err := bodies(events)
 	if err != nil {

@@ -22,7 +22,7 @@ func (c *cli) projectionsCommand() *cobra.Command {
 func (c *cli) projectionsRebuildCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rebuild", Short: "Rebuild the read models from the log", Args: takes(),
-		Long: "Folds the whole log anew and puts the result in place of the read models. The\ndaemon may run meanwhile.",
+		Long: "Folds the whole log and replaces the read models with the result. The daemon may\nrun meanwhile.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
 				begin, last := time.Now(), int64(0)
@@ -93,8 +93,8 @@ type audited struct {
 func (c *cli) projectionsVerifyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "verify [--json]", Short: "Hold the read models against the log, and the disk against them", Args: takes(),
-		Long: `Folds the log afresh and compares the read models with it, row by row. Then looks
+		Use: "verify [--json]", Short: "Compare the read models with the log, and the disk with them", Args: takes(),
+		Long: `Folds the log and compares the read models with it, row by row. Then looks
 at each configured deployment's directory: is the commit that is live the one that
 is checked out, and are tracked files as the commit has them? Hand edits are named.
 What a failed run left behind is only noted. Exit 1 and a line for each breach.
@@ -132,7 +132,7 @@ func (c *cli) printAudited(a audited, asJSON bool) error {
 	if n := len(a.Breaches); n > 0 {
 		return &hintedError{
 			errors.New(counted(int64(n), "breach", "breaches")),
-			"read models are mended by `projections rebuild`; a directory by a deploy: `deploy SLUG --ref COMMIT`",
+			"`projections rebuild` fixes read models; a deploy fixes a directory: `deploy SLUG --ref COMMIT`",
 		}
 	}
 	if asJSON {

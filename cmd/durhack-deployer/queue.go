@@ -26,7 +26,7 @@ func (c *cli) queueListCommand() *cobra.Command {
 		Use: "list [QUEUE] [--json]", Short: "List what waits, and what is in quarantine",
 		Long: `Lists the entries of the main queue and of each deployment's queue, from the
 directories themselves: it works while the database is away. Entries in
-quarantine could not be read; their reason is shown. Once the cause is mended,
+quarantine could not be read; their reason is shown. Once the cause is fixed,
 move the file back into the queue's directory, or delete it.`,
 		Example: `  durhack-deployer queue list
   durhack-deployer queue list main --json`,

@@ -34,10 +34,10 @@ func (c *cli) replayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay (DELIVERY... | --failed | --since TIME) (--reason TEXT [--wait] | --dry-run | --simulate --with-config FILE) [--json]",
 		Short: "Run past deliveries again, as new attempts, or try another configuration on them",
-		Long: `Decides each delivery anew by today's configuration, appends a "replayed" event
+		Long: `Decides each delivery again by today's configuration, appends a "replayed" event
 with your name and reason, and so orders new attempts, which the daemon runs.
 Nothing of the past is overwritten. A commit that is behind what is live is
-voided as stale all the same: to go back, use "deploy --ref".
+still voided as stale: to go back, use "deploy --ref".
 
 --failed takes the deliveries whose newest attempt failed; with --since or
 --until those received in the window. --deployment replays only that part. They

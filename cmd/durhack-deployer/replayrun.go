@@ -144,7 +144,7 @@ func (c *cli) planReplay(ctx context.Context, cfg *config.Config, store *daemon.
 	case void != nil:
 		p.why = &hintedError{
 			fmt.Errorf("%s is not replayed, because it would be voided again: %s: %s", id, void.Reason, void.Detail),
-			"mend the configuration first; `" + c.command("why", id) + "` tells its past",
+			"fix the configuration first; `" + c.command("why", id) + "` tells its past",
 		}
 	}
 	p.runs = runs

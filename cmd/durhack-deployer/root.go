@@ -59,7 +59,7 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong,
 			if len(args) == 0 {
 				cmd.SetOut(c.err)
 				_ = cmd.Help()
-				return usagef("say what to do: one of the commands above")
+				return usagef("missing COMMAND: use one of the commands above")
 			}
 			return unknownCommand(cmd, args[0])
 		},

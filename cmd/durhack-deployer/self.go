@@ -49,8 +49,8 @@ func same(a, b string) bool {
 // actor is the person at the command line, for the log.
 func actor() string { return actorOf(os.Geteuid(), os.Getenv("SUDO_USER")) }
 
-// actorOf believes SUDO_USER only of root, who can be anybody anyway: others
-// would sign with any name. Nor is USER believed, which os/user does where
+// actorOf trusts SUDO_USER only of root, who can be anybody anyway: others
+// would sign with any name. Nor is USER trusted, which os/user does where
 // /etc/passwd does not have the user, so that is read here.
 func actorOf(uid int, sudoUser string) string {
 	if uid == 0 && sudoUser != "" {

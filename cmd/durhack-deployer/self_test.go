@@ -31,6 +31,6 @@ func TestActor(t *testing.T) {
 		}
 	}
 	if got := actorOf(uid, "root"); got != "nobody" {
-		t.Errorf("SUDO_USER of somebody who is not root is believed: %q", got)
+		t.Errorf("SUDO_USER of somebody who is not root is trusted: %q", got)
 	}
 }

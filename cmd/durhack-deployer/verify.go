@@ -26,10 +26,10 @@ func (c *cli) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify [--against FILE]... [--key KEY] [--json] | --proof FILE [--key KEY] [--json]",
 		Short: "Prove that the log is as it was appended, and that all the rest follows from it",
-		Long: `Recomputes the tree of the log from every event and holds it against every
+		Long: `Recomputes the tree of the log from every event and compares it with every
 stored hash, each stored body against the digest in its event, the head, and the
 checkpoint that was signed last, with its signature. Then folds the whole log
-afresh and checks that every delivery is accounted for exactly once (received =
+and checks that every delivery is accounted for exactly once (received =
 voided + finished + pending), that the read models are what the log gives, and
 that each deployment's queue holds what the log says is waiting. Exit 1 and a line
 for each breach.
@@ -114,7 +114,7 @@ func (c *cli) verified(v check.Verified, o verifyOptions) error {
 	if len(v.Breaches) > 0 {
 		return &hintedError{
 			errors.New(counted(int64(len(v.Breaches)), "breach", "breaches")),
-			"read models are mended by `projections rebuild`, queues by `queue rebuild`; a breach of the log itself by nothing: see docs/operations.md",
+			"`projections rebuild` fixes read models, `queue rebuild` fixes queues; nothing fixes a breach of the log itself: see docs/operations.md",
 		}
 	}
 	if v.Events == 0 {

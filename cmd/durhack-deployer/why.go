@@ -193,7 +193,7 @@ func (a answer) tell(events []eventlog.Event) error {
 	return a.next()
 }
 
-// verdict is the one sentence that whoever asks wants first.
+// verdict is the one sentence that anyone who asks wants first.
 func (a answer) verdict() string {
 	s := a.state
 	if len(s.Parts) == 0 {
@@ -305,18 +305,18 @@ func (a answer) next() error {
 	}
 	switch {
 	case len(failed) > 0:
-		lines = append(lines, "Once that is mended: "+replay)
+		lines = append(lines, "Once that is fixed: "+replay)
 	case waits:
 		lines = append(lines, "See what waits:      "+a.command("queue", "list"))
-	case a.state.Void != nil && len(a.state.Parts) == 0 && mendable(a.state.Void.Reason):
-		lines = append(lines, "Once that is mended: "+replay)
+	case a.state.Void != nil && len(a.state.Parts) == 0 && fixable(a.state.Void.Reason):
+		lines = append(lines, "Once that is fixed: "+replay)
 	}
 	for _, part := range voided {
 		slug, commit := part.Assignment.Deployment, part.Assignment.Commit
 		if part.Reason == eventlog.ReasonStale || part.Reason == eventlog.ReasonSuperseded {
-			lines = append(lines, "To run it all the same: "+a.command("deploy", slug, "--ref", commit))
-		} else if mendable(part.Reason) {
-			lines = append(lines, "Once that is mended: "+replay)
+			lines = append(lines, "To run it anyway: "+a.command("deploy", slug, "--ref", commit))
+		} else if fixable(part.Reason) {
+			lines = append(lines, "Once that is fixed: "+replay)
 		}
 	}
 	if len(lines) == 0 {
@@ -326,8 +326,8 @@ func (a answer) next() error {
 	return err
 }
 
-// mendable says whether another configuration would have decided otherwise.
-func mendable(r eventlog.Reason) bool {
+// fixable says whether another configuration would have decided otherwise.
+func fixable(r eventlog.Reason) bool {
 	return r == eventlog.ReasonNoDeployment || r == eventlog.ReasonDeploymentDisabled || r == eventlog.ReasonFrozen
 }
 

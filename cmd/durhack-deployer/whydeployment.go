@@ -240,7 +240,7 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 		fmt.Fprintf(c.out, "%s in the main queue, not routed yet.\n", counted(int64(a.Unrouted), "delivery is", "deliveries are"))
 	}
 	if a.WaitsFor != "" {
-		fmt.Fprintf(c.out, "What waits does not begin: %s\n", printable(a.WaitsFor))
+		fmt.Fprintf(c.out, "Waiting deploys do not start: %s\n", printable(a.WaitsFor))
 	}
 	if len(a.Newer) == 0 {
 		fmt.Fprintf(c.out, "Nothing newer came: no push to %s of %s since, and no replay.\n", printable(a.Branch), printable(a.Repository))

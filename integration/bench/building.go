@@ -112,7 +112,7 @@ func writeForEver(dir string, writer int) error {
 		block[i] = byte(i * 7)
 	}
 	for i := 0; ; i++ {
-		// Written anew, as a build does, so that the disk's space is bounded.
+		// Written again, as a build does, so that the disk's space is bounded.
 		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d-%d.o", writer, i%writerFiles)))
 		if err != nil {
 			return err

@@ -78,7 +78,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	if err := s.http.Shutdown(ending); err != nil {
-		_ = s.http.Close() // whoever asked gets no answer
+		_ = s.http.Close() // the client gets no answer
 	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve admin on %s: %w", l.Addr(), err)
@@ -177,5 +177,5 @@ func answer(w http.ResponseWriter, code int, body map[string]any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(raw, '\n')) // who does not read it does not get it
+	_, _ = w.Write(append(raw, '\n')) // a client that does not read it does not get it
 }

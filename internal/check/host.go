@@ -74,7 +74,7 @@ func (d *doctor) secret(context.Context) {
 		}
 		switch {
 		case len(s.Reveal()) < shortSecret:
-			d.say(Warn, advice, "%s is shorter than %d bytes: whoever sees a signed delivery may guess it", which, shortSecret)
+			d.say(Warn, advice, "%s is shorter than %d bytes: anyone who sees a signed delivery may guess it", which, shortSecret)
 		case different(s.Reveal()) < variety:
 			d.say(Warn, advice, "%s repeats a few characters: it may be guessed", which)
 		default:
@@ -109,7 +109,7 @@ func (d *doctor) stateDir(context.Context) {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.say(Warn, "start the daemon as the user that shall own it", "%s is not there yet", dir)
+		d.say(Warn, "start the daemon as the user that should own it", "%s is not there yet", dir)
 		return
 	case err != nil:
 		d.say(Fail, "run this as the user that the daemon runs as", "%v", err)
@@ -158,7 +158,7 @@ func (d *doctor) queues(context.Context) {
 		}
 		if n := len(quarantined); n > 0 {
 			bad = true
-			d.say(Warn, "`durhack-deployer queue list "+name+"` says why; mend it and move the file back, or delete it",
+			d.say(Warn, "`durhack-deployer queue list "+name+"` says why; fix the cause and move the file back, or delete it",
 				"%s has %d in quarantine, the newest %s", name, n, quarantined[n-1].Name)
 		}
 		queues, waiting = queues+1, waiting+len(entries)
@@ -193,7 +193,7 @@ func (d *doctor) lock(ctx context.Context) {
 		d.say(OK, "", "flock(2) in %s: one host", filepath.Join(d.cfg.StateDir, "locks"))
 		return
 	}
-	const advice = "start the lock server or mend [lock] url: until then deploys wait"
+	const advice = "start the lock server or fix [lock] url: until then deploys wait"
 	lock.ClientLog(d.log)
 	redis, err := lock.NewRedis(d.cfg.Lock.URL.Reveal(), d.cfg.Instance, d.cfg.Lock.TTL, d.log)
 	if err != nil {
@@ -210,7 +210,7 @@ func (d *doctor) lock(ctx context.Context) {
 	d.say(OK, "", "the lock server answers")
 }
 
-// paths looks whether each enabled deployment can be checked out where it shall be.
+// paths looks whether each enabled deployment can be checked out at its path.
 func (d *doctor) paths(ctx context.Context) {
 	usable, bad := 0, false
 	for _, slug := range d.cfg.Slugs() {
@@ -227,7 +227,7 @@ func (d *doctor) paths(ctx context.Context) {
 		switch {
 		case err == nil && !info.IsDir():
 			bad = true
-			d.say(Fail, "move it away, or mend path in the configuration", "%s: %s cannot be made: %s is not a directory", slug, dep.Path, dir)
+			d.say(Fail, "move it away, or fix path in the configuration", "%s: %s cannot be made: %s is not a directory", slug, dep.Path, dir)
 		case err != nil || unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
 			bad = true
 			d.say(Fail, "make the path, empty, and give it to the user that the daemon runs as (chown), or run this as that user", "%s: %s cannot be written by this user", slug, dir)

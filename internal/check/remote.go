@@ -109,7 +109,7 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 	case errors.As(err, &refused):
 		d.say(Fail, "`durhack-deployer verify` says where; see docs/operations.md", "%s", oneLine(err))
 	case err != nil:
-		d.say(Fail, "nothing is signed until this is mended", "%s", oneLine(err))
+		d.say(Fail, "nothing is signed until this is fixed", "%s", oneLine(err))
 	case unsigned.Events > 0 && time.Since(unsigned.Since) > signer.Overdue:
 		d.say(Fail, "`checkpoint` signs them now, or says why not; so does the log of `serve` or `work`, which should have done it",
 			"%s not signed, the first of them since %s", counted(int(unsigned.Events), "event"), unsigned.Since.Format(time.RFC3339))
@@ -223,7 +223,7 @@ func (d *doctor) git(ctx context.Context) {
 		switch err := errs[i]; {
 		case errors.Is(err, git.ErrRefNotFound):
 			bad = true
-			d.say(Warn, "push the branch, or mend branch in the configuration", "%s: the remote has no branch %q", dep.Slug, dep.Branch)
+			d.say(Warn, "push the branch, or fix branch in the configuration", "%s: the remote has no branch %q", dep.Slug, dep.Branch)
 		case err != nil:
 			bad = true
 			d.say(Fail, "can this user reach it by hand? `git ls-remote`; private repositories need a deploy key", "%s: %s", dep.Slug, oneLine(err))

@@ -46,7 +46,7 @@ type Options struct {
 // Run runs until ctx ends, then drains: a running deploy gets its grace, while
 // pushes are still accepted; then the listener stops accepting and finishes its
 // requests, and what is left waits in the queues. It returns early with an error only for what a restart
-// by itself cannot mend (a port in use, an unwritable state_dir, a newer
+// by itself cannot fix (a port in use, an unwritable state_dir, a newer
 // schema); the database being away is waited out.
 func Run(ctx context.Context, o Options) error {
 	if err := Refuse(o.Config, o.Listen, o.Work); err != nil {
@@ -142,7 +142,7 @@ func Run(ctx context.Context, o Options) error {
 	return errors.Join(listenErr, workErr)
 }
 
-// Refuse names what must be mended in the configuration before a daemon with
+// Refuse names what must be fixed in the configuration before a daemon with
 // these parts may start.
 func Refuse(cfg *config.Config, listen, work bool) error {
 	if listen {

@@ -126,7 +126,7 @@ func TestRefusesWhatCannotWork(t *testing.T) {
 				t.Errorf("got %v, want an error about %q", err, c.want)
 			}
 			if _, err := os.Stat(state); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("state_dir was made all the same: %v", err)
+				t.Errorf("state_dir was still made: %v", err)
 			}
 		})
 	}
@@ -249,7 +249,7 @@ func TestNewerSchemaEndsTheDaemon(t *testing.T) {
 	}
 }
 
-// Postgres is not there when the daemon starts: pushes are taken all the same,
+// Postgres is not there when the daemon starts: pushes are still accepted,
 // and go live once it is; and again after it was killed.
 func TestPostgresComesLateAndGoesAway(t *testing.T) {
 	server := pgtest.NewServer(t)

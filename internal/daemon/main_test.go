@@ -104,7 +104,7 @@ type daemon struct {
 	stop func() error
 }
 
-// run starts a daemon, and waits until it listens if it shall.
+// run starts a daemon, and waits until it listens if it should.
 func (s *site) run(listen, work bool) *daemon {
 	s.t.Helper()
 	d := &daemon{out: &testkit.Buffer{}}

@@ -303,7 +303,7 @@ type queueState struct {
 }
 
 // checkQueues looks at the directories. What waits, or is in quarantine, is no
-// reason not to be ready: new work is done all the same.
+// reason not to be ready: new work still runs.
 func checkQueues(cfg *config.Config) (any, []string) {
 	states := []queueState{}
 	var reasons []string

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// freshName is a directory beside .git in which a clone is made anew, damagedName
+	// freshName is a directory beside .git in which a clone is made, damagedName
 	// one in the new .git with what was there before.
 	freshName   = ".git.durhack-deployer"
 	damagedName = "durhack-deployer.damaged"
@@ -106,7 +106,7 @@ func isDamage(err error) bool {
 	return ok && damage.MatchString(e.Message)
 }
 
-// renew clones anew beside .git and puts the clone in its place. The working tree
+// renew clones again beside .git and puts the clone in its place. The working tree
 // with all that is untracked stays as it is, and so does the index, which knows
 // what is tracked. What was there before is kept in .git, until the next time.
 func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {

@@ -57,7 +57,7 @@ func (r *Repo) FetchHistory(ctx context.Context, branch, commit string, out io.W
 	if err := r.EnsureClone(ctx, commit, out); err != nil {
 		return err
 	}
-	// A commit that was live was there once: it is not waited for as one that was
+	// A commit that was live existed: it is not waited for as one that was
 	// pushed just now.
 	there := func(err error) bool { return passes(err) && !isMissing(err) }
 	err := r.patiently(ctx, there, func() error { return r.fetchHistory(ctx, branch, commit, out) })

@@ -19,7 +19,7 @@ const (
 // Init does the work of PID 1 where this process has that number, as in a
 // container: it runs the program again as its only child, passes signals on, and
 // reaps the processes that others leave to PID 1. ok says that it did, and that
-// the program shall exit with the code; otherwise the program goes on by itself.
+// the program should exit with the code; otherwise the program goes on by itself.
 func Init() (code int, ok bool) {
 	if os.Getpid() == 1 {
 		return superviseSelf()

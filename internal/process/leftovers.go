@@ -70,6 +70,6 @@ func (p *pipe) leave(l *Leftovers) {
 		newline = "\n"
 	}
 	_, _ = fmt.Fprintf(p.to, "%s%s was left behind and still has this output open: what it writes from now on is dropped, "+
-		"and it ends at its next line once the deployer stops; a program that shall last belongs in a service\n", newline, who)
+		"and it ends at its next line once the deployer stops; a program that should outlive its step belongs in a service\n", newline, who)
 	l.keep(p.r)
 }

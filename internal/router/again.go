@@ -48,7 +48,7 @@ func Redeliver(known DeliveryState, d delivery.Delivery, rules []Rule) eventlog.
 	}
 	out.Detail = strings.Join(said, "; ")
 	if out.Action == eventlog.ActionIgnored {
-		out.Detail = strings.TrimPrefix(out.Detail+"; to run it all the same: durhack-deployer replay "+d.ID, "; ")
+		out.Detail = strings.TrimPrefix(out.Detail+"; to run it anyway: durhack-deployer replay "+d.ID, "; ")
 	}
 	out.Detail = truncate(out.Detail, maxDetail)
 	return out

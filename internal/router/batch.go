@@ -177,7 +177,7 @@ func (r *Router) group(ctx context.Context, w work, state DeliveryState, decisio
 }
 
 // differs says whether d's body is another than the one that came first, and so
-// is to be stored. The listener salts each digest anew, so the first one's salt
+// is to be stored. The listener salts each digest itself, so the first one's salt
 // has to be read. No body of a delivery that was redacted counts: it must not
 // come back this way, be it in another encoding.
 func (r *Router) differs(ctx context.Context, known DeliveryState, d delivery.Delivery) (bool, error) {

@@ -9,7 +9,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
 
-// Verdict is the part of a decision that can be held against another one: where
+// Verdict is the part of a decision that can be compared with another one: where
 // the delivery went, or why it went nowhere.
 type Verdict struct {
 	// Forwards are sorted by deployment.

@@ -55,7 +55,7 @@ func openQueue(t testing.TB) *queue.Queue {
 
 func put(t rapid.TB, q *queue.Queue, d delivery.Delivery) queue.Entry {
 	t.Helper()
-	d.Salt = delivery.NewSalt() // as the listener does, for each request anew
+	d.Salt = delivery.NewSalt() // as the listener does, for each request
 	e, err := q.Put(context.Background(), d.ID, d.EncodeTo)
 	if err != nil {
 		t.Fatal(err)

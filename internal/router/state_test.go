@@ -141,7 +141,7 @@ func TestRedeliverOfWhatIsNotDeployedAnyMore(t *testing.T) {
 	if got.Action != eventlog.ActionIgnored || len(got.Deployments) > 0 {
 		t.Errorf("got %+v", got)
 	}
-	want := `docs failed it (attempt 1), and is not configured any more; web failed it at step "build" (attempt 1), and is disabled now; to run it all the same: durhack-deployer replay d-1`
+	want := `docs failed it (attempt 1), and is not configured any more; web failed it at step "build" (attempt 1), and is disabled now; to run it anyway: durhack-deployer replay d-1`
 	if got.Detail != want {
 		t.Errorf("detail %q", got.Detail)
 	}
@@ -155,7 +155,7 @@ func TestRedeliverOfAVoid(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := Redeliver(s, delivery.Delivery{ID: "d-1"}, rules)
-	if want := "it was voided: no_deployment; to run it all the same: durhack-deployer replay d-1"; got.Action != eventlog.ActionIgnored || got.Detail != want {
+	if want := "it was voided: no_deployment; to run it anyway: durhack-deployer replay d-1"; got.Action != eventlog.ActionIgnored || got.Detail != want {
 		t.Errorf("%s: %q", got.Action, got.Detail)
 	}
 }

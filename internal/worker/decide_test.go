@@ -108,7 +108,7 @@ func TestStaleIsNotAskedOfAPushOntoWhatIsLive(t *testing.T) {
 	}
 }
 
-// The clone was made anew since, and does not know what is live any more; nor
+// The clone was made again since, and does not know what is live any more; nor
 // does the remote.
 func TestStaleWhereWhatIsLiveIsUnknown(t *testing.T) {
 	t.Parallel()

@@ -36,7 +36,7 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 			}
 			return w.done(e)
 		case errors.Is(err, errTakenOver):
-			return nil // the entry is dealt with anew, on what the other has recorded
+			return nil // the entry is dealt with again, on what the other has recorded
 		case ctx.Err() != nil:
 			w.o.Logger.Warn("the result will be recorded at the next start", "delivery", r.deliveryID, "error", err)
 			return nil

@@ -123,7 +123,7 @@ func (s *site) push(script string) string {
 	return s.git(s.pusher(), "rev-parse", "HEAD")
 }
 
-// order records that the commit shall run, and queues it as the mirror does.
+// order records that the commit should run, and queues it as the mirror does.
 func (s *site) order(delivery, commit string, forced bool) mirror.Entry {
 	s.t.Helper()
 	events := s.append(eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commit, Rule: "r", ConfigDigest: "c", Forced: forced}}})

@@ -57,7 +57,7 @@ func TestPostgresKilledInMidDeploy(t *testing.T) {
 }
 
 // Postgres dies just before a start is recorded: nothing runs, and the worker
-// can be stopped all the same.
+// can still be stopped.
 func TestPostgresKilledBeforeAStart(t *testing.T) {
 	t.Parallel()
 	s, server := newServerSite(t)

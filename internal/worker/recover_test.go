@@ -50,7 +50,7 @@ func TestReplayOfAnOpenRunIsOwedThoughTheRunWentOn(t *testing.T) {
 }
 
 // A deploy that takes the daemon down each time is not tried for ever; a replay
-// begins to count anew.
+// starts to count again.
 func TestThirdInterruptionFails(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -188,7 +188,7 @@ func TestFailedRecoveryIsTriedAgain(t *testing.T) {
 	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
 }
 
-// What the database will not have ends the run all the same, and an entry that
+// What the database will not have still ends the run, and an entry that
 // cannot be started makes room.
 func TestRefusedByTheDatabase(t *testing.T) {
 	t.Parallel()

@@ -71,7 +71,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	vars := handlers.Environment(job, w.o.Vars, w.o.SearchPaths)
 	secrets := slices.Concat(w.o.Secrets, handlers.Passwords(vars))
 	log, err := handlers.OpenRunLog(r.started.RunLog, secrets, handlers.RunLogOptions{Log: w.o.Logger})
-	if err != nil { // a full disk must not fail a deploy: the output's tail is kept all the same
+	if err != nil { // a full disk must not fail a deploy: the output's tail is still kept
 		w.o.Logger.Warn("no run log is kept", "path", r.started.RunLog, "error", err)
 	}
 	if check.said.Len() > 0 {
