@@ -1,5 +1,6 @@
 // Command bench measures the deployer against raw loops and peers, each in the
-// same run on the same disk, and prints a table with the targets. It starts what
+// same run on the same disk, and prints each line of a table with the targets as its
+// row ends. It starts what
 // it needs (the built program, a private Postgres, Debian's webhook) in a
 // temporary directory, sends traffic to the loopback interface only, and removes
 // everything. docs/performance.md explains the rows.
@@ -28,22 +29,17 @@ type row struct {
 var rows = []row{
 	{"ack", "durable acknowledgements against a raw loop of the same system calls", ack},
 	{"peer", "durable acknowledgements against Debian's webhook, which stores nothing", peer},
-	{"build", "acknowledgements while a build writes to the same disk", whileBuilding},
 	{"started", "from the POST to the committed `started`, against the sum of its parts", started},
 	{"append", "events appended with 64 deliveries in flight, against one inserting connection", appendEvents},
-	{"tree", "events appended with the tree, against the same without its hashes", appendTree},
 	{"verify", "verify of the log against a scan that hashes the same rows, and its memory", verify},
-	{"rebuild", "rebuild of the projections, against a bare scan", rebuild},
 	{"status", "status on a long log against a short one, and the memory of a rebuild", status},
 	{"memory", "resident memory of listen and work", memory},
-	{"start", "from the start of listen to its first 202", start},
-	{"files", "100,000 files in one queue, against 100", files},
 }
 
+// limit bounds a run: rows that it cuts off are named, and can be measured alone.
+const limit = 5 * time.Minute
+
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == writerCommand {
-		os.Exit(runWriter(os.Args[2:]))
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -91,10 +87,12 @@ func measure(ctx context.Context, names []string, dir string, rounds int, asJSON
 	if err != nil {
 		return err
 	}
-	if !asJSON {
-		fmt.Fprintf(out, "%s\n\n", m)
+	show := printTable(out, m)
+	if asJSON {
+		show = printJSON(out, m)
 	}
-	var results []result
+	limited, stop := context.WithTimeout(ctx, limit)
+	defer stop()
 	var failures []error
 	for _, r := range rows {
 		if len(names) > 0 && !slices.Contains(names, r.name) {
@@ -102,9 +100,12 @@ func measure(ctx context.Context, names []string, dir string, rounds int, asJSON
 		}
 		begin := time.Now()
 		fmt.Fprintf(progress, "%s: %s ...\n", r.name, r.what)
-		got, err := r.run(ctx, b)
+		got, err := r.run(limited, b)
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
+		}
+		if limited.Err() != nil {
+			err = fmt.Errorf("not measured within %s of the start; measure it alone with --row %s", limit, r.name)
 		}
 		if err != nil { // the rows are independent
 			failures = append(failures, fmt.Errorf("row %s: %w", r.name, err))
@@ -115,14 +116,11 @@ func measure(ctx context.Context, names []string, dir string, rounds int, asJSON
 		for i := range got {
 			got[i].Row = r.name
 		}
-		results = append(results, got...)
+		if err := show(got); err != nil {
+			return err
+		}
 	}
-	if asJSON {
-		err = printJSON(out, m, results)
-	} else {
-		err = printTable(out, results)
-	}
-	return errors.Join(append(failures, err)...)
+	return errors.Join(failures...)
 }
 
 func rowNames() string {

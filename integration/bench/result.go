@@ -2,11 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
-	"text/tabwriter"
 	"time"
 )
 
@@ -109,30 +109,35 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }
 
-func printTable(out io.Writer, results []result) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ROW\tWHAT\tOURS\tAGAINST\tTHEIRS\tSCORE\tROUNDS\tTARGET\tVERDICT")
-	for _, r := range results {
-		against, theirs := "-", "-"
-		if r.Against != "" {
-			against, theirs = r.Against, number(r.Theirs)+" "+r.Unit
+// printTable prints the head, and returns a function that prints lines below it.
+func printTable(out io.Writer, m machine) func([]result) error {
+	const line = "%-8s %-50s %-10s %-36s %-10s %-6s %-14s %-27s %s\n"
+	fmt.Fprintf(out, "%s\n\n"+line, m, "ROW", "WHAT", "OURS", "AGAINST", "THEIRS", "SCORE", "ROUNDS", "TARGET", "VERDICT")
+	return func(results []result) error {
+		for _, r := range results {
+			against, theirs := "-", "-"
+			if r.Against != "" {
+				against, theirs = r.Against, number(r.Theirs)+" "+r.Unit
+			}
+			_, err := fmt.Fprintf(out, line, r.Row, r.What, number(r.Ours)+" "+r.Unit, against, theirs,
+				number(r.Score), number(r.Low)+" - "+number(r.High), r.Target, r.Verdict)
+			if err != nil {
+				return err
+			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s %s\t%s\t%s\t%s\t%s - %s\t%s\t%s\n", r.Row, r.What, number(r.Ours), r.Unit,
-			against, theirs, number(r.Score), number(r.Low), number(r.High), r.Target, r.Verdict)
+		return nil
 	}
-	return w.Flush()
 }
 
-func printJSON(out io.Writer, m machine, results []result) error {
+// printJSON is printTable with an object a line.
+func printJSON(out io.Writer, m machine) func([]result) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(m); err != nil {
+	err := enc.Encode(m)
+	return func(results []result) error {
+		for _, r := range results {
+			err = errors.Join(err, enc.Encode(r))
+		}
 		return err
 	}
-	for _, r := range results {
-		if err := enc.Encode(r); err != nil {
-			return err
-		}
-	}
-	return nil
 }

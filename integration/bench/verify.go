@@ -9,11 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -23,59 +21,7 @@ import (
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// appendTree appends the same in two databases; in one of them the append
-// function leaves the hashes out.
-func appendTree(ctx context.Context, b *bench) (_ []result, err error) {
-	var logs [2]*eventlog.Log
-	for i := range logs {
-		pool, owner, err := b.store(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, owner.Close(ctx)) }()
-		defer pool.Close()
-		if i == 1 {
-			if err := withoutHashes(ctx, owner); err != nil {
-				return nil, err
-			}
-		}
-		logs[i] = eventlog.Open(pool, quiet())
-		defer logs[i].Close()
-	}
-	var rates [2][]float64
-	for round := -1; round < b.rounds; round++ { // the first one warms up
-		for i, log := range logs {
-			took, err := appendRound(ctx, log, round)
-			if err != nil {
-				return nil, err
-			}
-			if round >= 0 {
-				rates[i] = append(rates[i], 4*deliveries/took.Seconds())
-			}
-		}
-		if round >= 0 {
-			b.round(round)
-		}
-	}
-	return []result{
-		compare("events appended with the tree", "the same, no hashes stored", "/s", rates[0], rates[1], target{}),
-	}, nil
-}
-
-// withoutHashes takes the hashes out of the append function of a database.
-func withoutHashes(ctx context.Context, owner *pgx.Conn) error {
-	var definition string
-	if err := owner.QueryRow(ctx, `select pg_get_functiondef('public.event_log_append'::regproc)`).Scan(&definition); err != nil {
-		return err
-	}
-	begin := strings.Index(definition, "insert into public.event_hashes")
-	if begin < 0 {
-		return errors.New("the append function stores no hashes")
-	}
-	end := begin + strings.IndexByte(definition[begin:], ';') + 1
-	_, err := owner.Exec(ctx, definition[:begin]+definition[end:])
-	return err
-}
+const logEvents = 1_000_000
 
 // verify recomputes the tree over a million events, and compares it with a scan
 // that only hashes them. Then the whole command, by its memory.
