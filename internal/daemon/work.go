@@ -133,10 +133,7 @@ func projected(ctx context.Context, p *projections.Projector, log *slog.Logger) 
 			log.Info("the read models are left behind the log; the next start brings them up to it", "error", err)
 			return
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(10 * time.Millisecond):
-		}
+		retry.Sleep(ctx, 10*time.Millisecond)
 	}
 }
 

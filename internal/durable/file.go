@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
 
 // WriteFile replaces the content of a file, or makes it, in one step: whoever
@@ -86,17 +86,17 @@ func (d *Dir) Sweep(temp string) (removed bool, err error) {
 		return false, err
 	}
 	defer f.Close() // opened to read
-	err = Control(f, func(fd int) error { return flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+	dead, err := flock.Try(f, flock.Exclusive)
 	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
-		return false, nil
-	case err != nil && lockless(err):
+	case lockless(err):
 		info, err := f.Stat()
 		if err != nil || time.Since(info.ModTime()) < staleAge {
 			return false, err
 		}
 	case err != nil:
 		return false, fmt.Errorf("lock %s in %s: %w", temp, d.path, err)
+	case !dead:
+		return false, nil
 	}
 	// The writer may have published it after it was opened here: then the name
 	// is gone and this removes nothing.
@@ -104,17 +104,4 @@ func (d *Dir) Sweep(temp string) (removed bool, err error) {
 		return false, fmt.Errorf("remove %s from %s: %w", temp, d.path, err)
 	}
 	return true, nil
-}
-
-// Control calls fn with the file's descriptor, which stays open for as long.
-func Control(f *os.File, fn func(fd int) error) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
 }

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
 
 // File is a file that is being written.
@@ -116,7 +119,7 @@ func (d *sysDir) Create(name string, mode fs.FileMode) (File, error) {
 			return nil, err
 		}
 		f := os.NewFile(uintptr(fd), name)
-		swept, err := claim(fd, perm, own)
+		swept, err := claim(f, perm, own)
 		if err == nil && !swept {
 			return f, nil
 		}
@@ -130,10 +133,11 @@ func (d *sysDir) Create(name string, mode fs.FileMode) (File, error) {
 
 // claim locks a new file against the sweeper, and corrects its owner and mode. A
 // sweeper may have come between the creation and the lock; then the file has no name.
-func claim(fd int, perm uint32, own *unix.Stat_t) (swept bool, err error) {
-	if err := flock(fd, unix.LOCK_EX); err != nil && !lockless(err) {
+func claim(f *os.File, perm uint32, own *unix.Stat_t) (swept bool, err error) {
+	if err := flock.Lock(context.Background(), f, flock.Exclusive); err != nil && !lockless(err) {
 		return false, fmt.Errorf("lock: %w", err)
 	}
+	fd := int(f.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false, err
@@ -197,14 +201,6 @@ func (d *sysDir) Remove(name string) error {
 
 // Sync implements Ops.
 func (d *sysDir) Sync() error { return d.file.Sync() }
-
-func flock(fd, how int) error {
-	for {
-		if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
 
 // lockless says that the file system has no locks.
 func lockless(err error) bool {

@@ -8,18 +8,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // lockName is our own lock, in .git. Its name does not end in .lock, which is
 // how git's own, which we may remove, are told.
 const lockName = "durhack-deployer.flock"
-
-const lockPoll = 20 * time.Millisecond
 
 // lock excludes every other Repo on the same directory until unlock is called,
 // and then removes what a git that failed or was killed has left behind.
@@ -28,28 +26,17 @@ func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", r.dir, err)
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", r.dir, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("wait for the lock of %s: %w", r.dir, context.Cause(ctx))
-		case <-time.After(lockPoll):
-		}
+	unlock = func() { _ = flock.Release(f) } // nothing is written to it
+	if err := flock.Lock(ctx, f, flock.Exclusive); err != nil {
+		unlock()
+		return nil, fmt.Errorf("wait for the lock of %s: %w", r.dir, err)
 	}
 	if err := errors.Join(r.removeStaleLocks(), r.heal()); err != nil {
-		_ = f.Close()
+		unlock()
 		return nil, err
 	}
 	r.sweep()
-	return func() { _ = f.Close() }, nil
+	return unlock, nil
 }
 
 // removeStaleLocks removes the lock files of git that no process has open. Our

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // DefaultPatience is how long a patient Repo should wait for a remote that is late or
@@ -40,11 +42,9 @@ func (r *Repo) patiently(ctx context.Context, passing func(error) bool, ask func
 		}
 		pause = min(pause, r.patience-waited)
 		r.tell(fmt.Sprintf("%v; asking again in %s", err, pause.Round(time.Millisecond)))
-		select {
-		case <-ctx.Done():
+		if !retry.Sleep(ctx, pause) {
 			// Only as text: that git failed is not why this ends.
 			return fmt.Errorf("%w, while the remote was asked again: %s", context.Cause(ctx), err.Error())
-		case <-time.After(pause):
 		}
 		pause = min(2*pause, r.patience/4)
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/xi2/xz"
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
@@ -111,8 +112,8 @@ func (c *Cluster) fetchPrograms(ctx context.Context, major int) (programs, error
 	if err != nil {
 		return programs{}, err
 	}
-	defer lock.Close()
-	if err := flock(ctx, lock, unix.LOCK_EX); err != nil {
+	defer flock.Release(lock) //nolint:errcheck // nothing is written to it
+	if err := flock.Lock(ctx, lock, flock.Exclusive); err != nil {
 		return programs{}, err
 	}
 	if p, err := c.inspect(ctx, filepath.Join(final, "bin")); err == nil {

@@ -28,7 +28,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
 
 // User is the database user that owns everything in the cluster.
@@ -161,7 +162,7 @@ func (c *Cluster) join(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := flock(ctx, c.usersLock, unix.LOCK_SH); err != nil {
+	if err := flock.Lock(ctx, c.usersLock, flock.Shared); err != nil {
 		return fmt.Errorf("join the users of the cluster: %w", err)
 	}
 	return c.ensure(ctx)
@@ -212,13 +213,13 @@ func (c *Cluster) Close(ctx context.Context) error {
 
 	var stopErr error
 	if lockErr == nil {
-		err := tryFlock(c.usersLock, unix.LOCK_EX)
+		last, err := flock.Try(c.usersLock, flock.Exclusive)
 		switch {
-		case err == nil:
+		case last:
 			if stopErr = c.stop(ctx); stopErr == nil {
 				stopErr = c.removeSocketDir()
 			}
-		case !errors.Is(err, errLocked):
+		case err != nil:
 			stopErr = fmt.Errorf("look for other users of the cluster: %w", err)
 		}
 	}
@@ -227,7 +228,7 @@ func (c *Cluster) Close(ctx context.Context) error {
 	}
 	// The start lock goes last: it covers the whole of the stop. unlock above
 	// then finds it closed, and released, already.
-	if err := errors.Join(lockErr, stopErr, c.usersLock.Close(), c.startLock.Close()); err != nil {
+	if err := errors.Join(lockErr, stopErr, flock.Release(c.usersLock), flock.Release(c.startLock)); err != nil {
 		return fmt.Errorf("close the private Postgres in %s: %w", c.dir, err)
 	}
 	return nil
@@ -299,14 +300,13 @@ func (c *Cluster) lockStart(ctx context.Context) (unlock func(), err error) {
 		// Close may be repeated; everything else looks at c.closed itself.
 		return c.mu.Unlock, nil
 	}
-	if err := flock(ctx, c.startLock, unix.LOCK_EX); err != nil {
+	if err := flock.Lock(ctx, c.startLock, flock.Exclusive); err != nil {
 		c.mu.Unlock()
 		return nil, fmt.Errorf("wait for another process to start or stop the cluster: %w", err)
 	}
 	return func() {
 		if !c.closed {
-			// Unlocking a lock that is held cannot fail.
-			_ = unix.Flock(int(c.startLock.Fd()), unix.LOCK_UN)
+			_ = flock.Unlock(c.startLock) // what is held can be unlocked
 		}
 		c.mu.Unlock()
 	}, nil

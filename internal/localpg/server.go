@@ -15,6 +15,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // ensure returns when the cluster answers. It adopts a server that runs, waits
@@ -63,8 +65,8 @@ func (c *Cluster) ensure(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := pause(ctx, pollInterval); err != nil {
-			return fmt.Errorf("wait for the server to answer: %w", err)
+		if !retry.Sleep(ctx, pollInterval) {
+			return fmt.Errorf("wait for the server to answer: %w", context.Cause(ctx))
 		}
 	}
 }
@@ -95,8 +97,8 @@ func (c *Cluster) launch(ctx context.Context, old postmaster) (again bool, err e
 			return again, fmt.Errorf("the server ended while starting: %s", said)
 		}
 		c.log.Info("the previous Postgres is not quite gone; trying again")
-		if err := pause(ctx, 10*pollInterval); err != nil {
-			return again, err
+		if !retry.Sleep(ctx, 10*pollInterval) {
+			return again, context.Cause(ctx)
 		}
 	}
 	major, err := c.clusterMajor()
@@ -135,8 +137,8 @@ func passing(said string) bool {
 func (c *Cluster) clearStale(ctx context.Context, old postmaster) error {
 	if old.damaged {
 		// It would take a server that is starting by other hands a moment to write.
-		if err := pause(ctx, 10*pollInterval); err != nil {
-			return err
+		if !retry.Sleep(ctx, 10*pollInterval) {
+			return context.Cause(ctx)
 		}
 		var err error
 		if old, err = c.readPIDFile(); err != nil {
@@ -273,8 +275,8 @@ func (c *Cluster) stop(ctx context.Context) error {
 	// Its file, and then its working directory, by which isPostmaster knows it,
 	// go a moment before the process does.
 	for running := start; start != "" && running == start || c.children[pid] && !c.ended(pid); _, running = look(pid) {
-		if err := pause(ctx, pollInterval); err != nil {
-			return fmt.Errorf("wait for Postgres (process %d) to stop: %w", pid, err)
+		if !retry.Sleep(ctx, pollInterval) {
+			return fmt.Errorf("wait for Postgres (process %d) to stop: %w", pid, context.Cause(ctx))
 		}
 	}
 	c.log.Info("stopped the private Postgres", "dir", c.dir, "pid", pid)

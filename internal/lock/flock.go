@@ -13,16 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
 
-const (
-	// flockPoll is how often a waiter tries again. A blocking flock(2) could not
-	// be given up when the context ends.
-	flockPoll = 100 * time.Millisecond
-	// flockWatch is how often a holder makes sure that its file is still there.
-	flockWatch = time.Second
-)
+// flockWatch is how often a holder makes sure that its file is still there.
+const flockWatch = time.Second
 
 // Flock locks with flock(2) on files of one directory. The kernel drops the lock
 // with the process, however it dies; steps do not inherit it. The files stay:
@@ -64,7 +59,7 @@ func (l *Flock) Acquire(ctx context.Context, name string) (held context.Context,
 			held, release := l.hold(ctx, name, f)
 			return held, release, nil
 		}
-		retry.Sleep(ctx, flockPoll)
+		flock.Pause(ctx)
 	}
 }
 
@@ -74,24 +69,12 @@ func (l *Flock) try(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, nil
-		}
-		return nil, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
-	}
+	locked, err := flock.Try(f, flock.Exclusive)
 	// Between open and flock the file may have been replaced; a lock on a file
 	// that has no name keeps nobody out.
-	if !l.inPlace(f) {
+	if !locked || !l.inPlace(f) {
 		f.Close()
-		return nil, nil
+		return nil, err
 	}
 	return f, nil
 }
@@ -164,20 +147,12 @@ func (l *Flock) Held(name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at the lock of %s: %w", name, err)
 	}
-	defer f.Close()
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return true, nil
-	}
+	defer flock.Release(f) //nolint:errcheck // it was only looked at
+	free, err := flock.Try(f, flock.Shared)
 	if err != nil {
 		return false, fmt.Errorf("look at the lock of %s: %w", name, err)
 	}
-	return false, nil
+	return !free, nil
 }
 
 // inPlace says whether f is still what its name leads to. When that cannot be
@@ -219,10 +194,7 @@ func (l *Flock) hold(ctx context.Context, name string, f *os.File) (context.Cont
 		close(stop)
 		watching.Wait()
 		cancel(context.Canceled)
-		// Closing alone would leave it locked for as long as a child that is being
-		// started shares the file. Unlocking what is locked cannot fail.
-		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
-		err := f.Close()
+		err := flock.Release(f)
 		if lost {
 			return fmt.Errorf("release the lock of %s: %w", name, ErrLost)
 		}

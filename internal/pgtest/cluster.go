@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // newCluster starts a cluster that dies with this process, in a new directory
@@ -120,9 +121,7 @@ func (s *Server) kill(ctx context.Context) error {
 		if !alive {
 			return nil
 		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
+		if !retry.Sleep(ctx, 5*time.Millisecond) {
 			return context.Cause(ctx)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
 
 const (
@@ -92,8 +94,9 @@ func scratch() (remove func() error, err error) {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
 	remove = func() error { return errors.Join(os.RemoveAll(dir), held.Close()) }
+	_, err = flock.Try(held, flock.Shared)
 	err = errors.Join(
-		unix.Flock(int(held.Fd()), unix.LOCK_SH),
+		err,
 		held.Chmod(0o777|os.ModeSticky), // as the system's: some processes of the tests are other users'
 		os.Setenv("TMPDIR", dir),
 	)
@@ -124,7 +127,7 @@ func removeLeftovers(parent string) {
 		if err != nil {
 			continue
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		if unused, _ := flock.Try(f, flock.Exclusive); unused {
 			_ = os.RemoveAll(dir)
 		}
 		_ = f.Close()

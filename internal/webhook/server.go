@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // Limits of a Server. A zero field takes the default that stands beside it.
@@ -114,10 +116,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 func (s *Server) drain(ctx context.Context) error {
 	since := time.Now()
 	for !s.conns.quiet(since, s.limits.Pause) {
-		select {
-		case <-ctx.Done():
+		if !retry.Sleep(ctx, drainPoll) {
 			return ctx.Err()
-		case <-time.After(drainPoll):
 		}
 	}
 	return nil
