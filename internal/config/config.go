@@ -1,6 +1,6 @@
 // Package config owns the configuration: it reads the TOML files, says
 // everything that is wrong with them at once, and hands out values that the
-// rest of the program need not check again. DESIGN section 7 is the contract.
+// rest of the program need not check again.
 //
 // Several files merge in order, key by key: a table is merged, any other value
 // is replaced whole (lists, and so steps and sites, too) by that of the later
@@ -16,41 +16,48 @@ import (
 	"time"
 )
 
-// Config is a configuration that was checked. It is not changed after Load.
+// Config is a configuration that was checked. It is not changed after Load. A field
+// with a toml tag is a setting, and its tags are all that there is to say of most:
+// see field.
 type Config struct {
 	// Origin is this deployer's public URL without a trailing slash; may be empty.
-	Origin string
+	Origin string `toml:"origin" check:"origin"`
 	// Instance names this deployer in the event log. Default: the name that StateDir
 	// keeps since the first start, or before that the host's.
-	Instance string
+	Instance string `toml:"instance" check:"instance"`
 	// OtherInstance says in a line that the name is not that of the host, or not the
 	// one that StateDir keeps; empty where they agree.
 	OtherInstance string
 	// KeptInstance is the name that StateDir keeps; empty before the first start.
 	KeptInstance string
 	// StateDir is an absolute path; it need not exist yet.
-	StateDir string
+	StateDir string `toml:"state_dir" check:"dir"`
 	// DatabaseURL is a Postgres connection string and may contain a password;
 	// empty means the private cluster in StateDir.
-	DatabaseURL string `json:"-"`
+	DatabaseURL string `toml:"database_url" check:"database" json:"-"`
 	// Secrets are the webhook secrets, any of which a delivery may be signed
-	// with. May be empty: see RequireSecret.
-	Secrets []Secret
+	// with: those of SecretFiles, too. May be empty: see RequireSecret.
+	Secrets     []Secret `toml:"webhook_secret_token" check:"secret" single:"true"`
+	SecretFiles []string `toml:"webhook_secret_file" check:"secret_file" single:"true"`
 	// Listen is the public address, Admin the private one.
-	Listen, Admin HostPort
+	Listen HostPort `toml:"listen"`
+	Admin  HostPort `toml:"admin"`
 	// AdminSet says that Admin was written down, and is not the default.
 	AdminSet bool
-	ProxyFix ProxyFix
-	Lock     Lock
+	Lock     Lock `toml:"lock"`
 	// SigningKeyFile is the absolute path of the key that signs checkpoints of the
 	// log; empty means the one in StateDir, if it is there.
-	SigningKeyFile string
+	SigningKeyFile string   `toml:"signing_key_file" check:"dir"`
+	ProxyFix       ProxyFix `toml:"proxy_fix"`
 	// ExecutableSearchPaths are absolute directories that are searched for a
 	// step's program before PATH.
-	ExecutableSearchPaths []string
+	ExecutableSearchPaths []string `toml:"executable_search_paths" check:"search_path" default:"[]"`
+	// EnvFiles and Variables are those of every deployment, whose own come on top.
+	EnvFiles  []string  `toml:"env_file" check:"env_file" single:"true" json:"-"`
+	Variables Variables `toml:"env" json:"-"`
 	// Deployments are keyed by slug. Those that this version cannot run are
 	// here, too: see Problems.
-	Deployments map[string]*Deployment
+	Deployments map[string]*Deployment `toml:"deployments" check:"slug"`
 	// Warnings tell of settings that were accepted but have no effect, or
 	// hardly the one that was meant.
 	Warnings []Warning
@@ -66,8 +73,8 @@ type Config struct {
 
 // HostPort is where a server listens. Port 0 lets the system choose.
 type HostPort struct {
-	Host string
-	Port int
+	Host string `toml:"host" check:"host"`
+	Port int    `toml:"port" max:"65535"`
 }
 
 // String returns "host:port", with an IPv6 address in brackets.
@@ -84,12 +91,15 @@ func (h HostPort) Network() string {
 
 // ProxyFix counts the proxies in front whose X-Forwarded-For and
 // X-Forwarded-Proto may be believed; 0 believes none.
-type ProxyFix struct{ XFor, XProto int }
+type ProxyFix struct {
+	XFor   int `toml:"x_for" max:"16"`
+	XProto int `toml:"x_proto" max:"16"`
+}
 
 // Lock is the deployment lock's server. An empty URL means flock(2).
 type Lock struct {
-	URL Secret
-	TTL time.Duration
+	URL Secret        `toml:"url" check:"lock_url"`
+	TTL time.Duration `toml:"ttl" default:"30s"`
 }
 
 // The names of the handlers.
@@ -110,70 +120,86 @@ const (
 )
 
 // Deployment is one app: a branch of a repository that goes live in a directory.
+// The order of its fields, and their names in JSON, are those of the Digest.
 type Deployment struct {
-	Slug string
+	Slug string `json:"slug"`
 	// Repository is "owner/name".
-	Repository string
-	Branch     string
+	Repository string `toml:"repository" check:"repository" need:"repository = \"owner/name\"" json:"repository"`
+	Branch     string `toml:"branch" check:"branch" need:"branch = \"main\"" json:"branch"`
 	// Path is absolute and clean.
-	Path string
+	Path string `toml:"path" check:"path" need:"path = \"/var/www/...\"" json:"path"`
 	// Remote is what git fetches from; it may contain a password.
-	Remote  string `json:"-"`
-	Enabled bool
+	Remote  string `toml:"remote" check:"remote" json:"remote"`
+	Enabled bool   `toml:"enabled" default:"true" json:"enabled"`
 	// Handler is one of the Handler constants.
-	Handler string
+	Handler string `toml:"handler" choice:"command pm2 nginx self" json:"handler"`
 	// Steps are run by the command handler, in order. It may have none: then
 	// the checkout is the whole deploy.
-	Steps []Step
-	// Timeout bounds the whole deploy, FetchTimeout what git gets from the remote;
-	// 0 is no bound of its own.
-	Timeout, FetchTimeout time.Duration
-	// Env are the variables, NAME=value, that git and every step get beside those
-	// that always are passed on.
-	Env         []string `json:"-"`
-	Pending     string
-	OnInterrupt string
+	Steps []Step `toml:"steps" json:"steps,omitempty"`
+	// Timeout bounds the whole deploy.
+	Timeout     time.Duration `toml:"timeout" default:"30m" json:"timeout_ns"`
+	Pending     string        `toml:"pending" choice:"every latest" default:"every" json:"pending"`
+	OnInterrupt string        `toml:"on_interrupt" choice:"retry fail" default:"retry" json:"on_interrupt"`
 	// Submodules and Tags say that a deploy includes them.
-	Submodules, Tags bool
-	Health           Health
+	Submodules bool `toml:"submodules" json:"submodules,omitempty"`
+	Tags       bool `toml:"tags" json:"tags,omitempty"`
+	Health     `toml:"health" single:"url"`
 
-	InstanceName    string     // pm2
-	Sites           []SiteRule // nginx
-	SystemdUnitName string     // self
-	UWSGIConfigPath string     // self, in the Python deployer; has no effect
+	InstanceName    string     `toml:"instance_name" check:"instance_name" json:"instance_name,omitempty"` // pm2
+	Sites           []SiteRule `toml:"sites" json:"sites,omitempty"`                                       // nginx
+	SystemdUnitName string     `toml:"systemd_unit_name" check:"unit" json:"systemd_unit_name,omitempty"`  // self
+	UWSGIConfigPath string     `toml:"uwsgi_config_path" check:"uwsgi" json:"-"`                           // self, in the Python deployer; has no effect
 
-	// Digest is hex SHA-256 of the effective settings (secrets excluded). It
+	// FetchTimeout bounds what git gets from the remote; 0 is no bound of its own.
+	FetchTimeout time.Duration `toml:"fetch_timeout" json:"fetch_timeout_ns,omitempty"`
+	EnvFiles     []string      `toml:"env_file" check:"env_file" single:"true" json:"-"`
+	Variables    `toml:"env"`
+	// Env are the variables, NAME=value, that git and every step get beside those
+	// that always are passed on: those of Variables.
+	Env []string `json:"-"`
+
+	// Digest is hex SHA-256 of MarshalJSON, and so of the effective settings. It
 	// depends neither on the order of files and keys nor on formatting.
-	Digest string
+	Digest string `json:"-"`
 	// Unsupported says why this version cannot run the deployment; "" where it can.
-	Unsupported string
+	Unsupported string `json:"-"`
 
 	at position
 }
 
 // Step is one command of a deployment.
 type Step struct {
-	Name string
+	Name string `toml:"name" check:"step_name" need:"name = \"build\"" json:"name"`
 	// Run is the program and its arguments; no shell is involved.
-	Run []string
+	Run []string `toml:"run" need:"run = [\"program\", \"argument\"]" json:"run"`
 	// Dir is relative to the deployment's path and inside it; "" is the path itself.
-	Dir string
-	Env map[string]string
+	Dir string            `toml:"dir" check:"step_dir" json:"dir,omitempty"`
+	Env map[string]string `toml:"env" json:"env,omitempty"`
 	// Timeout is 0 where only the deployment's own counts.
-	Timeout time.Duration
+	Timeout time.Duration `toml:"timeout" json:"timeout_ns,omitempty"`
 }
 
 // Health is how to see that a deployment works. URL is empty where it was not set.
 type Health struct {
-	URL     string
-	Timeout time.Duration
+	URL     string        `toml:"url" check:"health" need:"url = \"http://localhost:3000/healthz\"" json:"health_url,omitempty"`
+	Timeout time.Duration `toml:"timeout" default:"30s" json:"health_timeout_ns,omitempty"`
 }
 
 // SiteRule is one filter of the nginx handler; the last rule that selects a
 // site decides, and a site that no rule selects is excluded.
 type SiteRule struct {
-	Rule   string   // "include" or "exclude"
-	Select []string // site names, or "*" for all
+	Rule string `toml:"rule" choice:"include exclude" need:"rule = \"include\" or rule = \"exclude\"" json:"rule"`
+	// Select are site names, or "*" for all.
+	Select []string `toml:"select" check:"site" need:"select = [\"site.example.com\"], or \"*\" in it for all" json:"select"`
+}
+
+// Variables are what git and the steps of a deployment get: with those around it,
+// and those of env_file.
+type Variables struct {
+	// Pass are the names of the daemon's own variables that are passed on.
+	Pass []string `toml:"pass" check:"pass" json:"env_names,omitempty"`
+	// Set are set; their values may be secret.
+	Set map[string]string `json:"env,omitempty"`
 }
 
 // Slugs returns the deployments' slugs, sorted.

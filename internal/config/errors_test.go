@@ -218,12 +218,12 @@ func TestBranches(t *testing.T) {
 	good := []string{"main", "release/1.0", "a", "--upload-pack=x", "-", ";$(id)", "feature/\u00fc", "dependabot/npm_and_yarn/x-1.2", "a@b", "a.lock.b", strings.Repeat("x", 244)}
 	bad := []string{"", "@", "HEAD", "/a", "a/", "a//b", "a..b", "a@{1}", "a.", ".a", "a/.b", "a.lock", "a.lock/b", "a b", "a\tb", "a\x7f", "a~1", "a^", "a:b", "a?", "a*", "a[b", `a\b`, "\xff", strings.Repeat("x", 245)}
 	for _, branch := range good {
-		if wrong, _ := validBranch(branch); wrong != "" {
+		if wrong, _ := wrongBranch(branch); wrong != "" {
 			t.Errorf("%q %s", branch, wrong)
 		}
 	}
 	for _, branch := range bad {
-		if wrong, _ := validBranch(branch); wrong == "" {
+		if wrong, _ := wrongBranch(branch); wrong == "" {
 			t.Errorf("%q is accepted", branch)
 		}
 	}
@@ -242,7 +242,7 @@ func TestRemotes(t *testing.T) {
 		"file:///srv/git/web.git":                "file:///srv/git/web.git",
 		"/srv/git/web.git":                       "/srv/git/web.git",
 	} {
-		if wrong, _ := validRemote(remote); wrong != "" {
+		if wrong, _ := wrongRemote(remote); wrong != "" {
 			t.Errorf("%q %s", remote, wrong)
 		}
 		if got := mask.URL(remote); got != shown {

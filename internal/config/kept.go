@@ -136,5 +136,7 @@ func stateDirs(paths []string, env func(string) string) []string {
 			dirs = append(dirs, filepath.Clean(string(m[1])))
 		}
 	}
-	return append(dirs, table{reader: &reader{env: env, on: thisHost()}}.stateDir())
+	var c Config
+	(&decoder{env: env, on: thisHost(), values: map[string]Value{}}).stateDir(&c)
+	return append(dirs, c.StateDir)
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -76,29 +77,34 @@ func Load(paths []string, env func(string) string) (*Config, error) {
 // result. problems are those of sources that could not even be read. The Config
 // is nil where there are errors.
 func build(sources []source, problems []*Error, env func(string) string, on host) (*Config, []*Error) {
-	check := checker{root: schema()}
-	root := newTable(position{})
+	d := &decoder{env: env, on: on, root: schema(), values: map[string]Value{}, files: map[string]envFiles{}}
+	all := tree{map[string]any{}, map[string]position{}}
 	for _, src := range sources {
-		tree, err := parseTOML(src.file, src.data)
+		one, err := parseTOML(src.file, src.data)
 		if err != nil {
 			problems = append(problems, asError(err))
 			continue
 		}
-		check.table(tree, check.root.fields, "")
-		merge(root, tree)
+		d.at = one.at
+		d.strict(one.root, d.root, "")
+		all.merge(one)
 	}
 	if len(problems) > 0 {
 		// What the rest says together would mislead: a setting that seems to
 		// be missing may be in the file that could not be parsed.
-		return nil, append(problems, check.errors...)
+		return nil, append(problems, d.errors...)
 	}
-	r := &reader{env: env, on: on, warnings: check.warnings}
-	config := r.config(root)
-	config.Files = fileNames(sources)
-	if problems = append(check.errors, r.errors...); len(problems) > 0 {
-		return nil, problems
+	d.at = all.at
+	c := &Config{
+		Listen: HostPort{"localhost", 3400}, Admin: HostPort{"127.0.0.1", 3401},
+		Deployments: map[string]*Deployment{}, Files: fileNames(sources),
 	}
-	return config, nil
+	d.table(all.root, d.root, "", reflect.ValueOf(c).Elem())
+	d.settle(c)
+	if len(d.errors) > 0 {
+		return nil, d.errors
+	}
+	return c, nil
 }
 
 func fileNames(sources []source) []string {

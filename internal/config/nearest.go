@@ -1,47 +1,28 @@
 package config
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
-// nearest returns the known keys that are spelled most like key, those that
-// still have an effect first; nil where none is near enough to be meant.
-func nearest(key string, fields map[string]*field) []string {
-	const longest = 64 // no known key is near one that is longer
-	if len(key) > longest {
-		return nil
-	}
-	best := 0
-	var names []string
-	for name := range fields {
-		limit := max(1, min(len(name), len(key))/3)
-		if abs(len(name)-len(key)) > limit { // the distance is at least that
+// nearest returns the known words that are spelled most like word, in their order;
+// nil where none is near enough to be meant.
+func nearest(word string, known []string) []string {
+	const longest = 64 // no known word is near one that is longer
+	best := longest
+	var near []string
+	for _, name := range known {
+		limit := max(1, min(len(name), len(word))/3)
+		if len(word) > longest || max(len(name)-len(word), len(word)-len(name)) > limit { // the distance is at least that
 			continue
 		}
-		d := distance(strings.ToLower(key), name)
-		if d > limit {
-			continue
-		}
-		if names == nil || d < best {
-			best, names = d, []string{name}
-		} else if d == best {
-			names = append(names, name)
+		switch d := distance(strings.ToLower(word), name); {
+		case d > min(limit, best):
+		case d < best:
+			best, near = d, []string{name}
+		default:
+			near = append(near, name)
 		}
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		if (fields[a].unused == "") != (fields[b].unused == "") {
-			if fields[a].unused == "" {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a, b)
-	})
-	return names
+	return near
 }
-
-func abs(n int) int { return max(n, -n) }
 
 // distance counts the insertions, deletions, substitutions and swaps of
 // neighbours that turn a into b (optimal string alignment), by byte.

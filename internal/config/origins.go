@@ -1,8 +1,9 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,37 +48,14 @@ func (v Value) TOML() string {
 // Origins lists every effective setting, sorted by key, secrets masked.
 func (c *Config) Origins() []Value { return slices.Clone(c.origins) }
 
+var elementIndex = regexp.MustCompile(`\[[0-9]+\]`)
+
 // sortValues sorts by key, the elements of lists by number.
-func sortValues(values []Value) []Value {
-	slices.SortStableFunc(values, func(a, b Value) int {
-		return cmp.Or(compareKeys(a.Key, b.Key), strings.Compare(a.Key, b.Key))
-	})
-	return values
-}
-
-// compareKeys compares as strings, but runs of digits in brackets as numbers.
-func compareKeys(a, b string) int {
-	for {
-		i, j := strings.IndexByte(a, '['), strings.IndexByte(b, '[')
-		if i < 0 || j < 0 || a[:i] != b[:j] {
-			return strings.Compare(a, b)
-		}
-		na, restA, okA := index(a[i+1:])
-		nb, restB, okB := index(b[j+1:])
-		if !okA || !okB {
-			return strings.Compare(a, b)
-		}
-		if na != nb {
-			return cmp.Compare(na, nb)
-		}
-		a, b = restA, restB
+func sortValues(byKey map[string]Value) []Value {
+	order := func(v Value) string {
+		return elementIndex.ReplaceAllStringFunc(v.Key, func(index string) string { return fmt.Sprintf("%20s", index) })
 	}
-}
-
-func index(s string) (n int, rest string, ok bool) {
-	digits, rest, found := strings.Cut(s, "]")
-	n, err := strconv.Atoi(digits)
-	return n, rest, found && err == nil
+	return slices.SortedFunc(maps.Values(byKey), func(a, b Value) int { return strings.Compare(order(a), order(b)) })
 }
 
 func quote(s string) string { return strconv.Quote(s) }

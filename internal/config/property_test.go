@@ -21,13 +21,16 @@ func knownKeys(f *field, tables ...string) map[string][][]string {
 		}
 	}
 	for key, child := range f.fields {
-		if child.unused != "" {
+		if child.unused != "" || f.each != nil { // beside names that people choose
 			continue
 		}
 		keys[key] = append(keys[key], slices.Clone(tables))
 		add(knownKeys(child, append(slices.Clone(tables), key)...))
 	}
-	if f.each != nil {
+	switch {
+	case f.form == takesTables:
+		add(knownKeys(f.each, tables...))
+	case f.each != nil:
 		add(knownKeys(f.each, append(slices.Clone(tables), "web")...))
 	}
 	return keys

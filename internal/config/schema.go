@@ -1,266 +1,187 @@
 package config
 
 import (
-	"fmt"
-	"slices"
+	"reflect"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// form is what a setting takes.
-type form int
+// form is what a setting takes, as errors say it.
+type form string
 
 const (
-	takesString form = iota
-	takesInt
-	takesBool
-	takesDuration   // a string like "90s", or whole seconds
-	takesStrings    // a list of strings
-	takesOneOrMore  // a string or a list of strings
-	takesTable      // a table with known keys
-	takesNamed      // a table whose keys are names that people choose
-	takesTables     // a list of tables
-	takesStringMap  // a table of strings whose keys people choose
-	takesVariables  // the same, and a list of strings called pass
-	takesTableOrURL // a string, or a table with known keys
-	takesAnything   // a key of the Python deployer that has no effect
+	takesString     form = "a string"
+	takesInt        form = "a whole number"
+	takesBool       form = "true or false"
+	takesDuration   form = `a duration like "90s" or "10m", or a whole number of seconds`
+	takesStrings    form = "a list of strings"
+	takesOneOrMore  form = "a string or a list of strings"
+	takesTable      form = "a table"
+	takesTableOr    form = "a string or a table"
+	takesTables     form = "a list of tables"
+	takesStringsMap form = "a table of strings"
+	takesAnything   form = "anything"
 )
 
-func (f form) String() string {
-	return [...]string{
-		"a string", "a whole number", "true or false", `a duration like "90s" or "10m", or a whole number of seconds`,
-		"a list of strings", "a string or a list of strings", "a table", "a table", "a list of tables",
-		"a table of strings", "a table of strings", "a string or a table", "anything",
-	}[f]
+// kinds are the TOML values that have a form.
+var kinds = map[form]string{
+	takesString: "string", takesInt: "int", takesBool: "bool", takesDuration: "string int", takesStrings: "list",
+	takesOneOrMore: "string list", takesTable: "table", takesTableOr: "string table", takesTables: "list",
+	takesStringsMap: "table", takesAnything: "string int bool list table other",
 }
 
-// field describes one setting, or one table of settings.
+// kindOf is the kind of a value, and how errors say it.
+func kindOf(v any) (kind, what string) {
+	switch v.(type) {
+	case string:
+		return "string", "a string"
+	case int64:
+		return "int", "a whole number"
+	case bool:
+		return "bool", "true or false"
+	case []any:
+		return "list", "a list"
+	case map[string]any:
+		return "table", "a table"
+	}
+	return "other", "another kind of value" // floats, dates and times: no setting takes one
+}
+
+// field describes one setting, or one table of settings. It is made from a field of
+// a struct and its tags:
+//
+//	toml     the key
+//	default  what it is where it was not written
+//	need     it must be written, and this is an example
+//	choice   the words that it may be
+//	check    the name of one of checks
+//	max      the greatest number that it may be
+//	single   a list: one string may stand alone; a table: the key for which one does
 type field struct {
 	form   form
-	fields map[string]*field // takesTable, takesTables, takesTableOrURL: the known keys; takesNamed: nil
-	each   *field            // takesNamed: what each name holds
+	kinds  string
+	tag    reflect.StructTag
+	index  int               // in its struct
+	fields map[string]*field // of a table: the known keys
+	keys   []string          // of a table: those with an effect, in order
+	each   *field            // what an element of a list holds, or a key that people choose
 	// unused is set for a key that is accepted for the sake of the Python
 	// deployer's files: it has no effect, and this says what to do instead.
 	unused string
 }
 
-// schema is the whole configuration, DESIGN section 7. It is built anew for
-// each load so that nothing can change it.
-func schema() *field {
-	of := func(f form) *field { return &field{form: f} }
-	unused := func(f form, instead string) *field { return &field{form: f, unused: instead} }
-	table := func(fields map[string]*field) *field { return &field{form: takesTable, fields: fields} }
-	hostPort := func() *field {
-		return table(map[string]*field{"host": of(takesString), "port": of(takesInt)})
-	}
-	deployment := table(map[string]*field{
-		"repository": of(takesString), "enabled": of(takesBool), "branch": of(takesString), "path": of(takesString),
-		"remote": of(takesString), "handler": of(takesString), "timeout": of(takesDuration), "pending": of(takesString),
-		"submodules": of(takesBool), "tags": of(takesBool),
-		"on_interrupt": of(takesString), "fetch_timeout": of(takesDuration),
-		"env": of(takesVariables), "env_file": of(takesOneOrMore),
-		"health": {form: takesTableOrURL, fields: map[string]*field{
-			"url": of(takesString), "timeout": of(takesDuration),
-		}},
-		"steps": {form: takesTables, fields: map[string]*field{
-			"name": of(takesString), "run": of(takesStrings), "dir": of(takesString),
-			"env": of(takesStringMap), "timeout": of(takesDuration),
-		}},
-		"instance_name": of(takesString), "systemd_unit_name": of(takesString),
-		"sites": {form: takesTables, fields: map[string]*field{
-			"rule": of(takesString), "select": of(takesStrings),
-		}},
-		"uwsgi_config_path": of(takesString),
-		// Early versions of the Python deployer had these.
-		"sites_whitelist": unused(takesAnything, "write [[deployments.<slug>.sites]] rules"),
-		"sites_blacklist": unused(takesAnything, "write [[deployments.<slug>.sites]] rules"),
-	})
-	return table(map[string]*field{
-		"origin": of(takesString), "instance": of(takesString), "state_dir": of(takesString), "database_url": of(takesString),
-		"webhook_secret_token": of(takesOneOrMore), "webhook_secret_file": of(takesOneOrMore),
-		"executable_search_paths": of(takesStrings),
-		"env":                     of(takesVariables), "env_file": of(takesOneOrMore),
-		"signing_key_file": of(takesString),
-		"listen":           hostPort(),
-		"admin":            hostPort(),
-		"proxy_fix": table(map[string]*field{
-			"x_for": of(takesInt), "x_proto": of(takesInt),
-			"x_host":   unused(takesInt, "only the client's address and scheme are taken from proxies"),
-			"x_port":   unused(takesInt, "only the client's address and scheme are taken from proxies"),
-			"x_prefix": unused(takesInt, "only the client's address and scheme are taken from proxies"),
-		}),
-		"lock":        table(map[string]*field{"url": of(takesString), "ttl": of(takesDuration)}),
-		"deployments": {form: takesNamed, each: deployment},
-		// Settings of the Python deployer's parts that are gone.
-		"celery_task_broker_uri": unused(takesString, "the queue is a directory in state_dir"),
-		"flask":                  unused(takesAnything, "there is no Flask any more"),
-		"sqlalchemy":             unused(takesAnything, "set database_url"),
-		"database":               unused(takesAnything, "set database_url"),
-	})
+func (f *field) has(tag string) bool { return f.tag.Get(tag) != "" }
+
+// python are the keys of the Python deployer's files that have no effect.
+var python = []struct {
+	table, key string
+	form       form
+	instead    string
+}{
+	{"", "celery_task_broker_uri", takesString, "the queue is a directory in state_dir"},
+	{"", "flask", takesAnything, "there is no Flask any more"},
+	{"", "sqlalchemy", takesAnything, "set database_url"},
+	{"", "database", takesAnything, "set database_url"},
+	{"proxy_fix", "x_host", takesInt, "only the client's address and scheme are taken from proxies"},
+	{"proxy_fix", "x_port", takesInt, "only the client's address and scheme are taken from proxies"},
+	{"proxy_fix", "x_prefix", takesInt, "only the client's address and scheme are taken from proxies"},
+	{"deployments.<slug>", "sites_whitelist", takesAnything, "write [[deployments.<slug>.sites]] rules"},
+	{"deployments.<slug>", "sites_blacklist", takesAnything, "write [[deployments.<slug>.sites]] rules"},
 }
 
-// checker compares one file's tree with the schema, before the files are merged:
-// each file is strict by itself.
-type checker struct {
-	root     *field
-	errors   []*Error
-	warnings []Warning
-	unknown  int
+// schema is the whole configuration, as Config has it.
+func schema() *field { return fieldOf(reflect.TypeFor[Config](), "", "") }
+
+// fieldOf describes a type at a path.
+func fieldOf(t reflect.Type, tag reflect.StructTag, path string) *field {
+	f := &field{tag: tag}
+	single := func(one, either form) form {
+		if f.has("single") {
+			return either
+		}
+		return one
+	}
+	switch kind := t.Kind(); {
+	case t == reflect.TypeFor[time.Duration]():
+		f.form = takesDuration
+	case t == reflect.TypeFor[Variables](), kind == reflect.Map && t.Elem().Kind() == reflect.String:
+		f.form, f.each = takesStringsMap, fieldOf(reflect.TypeFor[string](), "", "")
+		f.addFields(t, path)
+	case kind == reflect.Int:
+		f.form = takesInt
+	case kind == reflect.Bool:
+		f.form = takesBool
+	case kind == reflect.String:
+		f.form = takesString
+	case kind == reflect.Slice && t.Elem().Kind() == reflect.String:
+		f.form, f.each = single(takesStrings, takesOneOrMore), fieldOf(t.Elem(), "", "")
+	case kind == reflect.Slice:
+		f.form, f.each = takesTables, fieldOf(t.Elem(), "", path)
+	case kind == reflect.Map:
+		f.form, f.each = takesTable, fieldOf(t.Elem().Elem(), "", path+".<slug>")
+	default:
+		f.form = single(takesTable, takesTableOr)
+		f.addFields(t, path)
+	}
+	f.kinds = kinds[f.form]
+	return f
 }
 
-// maxUnknown bounds how many unknown keys are reported, over all files.
-const maxUnknown = 100
-
-// table checks the keys of n. name is its dotted path, "" for the top level.
-func (c *checker) table(n *node, fields map[string]*field, name string) {
-	for _, key := range n.keys() {
-		value, path := n.table[key], join(name, key)
-		f := fields[key]
-		if f == nil {
-			value.bad = true
-			if c.unknown++; c.unknown > maxUnknown {
-				continue // this is no configuration of ours at all
-			}
-			c.errors = append(c.errors, &Error{
-				File: value.at.file, Line: value.at.line, Column: value.at.column, Key: path,
-				Message:    fmt.Sprintf("unknown key %q %s", key, within(name)),
-				Suggestion: c.suggest(key, fields),
-			})
-			continue
-		}
-		if f.unused != "" {
-			c.warnings = append(c.warnings, Warning{
-				File: value.at.file, Line: value.at.line, Key: path,
-				Message: fmt.Sprintf("%s is accepted from the Python deployer's files and has no effect: %s", path, f.unused),
-			})
-		}
-		c.value(value, f, path)
-	}
-}
-
-func (c *checker) value(n *node, f *field, path string) {
-	wrong := func() {
-		n.bad = true
-		c.errors = append(c.errors, &Error{
-			File: n.at.file, Line: n.at.line, Column: n.at.column, Key: path,
-			Message: fmt.Sprintf("%s must be %s, not %s", path, f.form, n.kind),
-		})
-	}
-	strings := func() {
-		for i, element := range n.list {
-			c.value(element, &field{form: takesString}, fmt.Sprintf("%s[%d]", path, i))
-			n.bad = n.bad || element.bad
+func (f *field) addFields(t reflect.Type, path string) {
+	f.fields = map[string]*field{}
+	for i := 0; t.Kind() == reflect.Struct && i < t.NumField(); i++ {
+		if key := t.Field(i).Tag.Get("toml"); key != "" {
+			f.fields[key] = fieldOf(t.Field(i).Type, t.Field(i).Tag, join(path, key))
+			f.fields[key].index = i
+			f.keys = append(f.keys, key)
 		}
 	}
-	switch f.form {
-	case takesString:
-		if n.kind != isString {
-			wrong()
-		}
-	case takesInt:
-		if n.kind != isInt {
-			wrong()
-		}
-	case takesBool:
-		if n.kind != isBool {
-			wrong()
-		}
-	case takesDuration:
-		if n.kind != isString && n.kind != isInt {
-			wrong()
-		}
-	case takesStrings, takesOneOrMore:
-		switch {
-		case n.kind == isArray:
-			strings()
-		case n.kind != isString || f.form == takesStrings:
-			wrong()
-		}
-	case takesTable, takesTableOrURL:
-		switch {
-		case n.kind == isTable:
-			c.table(n, f.fields, path)
-		case n.kind != isString || f.form == takesTable:
-			wrong()
-		}
-	case takesNamed:
-		if n.kind != isTable {
-			wrong()
-			return
-		}
-		for _, name := range n.keys() {
-			c.value(n.table[name], f.each, join(path, name))
-		}
-	case takesTables:
-		if n.kind != isArray {
-			wrong()
-			return
-		}
-		for i, element := range n.list {
-			place := fmt.Sprintf("%s[%d]", path, i)
-			if element.kind != isTable {
-				c.value(element, &field{form: takesTable}, place)
-				n.bad = true
-				continue
-			}
-			c.table(element, f.fields, place)
-		}
-	case takesStringMap, takesVariables:
-		if n.kind != isTable {
-			wrong()
-			return
-		}
-		for _, name := range n.keys() {
-			each := &field{form: takesString}
-			if name == "pass" && f.form == takesVariables {
-				each.form = takesStrings
-			}
-			c.value(n.table[name], each, join(path, name))
+	for _, old := range python {
+		if old.table == path {
+			f.fields[old.key] = &field{form: old.form, kinds: kinds[old.form], unused: old.instead}
 		}
 	}
 }
 
-// suggest names the known key that was most likely meant: one of this table
-// that is spelled alike, else the place where the very key belongs.
-func (c *checker) suggest(key string, fields map[string]*field) string {
-	if near := nearest(key, fields); len(near) > 0 {
-		for i, name := range near {
-			near[i] = strconv.Quote(name)
+// suggest names the key that was most likely meant: one of the table fields that is
+// spelled alike, else the place where the very key belongs.
+func (f *field) suggest(key string, table *field) string {
+	var known, all []string
+	for _, name := range sortedKeys(table.fields) {
+		if table.fields[name].unused == "" {
+			known = append(known, name)
+		} else {
+			all = append(all, name)
 		}
-		return "did you mean " + strings.Join(near, " or ") + "?"
 	}
-	if places := c.root.places(key, ""); len(places) > 0 {
+	if near := nearest(key, append(known, all...)); len(near) > 0 {
+		return "did you mean " + strings.ReplaceAll(strings.Trim(quoteList(near), "[]"), ", ", " or ") + "?"
+	}
+	if places := f.places(key, ""); len(places) > 0 {
 		suggestion := "it belongs " + strings.Join(places, " or ")
 		if places[0] == within("") {
 			suggestion += ", above the first [table]"
 		}
 		return suggestion
 	}
-	known := make([]string, 0, len(fields))
-	for name, f := range fields {
-		if f.unused == "" {
-			known = append(known, name)
-		}
-	}
-	slices.Sort(known)
 	return "the keys here are " + strings.Join(known, ", ")
 }
 
-// places lists the tables that know the key.
+// places lists the tables that know the key. Where people choose the keys, any may
+// be meant.
 func (f *field) places(key, name string) []string {
 	var places []string
-	if known := f.fields[key]; known != nil && known.unused == "" {
+	if known := f.fields[key]; known != nil && known.unused == "" && f.each == nil {
 		places = append(places, within(name))
 	}
 	if f.each != nil {
-		places = append(places, f.each.places(key, name+".<slug>")...)
+		if f.form == takesTable {
+			name += ".<slug>"
+		}
+		places = append(places, f.each.places(key, name)...)
 	}
-	names := make([]string, 0, len(f.fields))
-	for child := range f.fields {
-		names = append(names, child)
-	}
-	slices.Sort(names)
-	for _, child := range names {
+	for _, child := range sortedKeys(f.fields) {
 		places = append(places, f.fields[child].places(key, strings.TrimPrefix(name+"."+child, "."))...)
 	}
 	return places

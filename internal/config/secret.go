@@ -8,15 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
-const (
-	masked = "[secret]"
-
-	// samplePlaceholder is the secret in the Python deployer's own default.toml,
-	// which everybody can read.
-	samplePlaceholder = "not-a-real-secret-token"
-)
+// samplePlaceholder is the secret in the Python deployer's own default.toml,
+// which everybody can read.
+const samplePlaceholder = "not-a-real-secret-token"
 
 // Secret is a value that no log, error, event or page may show. Every usual
 // way of printing it gives "[secret]".
@@ -30,7 +28,7 @@ func (s Secret) String() string {
 	if s == "" {
 		return ""
 	}
-	return masked
+	return mask.Secret
 }
 
 // GoString implements fmt.GoStringer.
@@ -45,75 +43,57 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // MarshalJSON implements json.Marshaler.
 func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() + `"`), nil }
 
-// secrets gathers the webhook secrets: those written down, then those of files,
-// then systemd's credential. All of them are valid at once.
-func (t table) secrets() []Secret {
-	var list []Secret
-	var placeholder *node
-	add := func(secret Secret, at position, key, what string) {
-		if slices.Contains(list, secret) {
-			return
-		}
-		list = append(list, secret)
-		t.hide(secret.Reveal())
-		if odd := oddity(secret.Reveal()); odd != "" {
-			t.warn(at, key, what+" "+odd+": it counts as part of the secret, so signatures match only if GitHub has it, too; write the secret alone, on one line")
-		}
+// add takes a webhook secret: those written down, then those of files, then
+// systemd's credential, all of which are valid at once.
+func (s setting) add(secret Secret, what string) {
+	if slices.Contains(s.secrets, secret) {
+		return
 	}
-	const token, file = "webhook_secret_token", "webhook_secret_file"
-	tokens, nodes := t.strings(token)
-	for i, text := range tokens {
-		switch {
-		case strings.TrimSpace(text) == "":
-			t.fail(nodes[i], token, token+" is empty: anybody could sign a delivery with it", "write a long random string, or leave the key out")
-		case text == samplePlaceholder:
-			placeholder = nodes[i]
-		default:
-			add(Secret(text), nodes[i].at, token, token)
-		}
+	s.secrets = append(s.secrets, secret)
+	s.hide(secret.Reveal())
+	if odd := oddity(secret.Reveal()); odd != "" {
+		s.warn(what + " " + odd + ": it counts as part of the secret, so signatures match only if GitHub has it, too; write the secret alone, on one line")
 	}
-	if n := t.get(token); n != nil {
-		t.record(token, masked, n)
+}
+
+func checkSecret(s setting, text string) string {
+	switch {
+	case strings.TrimSpace(text) == "":
+		s.fail(s.key+" is empty: anybody could sign a delivery with it", "write a long random string, or leave the key out")
+	case text == samplePlaceholder:
+		s.warn(s.key + ` is the placeholder of the Python deployer's default.toml, which everybody can read: it is ignored, because anybody could sign a delivery with it`)
+	default:
+		s.add(Secret(text), s.key)
 	}
-	paths, nodes := t.strings(file)
-	for i, path := range paths {
-		if !filepath.IsAbs(path) {
-			t.fail(nodes[i], file, fmt.Sprintf("%s must be an absolute path, not %q", file, path), `begin it with "/"`)
-			continue
-		}
-		secret, err := t.on.readSecretFile(path)
-		if err != nil {
-			t.fail(nodes[i], file, fmt.Sprintf("%s %q cannot be used: %s", file, path, reason(err)), secretFileAdvice(err))
-			continue
-		}
-		add(secret, nodes[i].at, file, fmt.Sprintf("%s %q", file, path))
+	return text
+}
+
+func checkSecretFile(s setting, path string) string {
+	if !s.absolute(path) {
+		return ""
 	}
-	if n := t.get(file); n != nil {
-		t.record(file, paths, n)
+	s.secretFile(path, s.key)
+	return path
+}
+
+func (s setting) secretFile(path, what string) {
+	secret, err := s.on.readSecretFile(path)
+	if what = fmt.Sprintf("%s %q", what, path); err != nil {
+		s.fail(fmt.Sprintf("%s cannot be used: %s", what, reason(err)), secretFileAdvice(err))
+		return
 	}
-	t.credential(add)
-	if placeholder != nil {
-		t.warn(placeholder.at, token, token+` is the placeholder of the Python deployer's default.toml, which everybody can read: it is ignored, because anybody could sign a delivery with it`)
-	}
-	return list
+	s.add(secret, what)
 }
 
 // credential adds what systemd passes with LoadCredential=webhook_secret:... .
-func (t table) credential(add func(secret Secret, at position, key, what string)) {
-	dir := t.env("CREDENTIALS_DIRECTORY")
-	if !filepath.IsAbs(dir) {
-		return
+func (d *decoder) credential() {
+	path := filepath.Join(d.env("CREDENTIALS_DIRECTORY"), "webhook_secret")
+	if _, err := d.on.read(path, maxSecret); !filepath.IsAbs(path) || errors.Is(err, fs.ErrNotExist) {
+		return // the unit passes other credentials, or none
 	}
-	path := filepath.Join(dir, "webhook_secret")
-	secret, err := t.on.readSecretFile(path)
-	switch {
-	case err == nil:
-		add(secret, position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q", path))
-		t.values = append(t.values, Value{Key: "webhook_secret", Value: masked, Source: "credential"})
-	case errors.Is(err, fs.ErrNotExist): // the unit passes other credentials
-	default:
-		t.failAt(position{}, "webhook_secret", fmt.Sprintf("the systemd credential %q cannot be used: %s", path, reason(err)), secretFileAdvice(err))
-	}
+	s := d.setting("webhook_secret")
+	s.secretFile(path, "the systemd credential")
+	s.show(mask.Secret, "credential")
 }
 
 // oddity says what a secret holds that was hardly meant to belong to it: what

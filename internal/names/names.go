@@ -1,5 +1,5 @@
 // Package names says what may name a deployment, an instance, a delivery, a
-// branch and a commit. Names become parts of paths, keys and commands, so
+// branch and a commit, and which names are taken. Names become parts of paths, keys and commands, so
 // everything that takes one from outside asks here.
 package names
 
@@ -11,6 +11,13 @@ import (
 // MainQueue is the name of the queue that every delivery enters; no deployment
 // may have it.
 const MainQueue = "main"
+
+// StepFetch and StepCheckout are the steps that come before the configured ones; no
+// configured step may have one of these names.
+const (
+	StepFetch    = "fetch"
+	StepCheckout = "checkout"
+)
 
 // PlainRule and DeliveryIDRule say what Plain and DeliveryID take.
 const (

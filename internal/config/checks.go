@@ -1,0 +1,367 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
+)
+
+// checks are what tags name: each says what is wrong with the text of a setting (or
+// an element of a list), and returns what of it is kept; of an element "" keeps none.
+var checks = map[string]func(s setting, text string) string{
+	"branch":        checkBranch,
+	"database":      checkDatabase,
+	"dir":           checkDir,
+	"env_file":      checkEnvFile,
+	"health":        is(wrongHealth),
+	"host":          checkHost,
+	"instance":      checkInstance,
+	"instance_name": is(wrongInstanceName),
+	"lock_url":      checkLockURL,
+	"origin":        checkOrigin,
+	"pass":          checkPass,
+	"path":          checkPath,
+	"remote":        checkRemote,
+	"repository":    is(wrongRepository),
+	"search_path":   checkSearchPath,
+	"secret":        checkSecret,
+	"secret_file":   checkSecretFile,
+	"site":          is(wrongSite),
+	"slug":          checkSlug,
+	"step_dir":      is(wrongStepDir),
+	"step_name":     is(wrongStepName),
+	"unit":          is(wrongUnit),
+	"uwsgi":         checkUWSGI,
+}
+
+var (
+	// GitHub's rules for user names, with the underscore that managed users
+	// have, and for repository names.
+	repositoryPattern = regexp.MustCompile(`\A[A-Za-z0-9_][A-Za-z0-9_-]{0,99}/[A-Za-z0-9_.-]{1,100}\z`)
+	unitPattern       = regexp.MustCompile(`\A[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]{0,254}\z`)
+	sqlAlchemyURL     = regexp.MustCompile(`\A(postgres(?:ql)?)\+[a-z0-9_]+://`)
+)
+
+// is makes a check of what says what is wrong with a text and what to do, or "".
+func is(wrongly func(string) (wrong, suggestion string)) func(setting, string) string {
+	return func(s setting, text string) string {
+		wrong, suggestion := wrongly(text)
+		if wrong == "" {
+			return text
+		}
+		s.fail(fmt.Sprintf("%s %q %s", s.name, text, wrong), suggestion)
+		return ""
+	}
+}
+
+func checkSlug(s setting, slug string) string {
+	switch {
+	case !names.Plain(slug):
+		s.fail(fmt.Sprintf("deployment %q: a slug is %s", slug, names.PlainRule), "it names a queue's directory")
+		return ""
+	case !names.Slug(slug):
+		s.fail(fmt.Sprintf("deployment %q: this slug is the name of the main queue", slug), "choose another")
+		return ""
+	}
+	return slug
+}
+
+func checkInstance(s setting, text string) string {
+	if !names.Plain(text) {
+		s.fail(fmt.Sprintf("instance %q must be %s", text, names.PlainRule), "")
+	}
+	return text
+}
+
+func checkOrigin(s setting, text string) string {
+	const advice = `write it like "https://deploy.example.com"`
+	u, err := url.Parse(text)
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		s.fail("origin is not an http or https URL", advice)
+	case u.User != nil, u.RawQuery != "", u.Fragment != "":
+		s.fail("origin must have neither a user, a query nor a fragment", advice)
+	}
+	return strings.TrimRight(text, "/")
+}
+
+func checkHost(s setting, text string) string {
+	switch {
+	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' }):
+		s.fail(fmt.Sprintf("%s is not a host: %q", s.name, text), "write a name or an address, without a port")
+	case strings.ContainsAny(text, ":[]") && net.ParseIP(strings.Split(text, "%")[0]) == nil:
+		s.fail(fmt.Sprintf("%s is not a host: %q", s.name, text), "write a name or an address, without brackets; the port has a key of its own")
+	}
+	return text
+}
+
+// absolute says that a text is an absolute path, or that it must be.
+func (s setting) absolute(text string) bool {
+	if filepath.IsAbs(text) && !strings.ContainsRune(text, 0) {
+		return true
+	}
+	s.fail(fmt.Sprintf("%s must be an absolute path, not %q", s.key, text), `begin it with "/"`)
+	return false
+}
+
+func checkDir(s setting, text string) string {
+	s.absolute(text)
+	return filepath.Clean(text)
+}
+
+func checkSearchPath(s setting, text string) string {
+	// A relative one would be looked up in the checkout: whoever may push
+	// could then replace any program.
+	if !filepath.IsAbs(text) || strings.ContainsAny(text, "\x00:") {
+		s.fail(fmt.Sprintf("%s must be absolute paths without a colon, not %q", s.key, text), `begin it with "/"`)
+		return ""
+	}
+	return filepath.Clean(text)
+}
+
+// minConns is the least that a pool must allow. The signer, and a rebuild of the
+// read models, each hold a connection while they want a second one: with fewer,
+// both could wait for each other for ever.
+const minConns = 4
+
+func checkDatabase(s setting, text string) string {
+	if text == "" {
+		return ""
+	}
+	if plain := withoutDriver(text); plain != text {
+		text = plain
+		s.warn(s.name + " names a driver of SQLAlchemy, which has no effect")
+	}
+	s.show(mask.Secret, "file")
+	parsed, err := pgxpool.ParseConfig(text)
+	if err != nil {
+		// The parser's own words may repeat the password.
+		message := s.name + " is not a Postgres connection string"
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			message = fmt.Sprintf("%s names the file %q, which cannot be read: %s", s.name, path.Path, reason(err))
+		}
+		s.fail(message, `write it like "postgres://user:password@host:5432/database"`)
+		return ""
+	}
+	if parsed.MaxConns < minConns {
+		s.fail(fmt.Sprintf("%s allows %d connections at once (pool_max_conns), and at least %d are needed", s.name, parsed.MaxConns, minConns),
+			fmt.Sprintf("write pool_max_conns=%d or more, or leave it out", minConns))
+	}
+	s.hide(parsed.ConnConfig.Password)
+	s.show(shownDatabase(parsed), "file")
+	return text
+}
+
+// withoutDriver takes the driver out of a URL of SQLAlchemy.
+func withoutDriver(text string) string { return sqlAlchemyURL.ReplaceAllString(text, "${1}://") }
+
+// shownDatabase says where the database is; it is built from the parts that are
+// not secret, so it cannot contain one.
+func shownDatabase(c *pgxpool.Config) string {
+	u := url.URL{Scheme: "postgres", Path: "/" + c.ConnConfig.Database}
+	u.Host = net.JoinHostPort(c.ConnConfig.Host, fmt.Sprint(c.ConnConfig.Port))
+	if strings.HasPrefix(c.ConnConfig.Host, "/") {
+		u.Host = ""
+		u.RawQuery = "host=" + c.ConnConfig.Host + "&port=" + fmt.Sprint(c.ConnConfig.Port)
+	}
+	user := url.PathEscape(c.ConnConfig.User)
+	if c.ConnConfig.Password != "" {
+		user += ":" + mask.Secret
+	}
+	if user != "" {
+		user += "@"
+	}
+	return "postgres://" + user + strings.TrimPrefix(u.String(), "postgres://")
+}
+
+func checkLockURL(s setting, text string) string {
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Opaque != "" || !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
+		s.fail("lock.url must be a redis://, rediss:// or unix:// URL", `write it like "redis://localhost:6379/0"`)
+		return ""
+	}
+	options, err := redis.ParseURL(text)
+	if err != nil {
+		// The parser's own words may repeat the password.
+		s.fail("lock.url is not a URL that the Redis client understands", `write it like "redis://user:password@host:6379/0" or "unix:///path/to/socket?db=0"`)
+		return ""
+	}
+	s.hide(options.Password)
+	s.show(mask.URL(text), "file")
+	return text
+}
+
+func wrongRepository(s string) (wrong, suggestion string) {
+	_, name, _ := strings.Cut(s, "/")
+	switch {
+	case strings.Contains(s, "://") || strings.HasPrefix(s, "git@"):
+		return "is a URL", `write "owner/name"; a URL to fetch from goes into remote`
+	case !repositoryPattern.MatchString(s) || name == "." || name == "..":
+		return `is not of the form "owner/name"`, ""
+	case strings.HasSuffix(name, ".git"):
+		return "ends in .git, which no repository's name does", `write "` + strings.TrimSuffix(s, ".git") + `"`
+	}
+	return "", ""
+}
+
+// wrongBranch refuses, of what git accepts, what names no branch that could be
+// checked out here.
+func wrongBranch(s string) (wrong, suggestion string) {
+	switch {
+	case len(s) > 244: // refs/heads/ and it are a file name, at most 255 bytes a component
+		return "is too long", ""
+	case s == "HEAD":
+		return "is not a branch", "name the branch itself"
+	}
+	return names.WrongBranch(s)
+}
+
+func checkBranch(s setting, text string) string {
+	if short, full := strings.CutPrefix(text, "refs/heads/"); full {
+		s.warn(fmt.Sprintf("branch %q is meant without refs/heads/: a push to %q will not match", text, short))
+	}
+	return is(wrongBranch)(s, text)
+}
+
+func wrongPath(s string) (wrong, suggestion string) {
+	switch {
+	case !filepath.IsAbs(s):
+		return "is a relative path", `begin it with "/"`
+	case filepath.Clean(s) == "/":
+		return "is the root directory", "name a directory of its own"
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return "has a control character", ""
+	}
+	return "", ""
+}
+
+func checkPath(s setting, text string) string {
+	if text = is(wrongPath)(s, text); text == "" {
+		return ""
+	}
+	return filepath.Clean(text)
+}
+
+func checkUWSGI(s setting, text string) string {
+	if text = is(wrongPath)(s, text); text != "" {
+		s.warn(s.name + " is accepted from the Python deployer's files and has no effect: nothing runs under uWSGI any more")
+	}
+	return text
+}
+
+func checkRemote(s setting, text string) string {
+	shown := mask.URL(text)
+	s.show(shown, "file")
+	if wrong, suggestion := wrongRemote(text); wrong != "" {
+		s.fail(s.name+" "+wrong, suggestion) // not the value itself: it may contain a password
+		return ""
+	}
+	s.hide(mask.Credentials(text)...)
+	if u, err := url.Parse(text); err == nil && u.User != nil && shown != text {
+		s.warn(s.name + " contains a password, which git may show to other users of this machine; a credential helper or a deploy key does not")
+	}
+	return text
+}
+
+// wrongRemote refuses what git would take for an option, and its transport
+// helpers (as in "ext::sh -c ..."), which run programs. The answers do not
+// repeat the remote, which may contain a password.
+func wrongRemote(s string) (wrong, suggestion string) {
+	const advice = "write an https, http, ssh, git or file URL, user@host:path, or an absolute path"
+	scheme, _, isURL := strings.Cut(s, "://")
+	host, path, isSCP := strings.Cut(s, ":")
+	switch {
+	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) || s == "":
+		return "must not be empty or contain spaces or control characters", advice
+	case strings.HasPrefix(s, "-"):
+		return "must not begin with a dash", advice
+	case filepath.IsAbs(s):
+		return "", ""
+	case isURL:
+		u, err := url.Parse(s)
+		switch scheme {
+		case "https", "http", "ssh", "git":
+			if err != nil || u.Host == "" || strings.HasPrefix(u.Host, "-") {
+				return "is not a URL", advice
+			}
+			return "", ""
+		case "file":
+			if err != nil || !filepath.IsAbs(u.Path) {
+				return "is not a file URL", `write "file:///path"`
+			}
+			return "", ""
+		}
+		return "has a scheme that is not allowed", advice
+	case isSCP && !strings.Contains(host, "/") && !strings.HasPrefix(path, ":") && path != "" && host != "":
+		return "", ""
+	}
+	return "is neither a URL nor an absolute path", advice
+}
+
+func wrongHealth(s string) (wrong, suggestion string) {
+	if u, err := url.Parse(s); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
+		return "is not an http or https URL without a user", `write it like "http://localhost:3000/healthz"`
+	}
+	return "", ""
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+func wrongStepName(s string) (wrong, suggestion string) {
+	switch {
+	case strings.TrimSpace(s) == "":
+		return "is empty", "say in a word or two what it does"
+	case len(s) > 100:
+		return "is longer than 100 bytes", ""
+	case s == names.StepFetch || s == names.StepCheckout:
+		return "is the name of a step that comes before the configured ones", "choose another"
+	case s != strings.TrimSpace(s) || strings.ContainsFunc(s, unprintable):
+		return "must be printable, without a space at either end", ""
+	}
+	return "", ""
+}
+
+func wrongStepDir(s string) (wrong, suggestion string) {
+	if s == "" || (filepath.IsLocal(s) && !strings.ContainsFunc(s, unicode.IsControl)) {
+		return "", ""
+	}
+	return "is not inside of the deployment's path", `write it relative to path, without ".."`
+}
+
+func wrongInstanceName(s string) (wrong, suggestion string) {
+	if strings.TrimSpace(s) == "" || strings.ContainsFunc(s, unprintable) {
+		return "must be printable and not empty", ""
+	}
+	return "", ""
+}
+
+func wrongUnit(s string) (wrong, suggestion string) {
+	if !unitPattern.MatchString(s) {
+		return "is not the name of a systemd unit", ""
+	}
+	return "", ""
+}
+
+// wrongSite keeps a site's name usable as a file name in nginx's directories.
+func wrongSite(s string) (wrong, suggestion string) {
+	if s == "" || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool { return r == '/' || unprintable(r) }) {
+		return "is not the name of a site", `write it like "www.example.com", or "*" for all`
+	}
+	return "", ""
+}
