@@ -107,7 +107,7 @@ func runStep(ctx context.Context, step Step, env Env) StepResult {
 	err := step.Run(stepCtx, env)
 	r := StepResult{Name: step.Name, Duration: time.Since(begin), Outcome: OK, Err: err}
 	if err == nil {
-		// What was done is done, also if the context ended meanwhile.
+		// A finished step is finished, also if the context ended meanwhile.
 		return r
 	}
 	r.Outcome = Failed

@@ -9,7 +9,7 @@ import (
 // Apply folds one event into the state. It is the only place that gives events
 // a meaning: live update, rebuild, verification and FoldAt all go through it.
 //
-// What the log should never hold (a second end of one attempt, say) is not an
+// An event that breaks the log's rules (a second end of one attempt, say) is not an
 // error, since the log is what happened and the rest of it still counts: it is
 // noted as a Breach, and the first of two contradicting facts stands. An event
 // that this binary does not know is an *eventlog.UnknownEventError; the state is

@@ -131,7 +131,7 @@ func TestWhatIsLiveIsKeptApartFromTheNewestTransition(t *testing.T) {
 	if before.Last.Position != 7 || before.LastType != eventlog.TypeStarted {
 		t.Errorf("last is %+v", before.Last)
 	}
-	// What was handed out stays as it was.
+	// A state that was handed out stays as it was.
 	var more recorder
 	more.after = 7
 	more.add("prod", "d2", "web", 1, "worker", eventlog.Deployed{Commit: commitOf(2)})

@@ -204,7 +204,7 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 	state := NewState()
 	state.position = from
 	err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
-		// What a crash takes back is rows and checkpoint together, and is applied
+		// A crash takes back rows and checkpoint together, and they are applied
 		// again; the wait for the disk would compete with the commits of deploys.
 		if _, err := tx.Exec(ctx, "set local synchronous_commit = off"); err != nil {
 			return fmt.Errorf("begin: %w", err)

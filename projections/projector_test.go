@@ -35,7 +35,7 @@ func TestLiveRebuiltAndFoldedAreTheSame(t *testing.T) {
 				w.chaos(rt)
 				continue
 			}
-			// What is valid is invalid after chaos, and must be borne too.
+			// A valid history is invalid after chaos, and must be borne too.
 			w.step(rt)
 		}
 		put(t, pool, w.events)

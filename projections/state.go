@@ -55,7 +55,7 @@ func NewState() *State {
 func (s *State) Position() int64 { return s.position }
 
 // ForgetEnded drops the deliveries that owe nothing, so that a fold that goes on
-// for ever stays small. What is still asked about them is in the log.
+// for ever stays small. Later questions about them go to the log.
 func (s *State) ForgetEnded() {
 	for key, r := range s.deliveries {
 		if r.Open == 0 {

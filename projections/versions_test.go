@@ -161,7 +161,7 @@ func TestOneOfTwoBuilds(t *testing.T) {
 	sameAsFold(t, a, foldAll(t, r.events))
 }
 
-// What cannot be built leaves nothing behind but the reason, and the older
+// A version that cannot be built leaves nothing behind but the reason, and the older
 // version goes on serving.
 func TestAVersionThatCannotBeBuilt(t *testing.T) {
 	pool := pgtest.Migrated(t)

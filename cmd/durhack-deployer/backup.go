@@ -28,7 +28,7 @@ the checkpoint, to a new file that you alone can read, and reads it again to che
 it. The daemon may run meanwhile, and a private Postgres that is stopped is
 started for as long. An empty log is an error: that is hardly the right database.
 
-The file is that of "log export". What is not in it: the configuration, the
+The file is that of "log export". It does not hold the configuration, the
 secrets and the signing key, the run logs, and what waits in queues/main and is
 not in the log yet.`,
 		Example: `  durhack-deployer backup /var/backups/durhack-deployer-$(date +%F).jsonl`,

@@ -87,7 +87,7 @@ func history(ctx context.Context, cfg *config.Config, store *daemon.Store, slug 
 	slices.Reverse(attempts)
 	var rows []historyRow
 	for i, at := range attempts {
-		// What was interrupted and tried again is of the same order.
+		// A retry after an interruption is of the same order.
 		retry := i > 0 && attempts[i-1].DeliveryID == at.DeliveryID && attempts[i-1].AssignedPosition == at.AssignedPosition
 		rows = append(rows, newHistoryRow(at, retry))
 	}

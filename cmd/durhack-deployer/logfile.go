@@ -244,7 +244,7 @@ func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.S
 		fmt.Fprintf(c.err, "note: the signature covers the first %s, and not the %d after them\n", counted(s.Signed, "event", "events"), s.Events-s.Signed)
 	}
 	if s.Events > 0 && !slices.Contains(s.Instances, cfg.Instance) {
-		fmt.Fprintf(c.err, "hint: it has nothing of this configuration's instance, %s, and commands tell of no other\n", printable(cfg.Instance))
+		fmt.Fprintf(c.err, "hint: it has no events of this configuration's instance, %s, and commands show no other\n", printable(cfg.Instance))
 		return nil
 	}
 	return c.warnOfPending(ctx, cfg, store)

@@ -295,7 +295,7 @@ func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, a
 }
 
 // settle gives the daemon a moment to bring the read models up to the log, so
-// that who asks right after a deploy sees it.
+// that a question right after a deploy finds it.
 func settle(ctx context.Context, p *projections.Projector) error {
 	const tries, pause = 50, 20 * time.Millisecond
 	for range tries {

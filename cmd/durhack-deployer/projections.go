@@ -97,7 +97,7 @@ func (c *cli) projectionsVerifyCommand() *cobra.Command {
 		Long: `Folds the log and compares the read models with it, row by row. Then looks
 at each configured deployment's directory: is the commit that is live the one that
 is checked out, and are tracked files as the commit has them? Hand edits are named.
-What a failed run left behind is only noted. Exit 1 and a line for each breach.
+A commit that a failed run left behind is only noted. Exit 1 and a line for each breach.
 The daemon may run meanwhile.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {

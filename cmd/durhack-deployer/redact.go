@@ -33,7 +33,7 @@ copies elsewhere: GitHub's own, and your backups.`,
 		Args:    takes("DELIVERY"), ValidArgsFunction: completeNothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason = strings.TrimSpace(reason); reason == "" {
-				return usagef("say why with --reason TEXT: it goes into the log with your name")
+				return usagef("missing --reason TEXT: it goes into the log with your name")
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				id, err := deliveryID(cmd.Context(), cfg, store, args[0])
@@ -74,7 +74,7 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 		_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
 			Instance: cfg.Instance, DeliveryID: id, Attempt: 1, Actor: actor(),
-			// What the log's own text columns cannot hold has no place in a reason.
+			// The log's text columns cannot hold a NUL.
 			Data: eventlog.Redacted{Reason: strings.ReplaceAll(reason, "\x00", ""), PayloadDigests: digests},
 		}}})
 		var conflict *eventlog.ConflictError

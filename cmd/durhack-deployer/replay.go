@@ -130,7 +130,7 @@ func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filt
 	case len(args) > 0 && window:
 		return filter, usagef("name deliveries or choose them with --failed, --since or --until, not both")
 	case strings.TrimSpace(o.reason) == "" && !o.dryRun:
-		return filter, usagef("say why with --reason TEXT: it goes into the log with your name")
+		return filter, usagef("missing --reason TEXT: it goes into the log with your name")
 	}
 	filter.Types = []eventlog.Type{eventlog.TypeReceived}
 	return filter, parseTimes(now, timeFlag{"since", o.since, &filter.Since}, timeFlag{"until", o.until, &filter.Until})

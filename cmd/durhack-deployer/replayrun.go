@@ -175,7 +175,7 @@ func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(c.err, "hint: nothing was replayed; leave out --dry-run and say --reason TEXT to do it")
+	_, err := fmt.Fprintln(c.err, "hint: nothing was replayed; to do it, pass --reason TEXT instead of --dry-run")
 	return err
 }
 

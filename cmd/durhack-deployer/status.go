@@ -195,7 +195,7 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 			}
 		}
 		if row.WaitsFor != "" {
-			fmt.Fprintf(c.out, "%s: nothing begins: %s\n", printable(row.Slug), printable(row.WaitsFor))
+			fmt.Fprintf(c.out, "%s: nothing starts: %s\n", printable(row.Slug), printable(row.WaitsFor))
 		}
 	}
 	return nil

@@ -255,7 +255,7 @@ func (t *table) widths() []int {
 }
 
 // fit makes the table as narrow as it must be: it cuts IDs, leaves out columns, and
-// breaks prose into lines. What is still too wide then is cut.
+// breaks prose into lines. Lines that are still too wide are cut.
 func (t *table) fit() {
 	t.abbreviate(longID)
 	if t.excess(minText) > 0 {

@@ -57,7 +57,7 @@ delivery; then what came after that, and why it is not what is live.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&slug, "deployment", "", "why is at this deployment `SLUG` what is, and not something newer?")
+	cmd.Flags().StringVar(&slug, "deployment", "", "why this deployment `SLUG` has what it has, and nothing newer")
 	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
 	jsonFlag(cmd, &asJSON)
 	return cmd

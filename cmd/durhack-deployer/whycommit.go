@@ -115,7 +115,7 @@ func (c *cli) tellCommit(rows []commitRow, known map[string]projections.Deployme
 	}
 	fmt.Fprintln(c.out)
 	t := c.newTable(column{name: "RECEIVED"}, column{name: "DELIVERY", id: true}, column{name: "COMMIT", id: true, drop: 2}, column{name: "BRANCH", drop: 3},
-		column{name: "BY", drop: 1}, column{name: "DEPLOYMENT"}, column{name: "WHAT BECAME OF IT", text: true})
+		column{name: "BY", drop: 1}, column{name: "DEPLOYMENT"}, column{name: "OUTCOME", text: true})
 	for _, row := range rows {
 		branch := strings.TrimPrefix(row.Ref, "refs/heads/")
 		cells := []string{clock(row.ReceivedAt), row.DeliveryID, row.Commit, shorten(orDash(branch), 40), row.Actor}

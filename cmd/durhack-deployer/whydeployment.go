@@ -245,7 +245,7 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 	if len(a.Newer) == 0 {
 		fmt.Fprintf(c.out, "Nothing newer came: no push to %s of %s since, and no replay.\n", printable(a.Branch), printable(a.Repository))
 	} else {
-		fmt.Fprintf(c.out, "\nWhat came after it, and why it is not what is live:\n")
+		fmt.Fprintf(c.out, "\nNewer deliveries, and why they are not live:\n")
 		t := c.newTable(column{name: "ORDERED"}, column{name: "DELIVERY", id: true}, column{name: "COMMIT", id: true, drop: 1}, column{name: "BY", drop: 2},
 			column{name: "OUTCOME"}, column{name: "WHY IT IS NOT LIVE", text: true})
 		for _, r := range a.Newer {

@@ -47,7 +47,7 @@ type Config struct {
 type StepConfig struct {
 	Name string
 	// Run is the program and its arguments, as they are: nothing is expanded in
-	// them, and there is no shell. What the job is stands in the environment.
+	// them, and there is no shell. The environment names the job.
 	Run []string
 	// Dir is inside Path, relative to it; empty is Path.
 	Dir string

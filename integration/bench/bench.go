@@ -150,5 +150,5 @@ func (b *bench) store(ctx context.Context) (pool *pgxpool.Pool, owner *pgx.Conn,
 	return pool, owner, err
 }
 
-// round tells who watches which round it is.
+// round says which round it is.
 func (b *bench) round(i int) { fmt.Fprintf(b.progress, "  round %d of %d\n", i+1, b.rounds) }

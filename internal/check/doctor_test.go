@@ -340,7 +340,7 @@ func write(t *testing.T, path string) {
 	}
 }
 
-// What a worker that runs says of itself is told; what another program says is not.
+// The reasons of a running worker are told; the answer of another program is not.
 func TestTheWorkersOwnReasons(t *testing.T) {
 	s := newSite(t)
 	_, release, err := lock.OfProcesses(s.state).Acquire(t.Context(), "work")

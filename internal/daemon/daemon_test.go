@@ -138,7 +138,7 @@ func TestRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
-// What the configuration accepts, a handler can be made of: otherwise the worker
+// A handler can be made of everything that the configuration accepts: otherwise the worker
 // would not start, and pushes would wait.
 func TestHandlersTakeWhatTheConfigurationAccepts(t *testing.T) {
 	t.Parallel()
@@ -220,7 +220,7 @@ func TestStateDirCanBePassedWhateverTheUmask(t *testing.T) {
 		}
 		check(s.cfg.StateDir, want)
 		check(filepath.Join(s.cfg.StateDir, "queues"), 0o751)
-		// What the operator decided is kept.
+		// The operator's decision is kept.
 		if err := os.Chmod(s.cfg.StateDir, 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -122,7 +122,7 @@ func TestReadiness(t *testing.T) {
 	s.wait(d, "d2 is deployed", func() bool { return strings.HasSuffix(s.types("d2"), "deployed") })
 
 	// One of this instance could order a run, so the queues wait for a binary that
-	// knows it. What is pushed is recorded, and that nothing runs is told.
+	// knows it. Pushes are recorded, and it says that nothing runs.
 	s.unknownEvent(dsn, "test")
 	s.becomes(d, 503, "mirror failed and is tried again: mirror the queues: event at position 10 ")
 	s.push(d, "d3")

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What the listener refuses is counted where doctor finds it, also after a restart,
+// Requests that the listener refuses are counted where doctor finds them, also after a restart,
 // and its line names the delivery that it claimed to be.
 func TestRefusedWebhooksAreCounted(t *testing.T) {
 	s := newSite(t, "", "")

@@ -145,7 +145,7 @@ func (r *Repo) Edited(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("look for edited files in %s: %w", r.dir, err)
 	}
 	names = append(names, converted...)
-	// What is staged, and an index that was lost.
+	// Staged changes, and an index that was lost.
 	if text, err = r.list(ctx, "diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=all", "--end-of-options", head); err != nil {
 		return nil, fmt.Errorf("look for staged files in %s: %w", r.dir, err)
 	}

@@ -108,7 +108,7 @@ func isDamage(err error) bool {
 
 // renew clones again beside .git and puts the clone in its place. The working tree
 // with all that is untracked stays as it is, and so does the index, which knows
-// what is tracked. What was there before is kept in .git, until the next time.
+// what is tracked. The old one is kept in .git, until the next time.
 func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {
 	gitDir, beside := filepath.Join(r.dir, ".git"), filepath.Join(r.dir, freshName)
 	say(out, "the clone in %s is damaged: cloning again beside it", r.dir)

@@ -174,7 +174,7 @@ func TestLastingAnswersAreNotWaitedFor(t *testing.T) {
 	}
 }
 
-// What remotes and ssh say, in git's own words and others'.
+// Answers of remotes and ssh, in git's own words and others'.
 func TestLastingWords(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
@@ -248,7 +248,7 @@ func TestLowSpeedLimitsOnlyWhereGitHasNone(t *testing.T) {
 	}
 }
 
-// What somebody configured in GIT_CONFIG_ variables counts beside what we need.
+// Settings in GIT_CONFIG_ variables count beside those that we need.
 func TestConfiguredGitConfigVariables(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -262,7 +262,7 @@ func TestConfiguredGitConfigVariables(t *testing.T) {
 	}
 }
 
-// What a remote refuses is no reason to clone again.
+// A refusal by the remote is no reason to clone again.
 func TestDamageWords(t *testing.T) {
 	t.Parallel()
 	hash := strings.Repeat("ab", 20)

@@ -22,8 +22,8 @@ var unfinished = []string{
 
 // sweep removes what fetches that failed or were killed have left, also those of
 // submodules: git itself keeps it for weeks, and a disk that is full stays full.
-// What a process has open is left to it: somebody's git by hand. Whatever cannot
-// be removed is no reason to fail.
+// Files that a process has open are left to it: somebody's git by hand. A file that
+// cannot be removed is no reason to fail.
 func (r *Repo) sweep() {
 	gitDir := os.DirFS(filepath.Join(r.dir, ".git"))
 	var left []string

@@ -239,7 +239,7 @@ func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
 	}
 }
 
-// What was moved to quarantine, and is still owed, is written again: by the daemon
+// An entry in quarantine that is still owed is written again: by the daemon
 // that runs, and at the start.
 func TestQuarantinedEntriesThatAreStillOpenAreWrittenAgain(t *testing.T) {
 	s := newSite(t)
@@ -273,8 +273,8 @@ func TestQuarantinedEntriesThatAreStillOpenAreWrittenAgain(t *testing.T) {
 	}
 }
 
-// What is ordered while a rebuild is under way, and written by the daemon,
-// stays; what ends while it is under way goes.
+// An order that comes during a rebuild, and is written by the daemon, stays; one
+// that ends during it goes.
 func TestRebuildBesideARunningDaemon(t *testing.T) {
 	s := newSite(t)
 	m, stop := s.run(t)

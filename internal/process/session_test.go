@@ -64,7 +64,7 @@ func TestDaemonSurvives(t *testing.T) {
 	_ = unix.Kill(pid, unix.SIGKILL)
 }
 
-// What a program leaves behind can go on writing, and the output says that it
+// Processes that a program leaves behind can go on writing, and the output says that it
 // is there.
 func TestLeftoversCanWrite(t *testing.T) {
 	t.Parallel()

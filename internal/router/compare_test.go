@@ -39,7 +39,7 @@ func recorded(t *rapid.T, d Decision, later ...eventlog.Data) []eventlog.Event {
 	return events
 }
 
-// What is read from the log is what was decided; deciding again by the same
+// The log gives the decision back as it was; deciding again by the same
 // rules comes to the same, and by other rules to what Decide says.
 func TestRecordedIsWhatWasDecided(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

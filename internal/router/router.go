@@ -96,8 +96,8 @@ func New(o Options) *Router {
 	return &Router{o: o, conflicts: map[ulid.ULID]int{}}
 }
 
-// Run routes until ctx ends, and then returns nil. What was not routed stays in
-// the queue. Errors of the log and of the disk end it too, and it may be run
+// Run routes until ctx ends, and then returns nil. Entries that were not
+// routed stay in the queue. Errors of the log and of the disk end it too, and it may be run
 // again after a pause.
 //
 // Run twice at once on one queue is safe for the log (the loser of each race

@@ -50,8 +50,8 @@ const page = 500
 
 // Run decides again the deliveries that the filter chooses (by Instance, Since,
 // Until, DeliveryIDs), in order of arrival, and calls report with each outcome
-// that is worth a word. What was decided then is read from the log, and not
-// decided again under old rules.
+// that is worth a word. The old decision is read from the log, and not made
+// again under old rules.
 func Run(ctx context.Context, log Log, restore Restore, f eventlog.Filter, rules []router.Rule, report func(Outcome) error) (Result, error) {
 	var result Result
 	f.Types, f.Limit = []eventlog.Type{eventlog.TypeReceived}, page

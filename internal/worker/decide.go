@@ -33,7 +33,7 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Ent
 		return w.done(e)
 	}
 	attempt := order.next
-	// What is asked of a remote that has gone silent counts, too.
+	// Questions to a remote that has gone silent count, too.
 	limited, cancel := w.limit(held)
 	defer cancel()
 	var check checked

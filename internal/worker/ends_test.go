@@ -164,7 +164,7 @@ func TestTimeoutsEndTheRun(t *testing.T) {
 	}
 }
 
-// What cannot be planned fails before the first step, in bounded words, and with
+// A run without a plan fails before the first step, in bounded words, and with
 // secrets masked.
 func TestPlanErrorFailsTheAttempt(t *testing.T) {
 	t.Parallel()

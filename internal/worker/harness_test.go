@@ -53,7 +53,7 @@ func (p place) remote() string   { return filepath.Join(p.Dir, "remote.git") }
 
 // options are those of the real parts, but for what only a process has.
 func (p place) options(log Log, q *queue.Queue, w Queue) (Options, error) {
-	// What a step does is in the repository, and so differs by commit.
+	// The steps' programs are in the repository, and so differ by commit.
 	steps := []command.StepConfig{{Name: "build", Run: []string{"./build"}, Env: map[string]string{"DIR": p.Dir}}}
 	handler, err := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps, Patience: time.Millisecond})
 	return Options{

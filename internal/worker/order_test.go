@@ -248,7 +248,7 @@ func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
 	}
 }
 
-// What cannot be read, or was not ordered, is moved aside; the rest goes on.
+// Entries that cannot be read, or were not ordered, are moved aside; the rest goes on.
 func TestStrangeEntriesGoToQuarantine(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -188,7 +188,7 @@ func TestFailedRecoveryIsTriedAgain(t *testing.T) {
 	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
 }
 
-// What the database will not have still ends the run, and an entry that
+// A result that the database refuses still ends the run, and an entry that
 // cannot be started makes room.
 func TestRefusedByTheDatabase(t *testing.T) {
 	t.Parallel()

@@ -145,7 +145,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err := os.MkdirAll(w.runs, 0o750); err != nil {
 		return fmt.Errorf("make the folder of run logs: %w", err)
 	}
-	// What a crash left open is ended before anything waits for new work, so
+	// Runs that a crash left open are ended before anything waits for new work, so
 	// that nothing is reported as running that is not.
 	if !w.outage("recover").Until(ctx, func() error { return w.locked(ctx, func(context.Context) error { return nil }) }) {
 		return nil
