@@ -94,8 +94,8 @@ func anchors(text string) string {
 }
 
 var (
-	named    = regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`")
-	declared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]+)\(`)
+	named    = regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)`")
+	declared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9_]+)\(`)
 )
 
 func TestNamedTestsExist(t *testing.T) {

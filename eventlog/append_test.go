@@ -215,7 +215,7 @@ func TestRefusedGroupIsAlone(t *testing.T) {
 	}
 }
 
-func TestManyGroupsKeepTheirOrderAcrossBatches(t *testing.T) {
+func TestAppend_ManyGroupsKeepTheirOrderAcrossBatches(t *testing.T) {
 	l := newLog(t)
 	var groups []Group
 	for n := range 3*maxBatchRows + 7 {
@@ -299,7 +299,7 @@ func TestCloseFailsWhatWaits(t *testing.T) {
 }
 
 // Several processes append the same and different deliveries while a follower watches.
-func TestManyLogsOneOrder(t *testing.T) {
+func TestAppend_ManyLogsOneOrder(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	pools := []*Log{openLog(t, migrate(t, dsn))}
 	for range 3 {

@@ -142,7 +142,7 @@ func insertRaw(t *testing.T, conn *pgx.Conn, position int64) {
 	}
 }
 
-func TestHoleIsAnErrorAtOnce(t *testing.T) {
+func TestFollow_HoleIsAnErrorAtOnce(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
 	l := openLog(t, pool)
 	conn := superuser(t, pool)

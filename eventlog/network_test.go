@@ -81,7 +81,7 @@ func (r *rig) messages(t *testing.T) map[way]int {
 
 // Whatever becomes of any one message of an append, in either direction, the
 // caller gets its events, and the log has them once.
-func TestAnyMessageOfAnAppend(t *testing.T) {
+func TestAppend_AnyMessageIsLost(t *testing.T) {
 	for _, f := range []fate{cutBefore, cutAfter, delay, lose} {
 		lanes := 1
 		if f == lose {
@@ -117,7 +117,7 @@ func TestAnyMessageOfAnAppend(t *testing.T) {
 
 // Every message of an append in its turn, one after the other: the first attempt
 // loses its first message, the second one its second, and so on.
-func TestAnAppendThatFailsAgainAndAgain(t *testing.T) {
+func TestAppend_ThatFailsAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for _, f := range []fate{cutBefore, cutAfter} {

@@ -130,7 +130,7 @@ func TestRedactionRacesWithRedelivery(t *testing.T) {
 }
 
 // What is tried around the command is refused by the database.
-func TestOnlyARedactedEventDeletesBodies(t *testing.T) {
+func TestRedaction_OnlyItsEventDeletesBodies(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
 	l := openLog(t, pool)
 	mine, theirs := bodied("test", "mine", 0, "a"), bodied("test", "theirs", 0, "b")

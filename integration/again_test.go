@@ -31,7 +31,7 @@ func broken(t *testing.T) (s *site, commits []string, fix func(bool)) {
 	}
 }
 
-func TestARedeliveryRetriesWhatFailedAndNothingElse(t *testing.T) {
+func TestRedelivery_RetriesWhatFailedAndNothingElse(t *testing.T) {
 	t.Parallel()
 	s, commits, fix := broken(t)
 	p := s.start("serve")

@@ -23,7 +23,7 @@ func gated(t *testing.T, extra string) (*site, gate, []string) {
 	return s, g, commits
 }
 
-func TestSIGTERMLetsARunningStepFinish(t *testing.T) {
+func TestSIGTERM_LetsARunningStepFinish(t *testing.T) {
 	t.Parallel()
 	s, gates, commits := gated(t, "")
 	p := s.start("serve")
@@ -64,7 +64,7 @@ func TestSIGTERMLetsARunningStepFinish(t *testing.T) {
 }
 
 // A step that takes longer than the grace is ended, and by policy run again.
-func TestSIGTERMEndsAStepThatTakesTooLong(t *testing.T) {
+func TestSIGTERM_EndsAStepThatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	s, gates, commits := gated(t, "")
 	p := s.start("serve")
@@ -95,7 +95,7 @@ func TestSIGTERMEndsAStepThatTakesTooLong(t *testing.T) {
 }
 
 // The second signal gives up at once; the next start finds what was going on.
-func TestASecondSignalGivesUpAtOnce(t *testing.T) {
+func TestSIGTERM_SecondGivesUpAtOnce(t *testing.T) {
 	t.Parallel()
 	s, gates, commits := gated(t, `on_interrupt = "fail"`)
 	p := s.start("serve")

@@ -11,7 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 )
 
-func TestAPushGoesLive(t *testing.T) {
+func TestPush_GoesLive(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	commits := r.pages("main", 2)
@@ -45,7 +45,7 @@ func TestAPushGoesLive(t *testing.T) {
 }
 
 // GitHub's retries, a proxy's and a person's at its page may all come together.
-func TestTheSameDeliveryFiftyTimesAtOnce(t *testing.T) {
+func TestDelivery_SameFiftyTimesAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	tip := r.pages("main", 1)[0]
@@ -83,7 +83,7 @@ func TestTheSameDeliveryFiftyTimesAtOnce(t *testing.T) {
 	p.stop()
 }
 
-func TestThirtyPushesAreDeployedInTheirOrder(t *testing.T) {
+func TestPush_ThirtyAreDeployedInTheirOrder(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	commits := r.pages("main", 30)

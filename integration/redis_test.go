@@ -166,7 +166,7 @@ func TestRedisIsAwayWhenAPushArrives(t *testing.T) {
 
 // What was ordered while a host was down, and not done by the one that was up
 // then, is done by the first when it comes back.
-func TestAHostThatWasDownTakesOver(t *testing.T) {
+func TestRedis_HostThatWasDownTakesOver(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	commits := r.pages("main", 2)

@@ -14,7 +14,7 @@ import (
 
 // Two instances start at once on an empty database, among commands that
 // migrate it too, and then share the log: GitHub sends both the same GUID.
-func TestTwoDaemonsStartAtOnceOnOneDatabase(t *testing.T) {
+func TestDaemon_TwoStartAtOnceOnOneDatabase(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	tip := r.pages("main", 1)[0]
@@ -61,7 +61,7 @@ func TestTwoDaemonsStartAtOnceOnOneDatabase(t *testing.T) {
 
 // The private Postgres outlives a daemon that is killed, and the next one
 // takes it over; the daemon that ends in order ends it.
-func TestAPrivatePostgresIsAdopted(t *testing.T) {
+func TestPostgres_PrivateIsAdopted(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	commits := r.pages("main", 2)

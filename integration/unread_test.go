@@ -15,7 +15,7 @@ import (
 )
 
 // Standard error is a pipe that is full, as of a terminal after Ctrl-S.
-func TestALogThatNobodyReadsHoldsNothingUp(t *testing.T) {
+func TestLog_ThatNobodyReadsHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	r := newRepo(t)
 	commits := r.pages("main", 1)

@@ -494,7 +494,7 @@ func TestAppendIsDurableWhateverTheDefault(t *testing.T) {
 
 // What was granted on the database itself is neither copied with it nor in a dump;
 // the next start of the daemon, which migrates, mends that.
-func TestACopiedDatabaseGetsItsRightsBack(t *testing.T) {
+func TestMigrate_CopiedDatabaseGetsItsRightsBack(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	origin := connect(t, dsn)
 	migrate(t, origin)
@@ -531,7 +531,7 @@ func TestACopiedDatabaseGetsItsRightsBack(t *testing.T) {
 }
 
 // A version's schema goes with all that is in it, and with its checkpoint.
-func TestASchemaOfReadModelsGoesAsAWhole(t *testing.T) {
+func TestReadModels_SchemaGoesAsAWhole(t *testing.T) {
 	conn := connect(t, pgtest.DSN(t))
 	migrate(t, conn)
 	exec(t, conn, "select projections.make_schema(1)")

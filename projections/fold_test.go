@@ -111,7 +111,7 @@ func TestFoldByHand(t *testing.T) {
 	}
 }
 
-func TestWhatIsLiveIsKeptApartFromTheNewestTransition(t *testing.T) {
+func TestFold_KeepsWhatIsLiveApartFromTheNewestTransition(t *testing.T) {
 	var r recorder
 	r.received("prod", "d1", 1)
 	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))

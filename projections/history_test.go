@@ -376,7 +376,7 @@ func foldAll(t testing.TB, events []eventlog.Event) *State {
 	return s
 }
 
-func TestAFoldOfValidHistoriesAgreesWithAnIndependentModel(t *testing.T) {
+func TestFold_AgreesWithAnIndependentModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld("", 0)
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {

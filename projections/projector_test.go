@@ -17,7 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 )
 
-func TestLiveRebuiltAndFoldedAreTheSame(t *testing.T) {
+func TestProjector_LiveRebuiltAndFoldedAreTheSame(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	p := open(t, pool)
 	build(t, p)
@@ -216,7 +216,7 @@ func TestBuildGoesOnAfterItHasFinished(t *testing.T) {
 }
 
 // eventually polls until ok or a generous deadline.
-func TestTwoProjectorsAndRebuildsWhileConnectionsDie(t *testing.T) {
+func TestProjector_TwoAndRebuildsWhileConnectionsDie(t *testing.T) {
 	dsn := pgtest.MigratedDSN(t)
 	pool := pgtest.Pool(t, dsn)
 	a, b := open(t, pool), open(t, pgtest.Pool(t, dsn))
@@ -263,7 +263,7 @@ func TestTwoProjectorsAndRebuildsWhileConnectionsDie(t *testing.T) {
 	}
 }
 
-func TestRunSitsOutTheDeathOfPostgres(t *testing.T) {
+func TestProjector_SitsOutTheDeathOfPostgres(t *testing.T) {
 	server := pgtest.NewServer(t)
 	dsn := server.Database(t, "projections")
 	pgtest.Migrate(t, dsn)
@@ -286,7 +286,7 @@ func TestRunSitsOutTheDeathOfPostgres(t *testing.T) {
 	sameAsFold(t, p, foldAll(t, r.events))
 }
 
-func TestAnUnknownEventStopsTheProjectionBeforeIt(t *testing.T) {
+func TestProjector_StopsBeforeAnUnknownEvent(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	p := open(t, pool)
 	var r recorder
@@ -316,7 +316,7 @@ func TestAnUnknownEventStopsTheProjectionBeforeIt(t *testing.T) {
 	}
 }
 
-func TestAHoleStopsTheProjection(t *testing.T) {
+func TestProjector_StopsAtAHole(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	p := open(t, pool)
 	var r recorder
@@ -340,7 +340,7 @@ func TestAHoleStopsTheProjection(t *testing.T) {
 	}
 }
 
-func TestTheSlowerProjectorLosesCleanly(t *testing.T) {
+func TestProjector_SlowerLosesCleanly(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	p := open(t, pool)
 	var r recorder

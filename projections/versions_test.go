@@ -73,7 +73,7 @@ func finished(t testing.TB, pool *pgxpool.Pool, r *recorder, from, n int) {
 
 // A new version is built beside the old one while the log grows and both are
 // read; what a reader sees never goes back, and in the end both are the same.
-func TestANewVersionIsBuiltBesideTheOldOne(t *testing.T) {
+func TestVersion_IsBuiltBesideTheOldOne(t *testing.T) {
 	dsn := pgtest.MigratedDSN(t)
 	pool := pgtest.Pool(t, dsn)
 	var r recorder
@@ -144,7 +144,7 @@ func TestANewVersionIsBuiltBesideTheOldOne(t *testing.T) {
 }
 
 // Two daemons of the new version that start at once build it once.
-func TestOneOfTwoBuilds(t *testing.T) {
+func TestVersion_OneOfTwoBuilds(t *testing.T) {
 	dsn := pgtest.MigratedDSN(t)
 	pool := pgtest.Pool(t, dsn)
 	var r recorder
@@ -163,7 +163,7 @@ func TestOneOfTwoBuilds(t *testing.T) {
 
 // A version that cannot be built leaves nothing behind but the reason, and the older
 // version goes on serving.
-func TestAVersionThatCannotBeBuilt(t *testing.T) {
+func TestVersion_ThatCannotBeBuilt(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	one, two := openVersion(t, pool, 1), openVersion(t, pool, 2)
 	var r recorder
@@ -214,7 +214,7 @@ func TestAVersionThatCannotBeBuilt(t *testing.T) {
 }
 
 // A build that is cut short anywhere leaves what was there, and the next one does it.
-func TestABuildThatIsCutShort(t *testing.T) {
+func TestVersion_BuildThatIsCutShort(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	one := openVersion(t, pool, 1)
 	fillLog(t, pool, 12_000, 0)
@@ -251,7 +251,7 @@ func TestABuildThatIsCutShort(t *testing.T) {
 
 // The schemas' functions take no version that could name another schema, and the
 // application may make no schema by itself.
-func TestOnlySchemasOfReadModels(t *testing.T) {
+func TestVersion_OnlySchemasOfReadModels(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	for _, sql := range []string{
 		"select projections.make_schema(0)", "select projections.make_schema(null)", "select projections.drop_schema(-1)",
@@ -263,7 +263,7 @@ func TestOnlySchemasOfReadModels(t *testing.T) {
 	}
 }
 
-func TestAnAbsentDelivery(t *testing.T) {
+func TestDelivery_Absent(t *testing.T) {
 	pool := pgtest.Migrated(t)
 	p := open(t, pool)
 	for _, when := range []string{"before the tables are built", "after"} {

@@ -104,7 +104,7 @@ func awaitLoss(t *testing.T, held context.Context) {
 	}
 }
 
-func TestExcludes(t *testing.T) {
+func TestRedis_Excludes(t *testing.T) {
 	url, name, ctx := anyURL(t), newName(), within(t)
 	var inside atomic.Int32
 	var wg sync.WaitGroup
@@ -135,7 +135,7 @@ func TestExcludes(t *testing.T) {
 
 // The lock must live longer than its time to live as long as it is held, also
 // when the holder's own context has ended: its steps are still being stopped.
-func TestIsRefreshedUntilRelease(t *testing.T) {
+func TestRedis_IsRefreshedUntilRelease(t *testing.T) {
 	url, name := anyURL(t), newName()
 	l, c := open(t, url), client(t, url)
 	ctx, cancel := context.WithCancel(within(t))
@@ -164,7 +164,7 @@ func TestIsRefreshedUntilRelease(t *testing.T) {
 	}
 }
 
-func TestLossIsTold(t *testing.T) {
+func TestRedis_LossIsTold(t *testing.T) {
 	url := anyURL(t)
 	l, c := open(t, url), client(t, url)
 	for how, damage := range map[string]func(name string) error{
@@ -196,7 +196,7 @@ func TestLossIsTold(t *testing.T) {
 	}
 }
 
-func TestServerAwayForLongIsALoss(t *testing.T) {
+func TestRedis_AwayForLongIsALoss(t *testing.T) {
 	s, name := startServer(t), newName()
 	held, release, err := open(t, s.URL()).Acquire(within(t), name)
 	if err != nil {
@@ -209,7 +209,7 @@ func TestServerAwayForLongIsALoss(t *testing.T) {
 	}
 }
 
-func TestWaitsForAServerThatIsAway(t *testing.T) {
+func TestRedis_WaitsForAServerThatIsAway(t *testing.T) {
 	s, name := startServer(t), newName()
 	s.Kill()
 	l := open(t, s.URL())
@@ -240,7 +240,7 @@ func TestWaitsForAServerThatIsAway(t *testing.T) {
 	}
 }
 
-func TestAKilledHolderIsOutOfTheWayAfterItsTime(t *testing.T) {
+func TestRedis_KilledHolderIsOutOfTheWayAfterItsTime(t *testing.T) {
 	url, name := anyURL(t), newName()
 	exe, err := os.Executable()
 	if err != nil {
@@ -286,7 +286,7 @@ func TestAKilledHolderIsOutOfTheWayAfterItsTime(t *testing.T) {
 	}
 }
 
-func TestAWrongPasswordIsToldWithoutIt(t *testing.T) {
+func TestRedis_WrongPasswordIsToldWithoutIt(t *testing.T) {
 	s := startServer(t)
 	wrong := strings.Replace(s.URL(), redistest.Password, "hunter2", 1)
 	var out testkit.Buffer

@@ -75,7 +75,7 @@ func get(path, host string) string {
 	return fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host)
 }
 
-func TestReadyz(t *testing.T) {
+func TestAdmin_Readyz(t *testing.T) {
 	fine := Check{"fine", func(context.Context) (any, []string) { return map[string]int{"n": 3}, nil }}
 	bad := Check{"bad", func(context.Context) (any, []string) { return []string{}, []string{"one", "two"} }}
 	for _, test := range []struct {
@@ -100,7 +100,7 @@ func TestReadyz(t *testing.T) {
 	}
 }
 
-func TestWhatIsRefused(t *testing.T) {
+func TestAdmin_Refuses(t *testing.T) {
 	addr := serve(t)
 	for _, test := range []struct {
 		name, request string
@@ -135,7 +135,7 @@ func TestWhatIsRefused(t *testing.T) {
 
 // A check that hangs does not keep the next one who asks from an answer, and
 // checks never run beside each other.
-func TestACheckThatHangs(t *testing.T) {
+func TestAdmin_CheckThatHangs(t *testing.T) {
 	entered, release := make(chan struct{}, 10), make(chan struct{})
 	addr := serve(t, Check{"slow", func(context.Context) (any, []string) {
 		entered <- struct{}{}

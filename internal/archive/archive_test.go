@@ -89,7 +89,7 @@ const (
 	bodyColumns  = "digest, salt, content_type, body"
 )
 
-func TestALogIsTheSameAfterItsJourney(t *testing.T) {
+func TestImport_LogIsTheSameAfterItsJourney(t *testing.T) {
 	t.Parallel()
 	from, to := pgtest.Migrated(t), pgtest.Migrated(t)
 	fill(t, from)
@@ -131,7 +131,7 @@ func TestALogIsTheSameAfterItsJourney(t *testing.T) {
 }
 
 // Data need not be as this program writes it: what is stored is what counts.
-func TestDataSurviveByteForByte(t *testing.T) {
+func TestImport_DataSurviveByteForByte(t *testing.T) {
 	t.Parallel()
 	text := rapid.SampledFrom([]string{`{"v":1}`, ` {"v":1}`, "{\"v\":1}\n", "{\r\n\t\"v\" : 1 , \"v\":1,\"n\":1.0e0}", `{"v":1,"x":"\ud800\u0000\/"}`,
 		"{\"v\":1,\"x\":\"<&>\u2028\u009b\"}", "{\"v\":1,\"data\":null,\"data_raw\":\"x\"}", "{\"v\":1,\n\"data\":null}"})
@@ -169,7 +169,7 @@ func TestDataSurviveByteForByte(t *testing.T) {
 }
 
 // Whatever happens to the file, it is noticed, and nothing of it is imported.
-func TestNoDamageGoesUnnoticed(t *testing.T) {
+func TestImport_NoDamageGoesUnnoticed(t *testing.T) {
 	t.Parallel()
 	from, to := pgtest.Migrated(t), pgtest.Migrated(t)
 	fill(t, from)
@@ -452,7 +452,7 @@ func resum(t *testing.T, lines []string) string {
 	return head + string(text) + "\n" + strings.Join(append(lines[end+1:], ""), "\n")
 }
 
-func TestAnEmptyLog(t *testing.T) {
+func TestExport_EmptyLog(t *testing.T) {
 	t.Parallel()
 	file, s := export(t, pgtest.Migrated(t), ExportOptions{Bodies: true})
 	if s.Events != 0 || bytes.Count(file, []byte("\n")) != 2 {

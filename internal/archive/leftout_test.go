@@ -17,7 +17,7 @@ import (
 
 // A body that an import did not bring along is told from one that was deleted, at
 // every journey and whatever is appended between.
-func TestBodiesThatWereLeftOut(t *testing.T) {
+func TestImport_BodiesThatWereLeftOut(t *testing.T) {
 	t.Parallel()
 	from := pgtest.Migrated(t)
 	fill(t, from)

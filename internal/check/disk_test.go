@@ -49,7 +49,7 @@ func (w *world) Head(context.Context) (string, error) {
 
 func (w *world) Edited(context.Context) ([]string, error) { return w.edited, nil }
 
-func TestCheckDisk(t *testing.T) {
+func TestProjections_Disk(t *testing.T) {
 	t.Parallel()
 	live := projections.Deployment{Instance: "i", Slug: "web", Live: &projections.Mark{Commit: liveCommit, DeliveryID: "d1", Position: 10}}
 	running := live
@@ -102,7 +102,7 @@ func TestCheckDisk(t *testing.T) {
 	}
 }
 
-func TestCheckDisk_EndsWithItsContext(t *testing.T) {
+func TestProjections_DiskEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

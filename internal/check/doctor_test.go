@@ -164,7 +164,7 @@ func has(lines []string, begin, text string) bool {
 	return n == 1
 }
 
-func TestAllIsWell(t *testing.T) {
+func TestDoctor_AllIsWell(t *testing.T) {
 	s := newSite(t)
 	s.sign(t)
 	s.project(t)
@@ -186,7 +186,7 @@ func TestAllIsWell(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongIsFound(t *testing.T) {
+func TestDoctor_FindsWhatIsWrong(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		spoil   func(t *testing.T, s *site)
@@ -286,7 +286,7 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 	}
 }
 
-func TestALockServerThatAnswers(t *testing.T) {
+func TestDoctor_LockServerThatAnswers(t *testing.T) {
 	server := miniredis.RunT(t)
 	server.RequireAuth("correct-horse")
 	s := newSite(t)
@@ -297,7 +297,7 @@ func TestALockServerThatAnswers(t *testing.T) {
 }
 
 // Looking changes nothing, whatever is missing.
-func TestNothingIsMade(t *testing.T) {
+func TestDoctor_MakesNothing(t *testing.T) {
 	s := newSite(t)
 	s.dsn = ""
 	remove(t, s.state)
@@ -341,7 +341,7 @@ func write(t *testing.T, path string) {
 }
 
 // The reasons of a running worker are told; the answer of another program is not.
-func TestTheWorkersOwnReasons(t *testing.T) {
+func TestDoctor_WorkersOwnReasons(t *testing.T) {
 	s := newSite(t)
 	_, release, err := lock.OfProcesses(s.state).Acquire(t.Context(), "work")
 	if err != nil {
@@ -368,7 +368,7 @@ func TestTheWorkersOwnReasons(t *testing.T) {
 }
 
 // A port where nothing, or something else, answers.
-func TestTheListenersPort(t *testing.T) {
+func TestDoctor_ListenersPort(t *testing.T) {
 	s := newSite(t)
 	code := http.StatusNotFound
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }))

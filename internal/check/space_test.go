@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestSpace_Judge(t *testing.T) {
+func TestDoctor_SpaceJudge(t *testing.T) {
 	t.Parallel()
 	const block = 4096
 	for name, test := range map[string]struct {

@@ -109,7 +109,7 @@ func (w *writeLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestAnOrdinaryPushIsOneWrite(t *testing.T) {
+func TestEncode_OrdinaryPushIsOneWrite(t *testing.T) {
 	w := &writeLog{failAt: -1}
 	if err := (Delivery{ID: "a", Salt: NewSalt(), Body: make([]byte, 8<<10)}).EncodeTo(w); err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func TestEncodeStopsAtTheFirstFailedWrite(t *testing.T) {
 	}
 }
 
-func TestTheLargestBody(t *testing.T) {
+func TestDelivery_LargestBody(t *testing.T) {
 	d := Delivery{ID: "a", Source: "github", Salt: NewSalt(), Body: bytes.Repeat([]byte{0xff, 0, '"', '\n'}, MaxBody/4)}
 	b, err := encode(d)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
-func TestEachAssignmentBecomesAFile(t *testing.T) {
+func TestMirror_WritesAFileForEachAssignment(t *testing.T) {
 	s := newSite(t)
 	m, stop := s.run(t)
 	defer stop()
@@ -94,7 +94,7 @@ func TestMirror_StartsFromWhatTheReadModelsKnow(t *testing.T) {
 
 // A directory that is gone, or was made again without what it held, is noticed
 // at the start; so is a file that is missing, cut short or changed.
-func TestStartNoticesWhatWasLost(t *testing.T) {
+func TestMirror_StartNoticesWhatWasLost(t *testing.T) {
 	s := newSite(t)
 	m, stop := s.run(t)
 	for i := range 5 {

@@ -140,7 +140,7 @@ func TestSearchPathsComeFirst(t *testing.T) {
 	}
 }
 
-func TestNothingIsInherited(t *testing.T) {
+func TestRun_InheritsNothing(t *testing.T) {
 	t.Setenv("DATABASE_URL", "postgres://secret")
 	var out bytes.Buffer
 	if err := Run(t.Context(), Command{Argv: []string{"/usr/bin/env"}, Stdout: &out}); err != nil {
@@ -177,7 +177,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestMuchOutputInLittleMemory(t *testing.T) {
+func TestOutput_MuchInLittleMemory(t *testing.T) {
 	const size = 50 << 20
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -81,7 +81,7 @@ func TestRecordedIsWhatWasDecided(t *testing.T) {
 	})
 }
 
-func TestNothingRecorded(t *testing.T) {
+func TestRecorded_Nothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		if _, ok, err := Recorded(recorded(t, Decision{})); ok || err != nil {
 			t.Fatalf("%v, %v", ok, err)

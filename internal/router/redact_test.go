@@ -48,7 +48,7 @@ func noBodies(t *testing.T, log *eventlog.Log, redacted int64) {
 
 // Whatever comes in under the ID of a delivery that was redacted, its body is
 // not stored; what came in before is named by its event, and so goes with it.
-func TestNoBodyOfARedactedDeliveryComesBack(t *testing.T) {
+func TestRedaction_NoBodyComesBack(t *testing.T) {
 	log, _ := openLog(t)
 	q := openQueue(t)
 	stop := start(t, q, Options{Log: log})

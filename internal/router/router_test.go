@@ -80,7 +80,7 @@ func TestRouterRecordsDecisionsAndBodies(t *testing.T) {
 	}
 }
 
-func TestOneDeliveryFiftyTimesAtOnce(t *testing.T) {
+func TestRouter_OneDeliveryFiftyTimesAtOnce(t *testing.T) {
 	log, pool := openLog(t)
 	q := openQueue(t)
 	// Two routers, which is one more than there should be.
@@ -332,7 +332,7 @@ func TestEntriesThatCannotBeReadNowAreTriedAgain(t *testing.T) {
 	}
 }
 
-func TestAPoisonedDeliveryBlocksNoOther(t *testing.T) {
+func TestRouter_PoisonedDeliveryBlocksNoOther(t *testing.T) {
 	refusals := map[string]struct {
 		err       error
 		quarantee bool
@@ -455,7 +455,7 @@ func TestOrderOverSmallBatches(t *testing.T) {
 
 // Alone in the queue, only an error that is known to be the entry's own counts
 // against it: any other may be everyone's.
-func TestAPoisonedDeliveryAlone(t *testing.T) {
+func TestRouter_PoisonedDeliveryAlone(t *testing.T) {
 	log, _ := openLog(t)
 	for refusal, its := range map[error]bool{
 		&pgconn.PgError{Code: "22P05"}: true,

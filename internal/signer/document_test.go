@@ -129,7 +129,7 @@ const sqlColumns = `select position::text, id, instance, delivery_id, type, coal
 	(extract(epoch from recorded_at) * 1000000)::bigint::text, data::text from events e order by e.position`
 
 // The document is enough to check rows, stored hashes, checkpoints and proofs.
-func TestTheDocumentIsEnough(t *testing.T) {
+func TestDocument_IsEnough(t *testing.T) {
 	ctx := testContext(t)
 	f := newFixture(t)
 	for n := range 23 {

@@ -79,7 +79,7 @@ func world(t *testing.T, n int) (memory, Restore) {
 }
 
 // Over several pages each delivery is looked at once, in order.
-func TestEveryDeliveryIsDecidedOnce(t *testing.T) {
+func TestSimulate_DecidesEveryDeliveryOnce(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 1, page - 1, page, page + 1, 2*page + 7} {
 		log, restore := world(t, n)
@@ -125,7 +125,7 @@ func TestEveryDeliveryIsDecidedOnce(t *testing.T) {
 	}
 }
 
-func TestOnlyTheChosenDeliveries(t *testing.T) {
+func TestSimulate_OnlyTheChosenDeliveries(t *testing.T) {
 	t.Parallel()
 	log, restore := world(t, 20)
 	var said []string
@@ -141,7 +141,7 @@ func TestOnlyTheChosenDeliveries(t *testing.T) {
 	}
 }
 
-func TestAnErrorEndsIt(t *testing.T) {
+func TestSimulate_EndsWithAnError(t *testing.T) {
 	t.Parallel()
 	log, restore := world(t, 20)
 	full := errors.New("the disk is full")

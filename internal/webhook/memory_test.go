@@ -184,7 +184,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-func TestTheNewestBodyGetsMemoryFirst(t *testing.T) {
+func TestMemory_NewestBodyGetsItFirst(t *testing.T) {
 	m := newMemory(limit)
 	giveBack := m.occupy(0)
 	var all sync.WaitGroup
@@ -216,7 +216,7 @@ func TestTheNewestBodyGetsMemoryFirst(t *testing.T) {
 	all.Wait()
 }
 
-func TestABodyBelowTheLeastRateIsCutOff(t *testing.T) {
+func TestBody_BelowTheLeastRateIsCutOff(t *testing.T) {
 	m := newMemory(time.Second)
 	var deadlines []time.Time
 	begin := time.Now()

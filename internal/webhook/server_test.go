@@ -42,7 +42,7 @@ func (g *gate) Put(ctx context.Context, id string, write func(io.Writer) error) 
 }
 
 // Bodies of many senders share pooled memory; none may show up in another's file.
-func TestManyAtOnce(t *testing.T) {
+func TestListener_ManyAtOnce(t *testing.T) {
 	f := start(t, Limits{}, nil)
 	sizes := []int{10, 8 << 10, chunkSize, 200 << 10, medium + 5}
 	sent := make(map[string][]byte)
@@ -98,7 +98,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestAFailedPutIsNotAcknowledged(t *testing.T) {
+func TestPut_FailedIsNotAcknowledged(t *testing.T) {
 	var g *gate
 	f := start(t, Limits{}, func(o *Options) { g = newGate(o.Queue); o.Queue = g })
 	close(g.pass)
@@ -117,7 +117,7 @@ func TestAFailedPutIsNotAcknowledged(t *testing.T) {
 
 // A disk that hangs takes neither the connections nor the memory, and what it
 // stores in the end is not lost.
-func TestADiskThatHangs(t *testing.T) {
+func TestPut_DiskThatHangs(t *testing.T) {
 	var g *gate
 	f := start(t, Limits{Connections: 2 * maxPuts}, func(o *Options) {
 		g = newGate(o.Queue)
@@ -160,7 +160,7 @@ func (s slowLog) Handle(ctx context.Context, r slog.Record) error {
 	return s.Handler.Handle(ctx, r)
 }
 
-func TestTheAnswerDoesNotWaitForTheLog(t *testing.T) {
+func TestAnswer_DoesNotWaitForTheLog(t *testing.T) {
 	s := slowLog{slog.DiscardHandler, make(chan struct{})}
 	f := start(t, Limits{}, func(o *Options) { o.Log = slog.New(s) })
 	defer close(s.pass)
@@ -243,7 +243,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 }
 
 // A handler that sets no deadlines of its own is protected too.
-func TestTheServersOwnLimit(t *testing.T) {
+func TestServe_OwnLimit(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +270,7 @@ func TestTheServersOwnLimit(t *testing.T) {
 
 // A slow disk is not a slow client: the limits on the body must not end the write
 // or the answer.
-func TestASlowPutIsStillAcknowledged(t *testing.T) {
+func TestPut_SlowIsStillAcknowledged(t *testing.T) {
 	var g *gate
 	f := start(t, Limits{Request: time.Second},
 		func(o *Options) { g = newGate(o.Queue); o.Queue, o.BodyTimeout = g, time.Second })
@@ -304,7 +304,7 @@ func TestASlowPutIsStillAcknowledged(t *testing.T) {
 
 // A sender that hangs up before it has its answer, as GitHub does after ten
 // seconds, has nevertheless handed over its delivery.
-func TestAnImpatientSendersDeliveryIsKept(t *testing.T) {
+func TestPut_ImpatientSendersDeliveryIsKept(t *testing.T) {
 	var g *gate
 	f := start(t, Limits{}, func(o *Options) { g = newGate(o.Queue); o.Queue = g })
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -24,7 +24,7 @@ import (
 
 // Every kind of end, one after the other in one queue: each is recorded as what
 // it is, and the next one gets its turn.
-func TestEachEndIsRecordedAndTheQueueGoesOn(t *testing.T) {
+func TestEnd_EachIsRecordedAndTheQueueGoesOn(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	steps := []string{
