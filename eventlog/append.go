@@ -37,7 +37,7 @@ type Group struct {
 // Fence holds while the newest event of the deployment's runs (`started`,
 // `deployed`, `failed` or `interrupted`) is at Position, where 0 means that
 // there is none. With the position of its own `started`, a run can be ended by
-// whoever comes first and by nobody after; with that of the last end, only one
+// the first to come and by nobody after; with that of the last end, only one
 // of those who saw it can start.
 //
 // With a DeliveryID, and no Deployment, it holds while the newest event of that

@@ -53,7 +53,7 @@ func (e *ConflictError) Error() string {
 
 // HoleError says that the log does not hold the position that must come next.
 // It means that rows were removed, or that the reader's checkpoint is from
-// another log (as after restoring an old backup); waiting does not mend it.
+// another log (as after restoring an old backup); waiting does not fix it.
 type HoleError struct {
 	// Want is the position that is missing.
 	Want int64

@@ -14,7 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 )
 
-var update = flag.Bool("update", false, "write the golden files of the current version anew")
+var update = flag.Bool("update", false, "write the golden files of the current version again")
 
 var (
 	someTime   = time.Date(2026, 3, 4, 5, 6, 7, 891_011_000, time.UTC)

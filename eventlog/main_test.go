@@ -122,7 +122,7 @@ func flat(e Event) []any {
 	return []any{e.Position, e.ID, e.Instance, e.DeliveryID, e.Type, e.Deployment == nil, e.DeploymentSlug(), e.Attempt, e.Actor, e.RecordedAt}
 }
 
-// appendRaw appends an event as whoever has the application's role can, around the
+// appendRaw appends an event as anyone with the application's role can, around the
 // appender: with hashes and a time that fit, and whatever else the event says.
 func appendRaw(t testing.TB, pool *pgxpool.Pool, e Event) error {
 	t.Helper()

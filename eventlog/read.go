@@ -115,7 +115,7 @@ type Filter struct {
 	After     int64
 	Positions []int64
 	// Limit is the number of events to return at most; 0 is all of them. They are
-	// the first ones, or with Newest the last ones, in position order all the same.
+	// the first ones, or with Newest the last ones, still in position order.
 	Limit  int
 	Newest bool
 	// DeliveryIDs, where not nil, are the deliveries to return; an empty list is none.

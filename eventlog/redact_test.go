@@ -106,7 +106,7 @@ func TestRedactionsAgainstAModel(t *testing.T) {
 	})
 }
 
-// A redelivery and a redaction at the same moment: whoever comes first, no body
+// A redelivery and a redaction at the same moment: in either order, no body
 // is left of a delivery that was redacted.
 func TestRedactionRacesWithRedelivery(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))

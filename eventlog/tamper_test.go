@@ -193,7 +193,7 @@ func genTamperings(t *rapid.T) []tampering {
 }
 
 // Whatever a superuser does to a single table, or to several without making all
-// of them anew, shows, and at the position where it was done.
+// of them again, shows, and at the position where it was done.
 func TestVerifyFindsEveryTampering(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
 	l := openLog(t, pool)
@@ -283,7 +283,7 @@ func TestFaultsSayWhatWasDone(t *testing.T) {
 	}
 }
 
-// Who makes everything anew leaves a log that fits together. It has other roots.
+// A log that was made again as a whole fits together. It has other roots.
 func TestRewrittenLogHasOtherRoots(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
 	l := openLog(t, pool)

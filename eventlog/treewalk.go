@@ -7,7 +7,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// treeWalk rebuilds the tree from the events, leaf by leaf, and holds it against
+// treeWalk rebuilds the tree from the events, leaf by leaf, and compares it with
 // the stored hashes. It keeps two values of each node, so that it can tell which
 // of the two was changed: what the events give, and what is stored.
 type treeWalk struct {

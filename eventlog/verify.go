@@ -129,7 +129,7 @@ func (m *Moment) Events(ctx context.Context, old tlog.Tree, each func(*Event) er
 // connections of the pool, and memory for a few events and one body.
 //
 // It finds what does not fit together. A log whose events, hashes and bodies
-// were all made anew does fit: only the root of an older tree, kept elsewhere,
+// were all made again does fit: only the root of an older tree, kept elsewhere,
 // tells that (Sizes, Roots).
 func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err error) {
 	m, err := l.Moment(ctx)

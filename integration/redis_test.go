@@ -38,7 +38,7 @@ func lockURL(t *testing.T) string {
 func locked(url string) string { return fmt.Sprintf("[lock]\nurl = %q\nttl = \"1s\"", url) }
 
 // Two hosts, one instance: they share the log and the lock server, and each has
-// its own queues. Whoever is first runs a deploy, and nobody else does.
+// its own queues. The first one runs a deploy, and nobody else does.
 func TestTwoWorkersShareRedis(t *testing.T) {
 	t.Parallel()
 	const pushes = 24

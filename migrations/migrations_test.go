@@ -493,7 +493,7 @@ func TestAppendIsDurableWhateverTheDefault(t *testing.T) {
 }
 
 // What was granted on the database itself is neither copied with it nor in a dump;
-// the next start of the daemon, which migrates, mends that.
+// the next start of the daemon, which migrates, fixes that.
 func TestMigrate_CopiedDatabaseGetsItsRightsBack(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	origin := connect(t, dsn)

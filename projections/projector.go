@@ -238,7 +238,7 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 }
 
 // lockCheckpoint locks the checkpoint's row until the transaction ends, and
-// returns its position: whoever holds it is the only one to change the tables.
+// returns its position: its holder is the only one to change the tables.
 func (p *Projector) lockCheckpoint(ctx context.Context, tx pgx.Tx) (int64, error) {
 	var position int64
 	const q = `select position from projections.checkpoints where name = $1 and version = $2 and built for update`

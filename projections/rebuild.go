@@ -146,7 +146,7 @@ func (p *Projector) dropOlder(ctx context.Context) error {
 	}
 	for _, version := range versions {
 		err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
-			// Nobody should be reading them; whoever does is not worth waiting for.
+			// Nobody should be reading them; a reader is not worth waiting for.
 			if _, err := tx.Exec(ctx, "set local lock_timeout = '5s'"); err != nil {
 				return err
 			}

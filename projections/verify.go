@@ -57,7 +57,7 @@ func (p *Projector) Verify(ctx context.Context) ([]Difference, error) {
 // errDiscard rolls back the fresh tables of an audit.
 var errDiscard = errors.New("discard the fresh tables")
 
-// Audit folds the whole log afresh, in bounded memory, compares the read models
+// Audit folds the whole log, in bounded memory, compares the read models
 // with it and accounts for every delivery. It changes nothing; live update waits
 // for it only from the moment at which the fold has caught up with it.
 func (p *Projector) Audit(ctx context.Context, progress func(done, total int64)) (Audit, error) {

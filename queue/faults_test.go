@@ -113,7 +113,7 @@ func TestPutOrder(t *testing.T) {
 	if created, err := q.PutAs(context.Background(), ulid.ULID{1}, "x", short("x")); err != nil || created {
 		t.Fatal(created, err)
 	}
-	// Whoever made it may have died before its sync.
+	// Its maker may have died before its sync.
 	if got := strings.Join(f.trace, " "); got != "dirsync" {
 		t.Error(got)
 	}

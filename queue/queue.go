@@ -250,7 +250,7 @@ func (q *Queue) putAs(ctx context.Context, id ulid.ULID, deliveryID string, writ
 		}
 		exists = err != nil
 	}
-	// Also where it exists: whoever made it may not have come to the sync.
+	// Also where it exists: its maker may not have come to the sync.
 	if err := q.dir.Sync(); err != nil {
 		return false, err
 	}

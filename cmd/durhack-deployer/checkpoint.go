@@ -23,7 +23,7 @@ func (c *cli) checkpointCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "checkpoint [--out FILE]", Short: "Sign the log as it is now, and print that",
 		Long: `Signs a checkpoint of the log: its size and the root of its tree, in the form of
-https://c2sp.org/tlog-checkpoint. Whoever keeps one, where the operator of this
+https://c2sp.org/tlog-checkpoint. Anyone who keeps one, where the operator of this
 server cannot reach it, can find out later whether any event up to then was
 changed, removed, inserted or put in another order ("verify --against FILE").
 It is refused where the log does not contain the checkpoint signed before.`,
@@ -92,7 +92,7 @@ func (c *cli) proveCommand() *cobra.Command {
 		Use: "prove POSITION [--out FILE]", Short: "Prove to somebody else that an event is in the log",
 		Long: `Prints a proof that the event at the position is in the log: the event, the
 hashes that lead from it to the root, and a signed checkpoint, in the form of
-https://c2sp.org/tlog-proof. Whoever has the verifier key can check it without
+https://c2sp.org/tlog-proof. Anyone who has the verifier key can check it without
 this server: "verify --proof FILE --key KEY".
 
 The checkpoint is one of now, or, where the signing key cannot be used, the one

@@ -83,7 +83,7 @@ type header struct {
 	Created   time.Time `json:"created"`
 	// Bodies says whether the stored bodies are in the archive.
 	Bodies bool `json:"bodies"`
-	// BodiesAfter is the position up to which there are none all the same, because
+	// BodiesAfter is the position up to which there are still none, because
 	// the log was itself imported without them.
 	BodiesAfter int64 `json:"bodies_after,omitempty"`
 	// Checkpoint is the signed checkpoint that was kept last.

@@ -333,8 +333,8 @@ func TestExportRefusesWhatWasChanged(t *testing.T) {
 	}
 }
 
-// Whoever changes a file can make its sums again. What an export would not have
-// written is refused all the same.
+// Anyone who changes a file can make its sums again. A file that an export would
+// not have written is still refused.
 func TestImportTakesOnlyWhatAnExportWrites(t *testing.T) {
 	t.Parallel()
 	from := pgtest.Migrated(t)

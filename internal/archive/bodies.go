@@ -9,7 +9,7 @@ import (
 )
 
 // owed are the bodies that the events so far name and that have not come yet. Both
-// an export and an import hold the bodies of the log against it.
+// an export and an import compare the bodies of the log with it.
 type owed struct {
 	// after is the position up to which there are no bodies.
 	after  int64

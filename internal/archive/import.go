@@ -22,7 +22,7 @@ type ImportOptions struct {
 }
 
 // Import reads an archive into an empty log, all or nothing. Positions, IDs,
-// times and data are those of the archive, byte for byte. It waits for whoever
+// times and data are those of the archive, byte for byte. It waits for anyone who
 // appends at this moment, and then refuses with a *NotEmptyError. What is not
 // an archive as it was exported is a *DamagedError.
 //

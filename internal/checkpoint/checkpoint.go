@@ -85,7 +85,7 @@ func names(known []note.Verifier) string {
 	return strings.Join(list, " or ")
 }
 
-// Unverified returns what a signed note says, whoever has signed it. It is worth
+// Unverified returns what a signed note says, whatever key has signed it. It is worth
 // as much as the place where it was kept.
 func Unverified(signed []byte) (Checkpoint, error) {
 	_, err := note.Open(signed, note.VerifierList())

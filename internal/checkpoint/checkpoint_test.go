@@ -108,7 +108,7 @@ func TestCheckpoints(t *testing.T) {
 	if _, err := Open(foreign, k.Verifier()); err == nil {
 		t.Error("opened a checkpoint of another origin than its signature's")
 	}
-	// Extension lines are for others; what is not a checkpoint is refused, whoever signed it.
+	// Extension lines are for others; other text is refused, even if it is signed.
 	for text, ok := range map[string]bool{
 		c.text() + "extension\n": true, "example.com/log\n042\n" + c.Hash.String() + "\n": false, "example.com/log\n-1\n" + c.Hash.String() + "\n": false,
 		"example.com/log\n42\nAAAA\n": false, "example.com/log\n42\n": false, "hello\n": false, "example.com/log\n99999999999999999999\n" + c.Hash.String() + "\n": false,

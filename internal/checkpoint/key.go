@@ -22,7 +22,7 @@ type Key struct {
 // Name is the origin that the key signs for.
 func (k *Key) Name() string { return k.signer.Name() }
 
-// Public is the verifier key, for whoever checks signatures: NAME+HASH+KEY.
+// Public is the verifier key, for everyone who checks signatures: NAME+HASH+KEY.
 func (k *Key) Public() string { return k.public }
 
 // String is the verifier key.

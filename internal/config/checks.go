@@ -123,7 +123,7 @@ func checkDir(s setting, text string) string {
 }
 
 func checkSearchPath(s setting, text string) string {
-	// A relative one would be looked up in the checkout: whoever may push
+	// A relative one would be looked up in the checkout: anyone who may push
 	// could then replace any program.
 	if !filepath.IsAbs(text) || strings.ContainsAny(text, "\x00:") {
 		s.fail(fmt.Sprintf("%s must be absolute paths without a colon, not %q", s.key, text), `begin it with "/"`)

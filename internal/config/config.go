@@ -90,7 +90,7 @@ func (h HostPort) Network() string {
 }
 
 // ProxyFix counts the proxies in front whose X-Forwarded-For and
-// X-Forwarded-Proto may be believed; 0 believes none.
+// X-Forwarded-Proto are trusted; 0 trusts none.
 type ProxyFix struct {
 	XFor   int `toml:"x_for" max:"16"`
 	XProto int `toml:"x_proto" max:"16"`

@@ -106,7 +106,7 @@ func (s *Store) AsOwner(ctx context.Context, f func(conn *pgx.Conn) error) error
 }
 
 // workersLock is the advisory lock of a database that its workers share, and that
-// whoever fills it takes alone: arbitrary, but never to be changed.
+// a process that fills it takes alone: arbitrary, but never to be changed.
 const workersLock = int64(0x6475726861636b03)
 
 // ErrWorkerRuns says that a worker runs on the database, of this host or another.

@@ -13,7 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
 
-// WriteFile replaces the content of a file, or makes it, in one step: whoever
+// WriteFile replaces the content of a file, or makes it, in one step: a process that
 // reads it, at any time and after any crash, sees the old content or the new.
 // It is on disk when WriteFile returns nil. Mode 0 is the reading and writing
 // bits of the directory's mode.

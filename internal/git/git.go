@@ -207,7 +207,7 @@ func (r *Repo) environment() []string {
 		config = append(config, [2]string{"safe.directory", real})
 	}
 	vars := append([]string(nil), r.opts.Vars...)
-	given := 0 // by whoever configured the variables of git's configuration
+	given := 0 // by the person who configured the variables of git's configuration
 	for _, kv := range vars {
 		if count, ok := strings.CutPrefix(kv, "GIT_CONFIG_COUNT="); ok {
 			n, _ := strconv.Atoi(count)

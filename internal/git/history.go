@@ -13,7 +13,7 @@ import (
 )
 
 // Knows says whether the commit is here with everything that led to it, so that
-// IsAncestor can be believed about it. In a shallow clone it may not be.
+// IsAncestor can be trusted about it. In a shallow clone it may not be.
 func (r *Repo) Knows(ctx context.Context, commit string) (bool, error) {
 	if have, err := r.Has(ctx, commit); err != nil || !have {
 		return false, err

@@ -156,7 +156,7 @@ func (c *Cluster) cacheDir() (string, error) {
 // fetch brings one build into a temporary directory, which becomes final when it
 // is whole and runs.
 func (c *Cluster) fetch(ctx context.Context, b build, cache, final string) error {
-	// Whoever holds the lock may remove what a killed one left.
+	// The holder of the lock may remove what a killed one left.
 	halves, err := filepath.Glob(filepath.Join(escapeGlob(cache), "fetch-*"))
 	if err != nil {
 		return err

@@ -1,6 +1,6 @@
 // Package localpg owns a private Postgres cluster: one directory, one cluster,
 // reached only through a unix socket by the OS user that it runs as and by
-// root. Whoever needs it opens it: the first makes and starts it, later ones
+// root. A process that needs it opens it: the first makes and starts it, later ones
 // join, the last one to close it stops it. A cluster that outlived a killed
 // user is adopted.
 //
@@ -181,7 +181,7 @@ func (c *Cluster) Start(ctx context.Context) error {
 	return c.ensure(ctx)
 }
 
-// Stop stops the server, whoever uses it, and waits for its end: sessions are
+// Stop stops the server, also while others use it, and waits for its end: sessions are
 // cut, what was committed is kept. The next Start brings it back.
 func (c *Cluster) Stop(ctx context.Context) error {
 	unlock, err := c.lockStart(ctx)

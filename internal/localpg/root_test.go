@@ -41,7 +41,7 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 		if id.cred == nil {
 			continue
 		}
-		dir := madeDir(t) // of the user postgres, or whoever root's clusters run as
+		dir := madeDir(t) // of the user postgres, or the user that root's clusters run as
 		if err := os.Chmod(dir, 0o711); err != nil {
 			t.Fatal(err)
 		}

@@ -25,7 +25,7 @@ const flockWatch = time.Second
 type Flock struct{ dir string }
 
 // NewFlock returns locks whose files are {dir}/{name}.lock. The directory is made
-// where it is missing, and lets nobody else in: whoever can read a lock's file can
+// where it is missing, and lets nobody else in: anyone who can read a lock's file can
 // hold the lock.
 func NewFlock(dir string) *Flock { return &Flock{dir: dir} }
 

@@ -213,7 +213,7 @@ func TestFlockIsNotFooledByWhatStandsInItsPlace(t *testing.T) {
 	}
 }
 
-// Whoever can read the file can hold the lock.
+// Anyone who can read the file can hold the lock.
 func TestFlockFilesAreForTheirOwner(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	dir := filepath.Join(t.TempDir(), "state", "locks", "daemon")

@@ -61,7 +61,7 @@ func TestEntryHoldsWhatTheWorkerNeeds(t *testing.T) {
 	}
 }
 
-// Read models that are behind, up to date, or not built are all the same to a start:
+// Read models that are behind, up to date, or not built make no difference to a start:
 // what they do not know is folded from the log.
 func TestMirror_StartsFromWhatTheReadModelsKnow(t *testing.T) {
 	s := newSite(t)

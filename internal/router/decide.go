@@ -96,7 +96,7 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 }
 
 // fromCommand says whether the deploy command made d. Only then are its own
-// Actor, Deployment and Forced believed.
+// Actor, Deployment and Forced trusted.
 func fromCommand(d delivery.Delivery) bool { return d.Source == string(eventlog.SourceCLI) }
 
 func (out *Decision) decidePush(d delivery.Delivery, p payload, rules []Rule) {

@@ -28,7 +28,7 @@ type Queue interface {
 	Put(ctx context.Context, deliveryID string, write func(io.Writer) error) (queue.Entry, error)
 }
 
-// ProxyFix says how many proxies in front of the listener may be believed, for
+// ProxyFix says how many proxies in front of the listener are trusted, for
 // each of the headers that they add to. 0 ignores the header.
 type ProxyFix struct {
 	// XFor is for X-Forwarded-For, XProto for X-Forwarded-Proto.

@@ -15,7 +15,7 @@ import (
 // budget. It is taken as the bytes come in, whatever was promised, and each size of
 // body has a lane of its own, so that large ones do not keep small ones waiting.
 //
-// Anybody may begin a body, and then decides when it ends. So whoever finds a lane
+// Anybody may begin a body, and then decides when it ends. So a request that finds a lane
 // full cuts off bodies in it that stand still. One body at a time grows into a
 // reserve in which the largest has room, so that bodies which all need more do not
 // wait for each other. And the newest body gets memory first: its sender waits for

@@ -18,7 +18,7 @@ var errPutLate = errors.New("the disk has not stored the delivery in time; it ma
 
 // put stores a delivery, and takes its memory. A system call on a disk that hangs
 // cannot be ended, so it is made by a goroutine that is not waited for when it is
-// late: the sender is told to come again, and what is stored all the same is a
+// late: the sender is told to come again, and one that is still stored is a
 // delivery like any other.
 func (h *Handler) put(ctx context.Context, d delivery.Delivery, m *held) (queue.Entry, error) {
 	late := time.NewTimer(h.putTimeout)

@@ -107,12 +107,12 @@ func (h *Handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer
 	id, ok := single(r.Header, "X-Github-Delivery")
 	if !ok || !names.DeliveryID(id) {
 		return fail(http.StatusBadRequest, "delivery_id_invalid",
-			"X-GitHub-Delivery must be there once, with 1 to 64 letters, digits and dashes")
+			"X-GitHub-Delivery must be present exactly once, with 1 to 64 letters, digits and dashes")
 	}
 	event, ok := single(r.Header, "X-Github-Event")
 	if !ok || !eventPattern.MatchString(event) {
 		return fail(http.StatusBadRequest, "event_invalid",
-			"X-GitHub-Event must be there once, with 1 to 64 printable characters and no space")
+			"X-GitHub-Event must be present exactly once, with 1 to 64 printable characters and no space")
 	}
 	contentType, ok := single(r.Header, "Content-Type")
 	mediaType, _, err := mime.ParseMediaType(contentType)

@@ -77,7 +77,7 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
-// One line a request, whoever sends what; no body, no signature, no secret.
+// One line a request, from any sender; no body, no signature, no secret.
 func TestLogLines(t *testing.T) {
 	f := start(t, Limits{}, nil)
 	body := []byte(`{"private":"content-of-the-body"}`)

@@ -27,7 +27,7 @@ func claimedSignature(h http.Header) ([]byte, *answer) {
 	case len(values) == 0:
 		return fail("signature_missing", "X-Hub-Signature-256 is missing; set a secret for this webhook on GitHub, the same as the deployer's")
 	case len(values) > 1:
-		return fail("signature_repeated", "X-Hub-Signature-256 must be there once")
+		return fail("signature_repeated", "X-Hub-Signature-256 must be present exactly once")
 	}
 	digits, ok := strings.CutPrefix(values[0], signaturePrefix)
 	mac, err := hex.DecodeString(digits)

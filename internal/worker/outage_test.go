@@ -19,7 +19,7 @@ func newServerSite(t *testing.T) (*site, *pgtest.Server) {
 const waiting = `echo once >> $DIR/ran; while [ ! -e $DIR/go ]; do sleep 0.01; done`
 
 // Postgres dies in mid-deploy: the result is kept, and recorded when it is back,
-// once, by whoever is there then.
+// once, by the worker that is there then.
 func TestPostgresKilledInMidDeploy(t *testing.T) {
 	t.Parallel()
 	s, server := newServerSite(t)
