@@ -24,6 +24,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -310,10 +311,8 @@ func settle(ctx context.Context, p *projections.Projector) error {
 		if !behind {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Sleep(ctx, pause) {
 			return context.Cause(ctx)
-		case <-time.After(pause):
 		}
 	}
 	return nil // statusNotes says how far behind it is

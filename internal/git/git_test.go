@@ -48,6 +48,27 @@ func TestExactlyTheCommit(t *testing.T) {
 	}
 }
 
+// A branch that is gone at the remote has no ref here either, and its name does not
+// keep out those that begin with it, or that it begins with.
+func TestFetchCommit_PrunesBranchesThatVanished(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	commit := w.commit("first", map[string]string{"a": "1"})
+	for _, branch := range []string{"release", "release/1", "release"} {
+		w.push(branch)
+		w.must(w.deploy(branch, commit))
+		w.git(w.bare, "branch", "--quiet", "-D", branch)
+		commit = w.commit("next", map[string]string{"a": branch, "b": commit})
+	}
+	w.push("release/2")
+	w.must(w.repo.FetchHistory(t.Context(), "release/2", commit, &w.out))
+	w.git(w.bare, "branch", "--quiet", "-D", "release/2")
+	w.must(w.deploy("release/2", commit))
+	if refs := w.git(w.repo.Dir(), "for-each-ref", "refs/remotes"); refs != "" {
+		t.Errorf("of branches that are gone there is left\n%s", refs)
+	}
+}
+
 func TestCommitThatIsOnNoBranch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

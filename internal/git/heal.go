@@ -137,7 +137,7 @@ func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {
 	}
 	err := fresh.fetch(ctx, out, commit)
 	if err != nil && ctx.Err() == nil { // a remote that gives no commits by their hashes
-		err = fresh.fetch(ctx, out, "+refs/heads/*:refs/remotes/origin/*")
+		err = fresh.fetch(ctx, out, allBranches)
 	}
 	if err != nil {
 		_ = os.RemoveAll(beside)

@@ -73,7 +73,7 @@ func (r *Repo) fetchHistory(ctx context.Context, branch, commit string, out io.W
 		return err
 	}
 	defer unlock()
-	for _, refspec := range []string{"+refs/heads/" + branch + ":refs/remotes/origin/" + branch, commit} {
+	for _, byBranch := range []bool{true, false} {
 		shallow, err := r.shallow()
 		if err != nil {
 			return err
@@ -82,9 +82,13 @@ func (r *Repo) fetchHistory(ctx context.Context, branch, commit string, out io.W
 		if len(shallow) > 0 {
 			whole = []string{"--depth=2147483647"} // git's word for no limit
 		}
-		fetchErr := r.fetch(ctx, out, refspec, whole...)
-		if fetchErr != nil && (!isMissing(fetchErr) || refspec == commit) {
-			return cause(ctx, fetchErr)
+		if byBranch {
+			err = r.fetchBranch(ctx, out, branch, whole...)
+		} else {
+			err = r.fetch(ctx, out, commit, whole...)
+		}
+		if err != nil && (!isMissing(err) || !byBranch) {
+			return cause(ctx, err)
 		}
 		if known, err := r.Knows(ctx, commit); err != nil || known {
 			return err

@@ -76,6 +76,12 @@ func isMissing(err error) bool {
 		strings.Contains(e.Message, "not our ref") || strings.Contains(e.Message, "unadvertised object"))
 }
 
+// isInTheWay says that the ref of a branch could not be written because of another's.
+func isInTheWay(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && strings.Contains(e.Message, "some local refs could not be updated")
+}
+
 // lowSpeed ends a connection that has stalled, where git's own configuration has
 // no limits.
 var lowSpeed = [...][2]string{{"http.lowSpeedLimit", "1000"}, {"http.lowSpeedTime", "60"}}

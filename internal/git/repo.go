@@ -62,7 +62,7 @@ func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) er
 	}
 	for _, kv := range [][2]string{
 		{"remote.origin.url", r.publicRemote()},
-		{"remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"},
+		{"remote.origin.fetch", allBranches},
 	} {
 		if have, err := r.output(ctx, r.dir, "config", "--local", "--get-all", kv[0]); err == nil && have == kv[1] {
 			continue
@@ -152,8 +152,7 @@ func (r *Repo) fetchOnce(ctx context.Context, branch, commit string, out io.Writ
 }
 
 func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Writer) error {
-	ref := "refs/heads/" + branch
-	branchErr := r.fetch(ctx, out, "+"+ref+":refs/remotes/origin/"+branch)
+	branchErr := r.fetchBranch(ctx, out, branch)
 	if ctx.Err() != nil {
 		return fmt.Errorf("fetch branch %q: %w", branch, cause(ctx, branchErr))
 	}
@@ -169,6 +168,28 @@ func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Wr
 	have, err := r.Has(ctx, commit)
 	if err == nil && !have {
 		err = fmt.Errorf("fetch commit %s: the remote has an object of that name, which is not a commit", commit)
+	}
+	return err
+}
+
+// allBranches is where the remote's branches stand here.
+const allBranches = "+refs/heads/*:refs/remotes/origin/*"
+
+// fetchBranch fetches a branch to where it stands here. If the remote has no such
+// branch, or one of another name is in its place (a/b where there was a), the refs
+// of branches that are gone at the remote are removed.
+func (r *Repo) fetchBranch(ctx context.Context, out io.Writer, branch string, more ...string) error {
+	fetch := func() error {
+		return r.fetch(ctx, out, "+refs/heads/"+branch+":refs/remotes/origin/"+branch, more...)
+	}
+	err := fetch()
+	if missing := isMissing(err); missing || isInTheWay(err) {
+		pruning := *r.contact(ctx, r.dir)
+		pruning.config = append(slices.Clip(pruning.config), [2]string{"remote." + remote + ".fetch", allBranches})
+		// A failure to prune is in out; what keeps the branch from being fetched is err.
+		if pruned := pruning.run(ctx, r.dir, nil, out, "remote", "prune", "--end-of-options", remote); pruned == nil && !missing {
+			return fetch()
+		}
 	}
 	return err
 }
