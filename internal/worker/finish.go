@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -25,32 +24,59 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 	// The result must be recorded though the lock is lost or the daemon stops.
 	ctx, cancel := lingering(context.WithoutCancel(ctx), ctx, w.resultGrace)
 	defer cancel()
-	outage := w.outage("record the result of " + r.deliveryID)
-	for {
-		err := w.appendEnd(ctx, r, end)
-		switch {
-		case err == nil:
-			outage.Over()
-			if !endsAssignment(end) {
-				return nil // retried; the entry waits for it
-			}
-			return w.done(e)
-		case errors.Is(err, errTakenOver):
-			return nil // the entry is dealt with again, on what the other has recorded
-		case ctx.Err() != nil:
-			w.o.Logger.Warn("the result will be recorded at the next start", "delivery", r.deliveryID, "error", err)
-			return nil
-		case eventlog.Refused(err):
-			w.o.Logger.Error("the log refused the result; recording it without its text", "delivery", r.deliveryID, "error", err)
-			end = withoutText(end, err)
+	var recorded []eventlog.Data
+	var over error // which trying again at once does not change
+	if !w.outage("record the result of "+r.deliveryID).Until(ctx, func() (err error) {
+		recorded, err = w.record(ctx, r, end)
+		if errors.Is(err, errTakenOver) || errors.Is(err, errRefused) {
+			over, err = err, nil
 		}
-		retry.Sleep(ctx, outage.Failed(err))
+		return err
+	}) {
+		w.o.Logger.Warn("the result will be recorded at the next start", "delivery", r.deliveryID)
+		return nil
 	}
+	switch {
+	case errors.Is(over, errTakenOver):
+		return nil // the entry is dealt with again, on what the other has recorded
+	case over != nil:
+		return over
+	case !endsAssignment(recorded):
+		return nil // retried; the entry waits for it
+	}
+	return w.done(e)
 }
 
-// appendEnd appends the events that end run r. errTakenOver: a successor has
-// recorded the interruption in its own name, and this end is dropped.
-func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data) error {
+// errRefused says that the log refuses whatever could end a run, which stays open.
+var errRefused = errors.New("the log refuses the end of the run that is open; nothing runs before it is recorded")
+
+// record appends the end of run r. One that the log refuses is recorded without its
+// text, and where that is refused, too, as interrupted: then the result is kept. It
+// returns what was recorded.
+func (w *Worker) record(ctx context.Context, r run, end []eventlog.Data) ([]eventlog.Data, error) {
+	log := w.o.Logger.With("delivery", r.deliveryID, "attempt", r.attempt)
+	err := w.appendEnd(ctx, r, end, false)
+	if !eventlog.Refused(err) {
+		return end, err
+	}
+	log.Error("the log refused the result; recording it without its text", "error", err)
+	bare := withoutText(end, err)
+	if err = w.appendEnd(ctx, r, bare, false); !eventlog.Refused(err) {
+		return bare, err
+	}
+	kept := resultFile(r.started.RunLog)
+	log.Error("the log refused the result also without its text; it is kept, and the run counts as interrupted", "result", kept, "error", err)
+	cut := w.interrupted(r, "the log refused the result, which is kept in "+kept, "", cutShort(r))
+	if err = w.appendEnd(ctx, r, cut, true); eventlog.Refused(err) {
+		err = fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return cut, err
+}
+
+// appendEnd appends the events that end run r, and removes its result unless that is
+// to be kept. errTakenOver: a successor has recorded the interruption in its own name,
+// and this end is not recorded.
+func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data, keep bool) error {
 	group := eventlog.Group{Fence: w.fence(r.position)}
 	for _, d := range end {
 		group.Transitions = append(group.Transitions, w.transition(r.deliveryID, r.attempt, r.actor, d))
@@ -59,13 +85,18 @@ func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data) erro
 	var conflict *eventlog.ConflictError
 	switch {
 	case errors.Is(err, eventlog.ErrFenced), errors.As(err, &conflict):
-		w.o.Logger.Error("the end of a run is not recorded: another worker has ended it", "delivery", r.deliveryID, "attempt", r.attempt, "error", err)
-		removeResult(r.started.RunLog)
+		log := w.o.Logger.With("delivery", r.deliveryID, "attempt", r.attempt)
+		if kept := resultFile(r.started.RunLog); exists(kept) {
+			log = log.With("result", kept)
+		}
+		log.Error("the end of a run is not recorded: another worker has ended it", "error", err)
 		return fmt.Errorf("%w: %w", errTakenOver, err)
 	case err != nil:
 		return fmt.Errorf("append the end of %s attempt %d: %w", r.deliveryID, r.attempt, err)
 	}
-	removeResult(r.started.RunLog)
+	if !keep {
+		removeResult(r.started.RunLog)
+	}
 	for i, e := range events {
 		if err := w.seen.apply(e); err != nil {
 			return err

@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,7 +94,10 @@ func TestLoserOfTheLockCannotRecordAResult(t *testing.T) {
 	s := newSite(t)
 	s.order("d", s.push(`touch $DIR/begun.$DURHACK_ATTEMPT; while [ ! -e $DIR/go.$DURHACK_ATTEMPT ]; do sleep 0.01; done`), false)
 	loser := newLocker(2) // for its recovery, and for the entry
-	stopLoser := s.start(func(o *Options) { o.Host, o.Locker = "elsewhere", loser })
+	var said bytes.Buffer // read once the worker has stopped
+	stopLoser := s.start(func(o *Options) {
+		o.Host, o.Locker, o.Logger = "elsewhere", loser, slog.New(slog.NewTextHandler(&said, nil))
+	})
 	s.wait("the first runs", func() bool { return s.exists("begun.1") })
 
 	planning, proceed := make(chan struct{}), make(chan struct{})
@@ -106,6 +111,9 @@ func TestLoserOfTheLockCannotRecordAResult(t *testing.T) {
 	s.wait("the first has given up its result, and asks for the lock again", func() bool { return loser.asked.Load() == 3 })
 	stopLoser()
 	s.expect("d", "forwarded 1", "started 1", "interrupted 1")
+	if kept := filepath.Join(s.Dir, "runs/web/d-1.result.json"); !s.exists("runs/web/d-1.result.json") || !strings.Contains(said.String(), kept) {
+		t.Errorf("the result of the first is not kept and named:\n%s", said.String())
+	}
 	close(proceed)
 	s.touch("go.2")
 	s.drained()

@@ -35,19 +35,19 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 		w.o.Logger.Warn("unreadable result of an earlier run", "delivery", r.deliveryID, "error", err)
 	}
 	if end == nil {
-		failed := eventlog.Failed{
-			Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
-			Steps: []eventlog.Step{}, RunLog: r.started.RunLog,
-		}
 		detail := fmt.Sprintf("process %d on %s ended without recording a result", r.started.PID, r.started.Host)
-		end = w.interrupted(r, detail, "", &failed)
+		end = w.interrupted(r, detail, "", cutShort(r))
 	}
-	err = w.appendEnd(ctx, r, end)
-	if eventlog.Refused(err) {
-		w.o.Logger.Error("the log refused the result; recording it without its text", "delivery", r.deliveryID, "error", err)
-		err = w.appendEnd(ctx, r, withoutText(end, err))
-	}
+	_, err = w.record(ctx, r, end)
 	return err
+}
+
+// cutShort is the failure of a run that did not come to an end by itself.
+func cutShort(r run) *eventlog.Failed {
+	return &eventlog.Failed{
+		Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
+		Steps: []eventlog.Step{}, RunLog: r.started.RunLog,
+	}
 }
 
 // killOrphan ends what an earlier run left running. Process numbers mean
@@ -135,6 +135,11 @@ func loadResult(runLog string) ([]eventlog.Data, error) {
 		end = append(end, d)
 	}
 	return end, nil
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }
 
 func removeResult(runLog string) {

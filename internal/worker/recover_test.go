@@ -2,9 +2,11 @@ package worker
 
 import (
 	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -163,6 +165,54 @@ func (l *wrapped) Append(ctx context.Context, g eventlog.Group) ([]eventlog.Even
 	}
 	return l.Log.Append(ctx, g)
 }
+
+// A log that refuses a result also without its text ends the run nevertheless, and
+// the result is kept.
+func TestRefusedResultEndsAsInterrupted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push("echo fine"), false)
+	s.run(failing[eventlog.Deployed](math.MaxInt, refusal))
+	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "interrupted 2", "started 3", "interrupted 3", "failed 3")
+	kept := filepath.Join(s.Dir, "runs/web/d-3.result.json")
+	if end, err := loadResult(filepath.Join(s.Dir, "runs/web/d-3.log")); err != nil || len(end) != 1 || end[0].EventType() != eventlog.TypeDeployed {
+		t.Errorf("%s holds %v, %v", kept, end, err)
+	}
+	if f := last[eventlog.Failed](s, "d"); !strings.Contains(f.Error, kept) {
+		t.Errorf("failed: %q, which does not name %s", f.Error, kept)
+	}
+}
+
+// Where a log refuses whatever ends a run, that is tried again with pauses, and the
+// entries behind it wait for it.
+func TestRefusedEndsWait(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push("echo fine"), false)
+	s.order("next", s.push("echo fine"), false)
+	var refused atomic.Int32
+	var allowed atomic.Bool
+	stop := s.start(func(o *Options) {
+		o.Log = &wrapped{Log: o.Log, before: func(g eventlog.Group) error {
+			if g.Transitions[0].Data.EventType() == eventlog.TypeStarted || allowed.Load() {
+				return nil
+			}
+			refused.Add(1)
+			return refusal
+		}}
+	})
+	s.wait("it is tried again, for the next entry, too", func() bool { return refused.Load() >= 9 })
+	allowed.Store(true)
+	s.drained()
+	stop()
+	if got := s.quarantined(); len(got) > 0 {
+		t.Errorf("moved to quarantine: %q", got)
+	}
+	s.expect("d", "forwarded 1", "started 1", "deployed 1")
+	s.expect("next", "forwarded 1", "started 1", "deployed 1")
+}
+
+var refusal = &pgconn.PgError{Code: "23514", Message: "violates a check"}
 
 // failing refuses the first n groups whose first transition is a T.
 func failing[T eventlog.Data](n int, err error) func(o *Options) {

@@ -229,7 +229,7 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	})
 	var unknown *eventlog.UnknownEventError
 	switch {
-	case eventlog.Refused(err):
+	case eventlog.Refused(err) && !errors.Is(err, errRefused):
 		return w.quarantine(e, err) // it never will be recorded, and others wait
 	case errors.As(err, &unknown):
 		return w.rest(e, err) // for a newer binary
