@@ -3,8 +3,8 @@
 package command
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,14 +18,8 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
-// The steps that come before the configured ones; no configured step may have
-// one of these names.
-const (
-	StepFetch    = "fetch"
-	StepCheckout = "checkout"
-)
-
-// Config is one deployment's.
+// Config is one deployment's. It was checked where it was read: nothing here says
+// again what a path, a remote or a step may be.
 type Config struct {
 	// Path is the working tree, absolute.
 	Path string
@@ -60,48 +54,10 @@ type StepConfig struct {
 // Handler implements handlers.Handler.
 type Handler struct{ cfg Config }
 
-// New checks the configuration; every fault is in the error.
-func New(cfg Config) (*Handler, error) {
-	if cfg.Patience == 0 {
-		cfg.Patience = git.DefaultPatience
-	}
-	var errs []error
-	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !filepath.IsAbs(cfg.Path) {
-		fault("path %q is not absolute", cfg.Path)
-	}
-	if cfg.Remote == "" || strings.HasPrefix(cfg.Remote, "-") {
-		fault("remote %q is not a URL or a path", cfg.Remote)
-	}
-	names := []string{StepFetch, StepCheckout}
-	for i, s := range cfg.Steps {
-		what := fmt.Sprintf("step %d (%q)", i+1, s.Name)
-		switch {
-		case s.Name == "":
-			fault("%s has no name", what)
-		case slices.Contains(names, s.Name):
-			fault("%s: the name is taken (%s and %s are built in)", what, StepFetch, StepCheckout)
-		}
-		names = append(names, s.Name)
-		if len(s.Run) == 0 || s.Run[0] == "" {
-			fault("%s: run names no program", what)
-		}
-		if s.Dir != "" && !filepath.IsLocal(s.Dir) {
-			fault("%s: dir %q is not inside path", what, s.Dir)
-		}
-		if s.Timeout < 0 {
-			fault("%s: timeout is negative", what)
-		}
-		for name, value := range s.Env {
-			if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(value, "\x00") {
-				fault("%s: env %q cannot be set", what, name)
-			}
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("command handler: %w", errors.Join(errs...))
-	}
-	return &Handler{cfg: cfg}, nil
+// New returns the handler of one deployment.
+func New(cfg Config) *Handler {
+	cfg.Patience = cmp.Or(cfg.Patience, git.DefaultPatience)
+	return &Handler{cfg: cfg}
 }
 
 // Plan implements handlers.Handler.
@@ -114,7 +70,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 	}
 	steps := []handlers.Step{
 		{
-			Name:     StepFetch,
+			Name:     names.StepFetch,
 			Describe: fmt.Sprintf("make commit %.12s of branch %q available in %s", job.Commit, job.Branch, h.cfg.Path),
 			Timeout:  h.cfg.FetchTimeout,
 			Run: func(ctx context.Context, env handlers.Env) error {
@@ -126,7 +82,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 			},
 		},
 		{
-			Name:     StepCheckout,
+			Name:     names.StepCheckout,
 			Describe: fmt.Sprintf("put exactly commit %.12s into %s", job.Commit, h.cfg.Path),
 			Run: func(ctx context.Context, env handlers.Env) error {
 				return h.repo(env).Checkout(ctx, job.Commit, env.Out)

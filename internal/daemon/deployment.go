@@ -23,12 +23,12 @@ func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error)
 	}
 	steps := make([]command.StepConfig, len(d.Steps))
 	for i, s := range d.Steps {
-		steps[i] = command.StepConfig{Name: s.Name, Run: s.Run, Dir: s.Dir, Env: s.Env, Timeout: s.Timeout}
+		steps[i] = command.StepConfig(s)
 	}
 	return command.New(command.Config{
 		Path: d.Path, Remote: d.Remote, Steps: steps, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
 		Submodules: d.Submodules, Tags: d.Tags,
-	})
+	}), nil
 }
 
 // Repository is the clone that a deployment works in.

@@ -74,10 +74,7 @@ func (c childSpec) work() error {
 			select {}
 		}
 	}
-	o, err := c.Place.options(mortalLog{log, effect}, q, mortalQueue{watch, effect})
-	if err != nil {
-		return err
-	}
+	o := c.Place.options(mortalLog{log, effect}, q, mortalQueue{watch, effect})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan error, 1)

@@ -293,10 +293,7 @@ func TestPendingLatest(t *testing.T) {
 	s.order("e9", c9, false)
 	s.order("lost", strings.Repeat("ab", 20), false)
 	s.run(latest, func(o *Options) { // it is not waited for as long as a late one would be
-		handler, err := command.New(command.Config{Path: s.live(), Remote: s.remote(), FetchTimeout: 5 * time.Second})
-		if err != nil {
-			t.Fatal(err)
-		}
+		handler := command.New(command.Config{Path: s.live(), Remote: s.remote(), FetchTimeout: 5 * time.Second})
 		o.Handler = handler
 	})
 	s.expect("e9", "forwarded 1", "started 1", "deployed 1")

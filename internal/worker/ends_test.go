@@ -20,6 +20,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // Every kind of end, one after the other in one queue: each is recorded as what
@@ -144,12 +145,9 @@ func TestTimeoutsEndTheRun(t *testing.T) {
 			s := newSite(t)
 			s.order("slow", s.push(c.script), false)
 			s.order("quick", s.push("echo fine"), false)
-			handler, err := command.New(command.Config{Path: s.live(), Remote: s.remote(), Steps: []command.StepConfig{
+			handler := command.New(command.Config{Path: s.live(), Remote: s.remote(), Steps: []command.StepConfig{
 				{Name: "build", Run: []string{"./build"}, Timeout: c.step},
 			}})
-			if err != nil {
-				t.Fatal(err)
-			}
 			s.run(func(o *Options) { o.Handler, o.Deployment.Timeout = handler, c.deployment })
 			s.checkRuns()
 			f := last[eventlog.Failed](s, "slow")
@@ -193,7 +191,7 @@ func TestUnreachableRemoteFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.run()
-	if f := last[eventlog.Failed](s, "d"); f.Step != command.StepFetch {
+	if f := last[eventlog.Failed](s, "d"); f.Step != names.StepFetch {
 		t.Errorf("failed: %+v", f)
 	}
 }

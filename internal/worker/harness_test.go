@@ -52,17 +52,17 @@ func (p place) live() string     { return filepath.Join(p.Dir, "live") }
 func (p place) remote() string   { return filepath.Join(p.Dir, "remote.git") }
 
 // options are those of the real parts, but for what only a process has.
-func (p place) options(log Log, q *queue.Queue, w Queue) (Options, error) {
+func (p place) options(log Log, q *queue.Queue, w Queue) Options {
 	// The steps' programs are in the repository, and so differ by commit.
 	steps := []command.StepConfig{{Name: "build", Run: []string{"./build"}, Env: map[string]string{"DIR": p.Dir}}}
-	handler, err := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps, Patience: time.Millisecond})
+	handler := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps, Patience: time.Millisecond})
 	return Options{
 		Instance: instance, Host: host, Handler: handler, Repository: clone{git.Open(p.live(), p.remote(), git.Options{})},
 		Deployment: Deployment{Slug: slug, Repository: "o/r", Path: p.live(), Enabled: true, RetryInterrupted: true},
 		Queue:      w, Files: q, Log: log, Locker: lock.OfDeployments(p.Dir),
 		RunsDir: filepath.Join(p.Dir, "runs"), Secrets: []string{secret},
 		DrainGrace: 20 * time.Millisecond, StepGrace: 200 * time.Millisecond, Logger: quiet,
-	}, err
+	}
 }
 
 type clone struct{ *git.Repo }
@@ -214,10 +214,7 @@ func (s *site) start(change ...func(o *Options)) (stop func()) {
 		s.t.Fatal(err)
 	}
 	log := eventlog.Open(s.pool, quiet)
-	o, err := s.options(log, q, watch)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	o := s.options(log, q, watch)
 	for _, c := range change {
 		c(&o)
 	}
