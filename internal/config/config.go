@@ -110,13 +110,10 @@ const (
 	HandlerSelf    = "self"
 )
 
-// The values of Deployment.Pending and Deployment.OnInterrupt.
+// The values of Deployment.Pending and Deployment.OnInterrupt that are asked for.
 const (
-	PendingEvery  = "every"  // deploy each waiting push in turn
-	PendingLatest = "latest" // deploy only the newest waiting push
-
+	PendingLatest    = "latest" // deploy only the newest waiting push, and not each in turn
 	OnInterruptRetry = "retry"
-	OnInterruptFail  = "fail"
 )
 
 // Deployment is one app: a branch of a repository that goes live in a directory.

@@ -312,7 +312,7 @@ func TestSecretsNeverShow(t *testing.T) {
 	secrets := []string{"first-secret-value", "second-secret-value", "hunter2hunter2", "redis-password", "remote-password", "token-value-1"}
 	var logged bytes.Buffer
 	slog.New(slog.NewJSONHandler(&logged, nil)).Info("loaded", "config", c, "secret", c.Secrets[0], "web", c.Deployments["web"], "lock", c.Lock.URL)
-	encoded, err := json.Marshal(c.Secrets)
+	encoded, err := json.Marshal([]any{c.Secrets, c.Deployments})
 	if err != nil {
 		t.Fatal(err)
 	}

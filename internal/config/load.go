@@ -82,7 +82,7 @@ func build(sources []source, problems []*Error, env func(string) string, on host
 	for _, src := range sources {
 		one, err := parseTOML(src.file, src.data)
 		if err != nil {
-			problems = append(problems, asError(err))
+			problems = append(problems, err)
 			continue
 		}
 		d.at = one.at

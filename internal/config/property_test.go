@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -95,6 +97,36 @@ func TestATypoOfAnyKeySuggestsIt(t *testing.T) {
 		}
 		t.Fatalf("%s is not among the errors:\n%v", typo, err)
 	})
+}
+
+// What tags name must be there: a slip in one would check nothing.
+func TestTagsOfSettingsNameWhatThereIs(t *testing.T) {
+	var look func(f *field, path string)
+	look = func(f *field, path string) {
+		if check := f.tag.Get("check"); check != "" && checks[check] == nil {
+			t.Errorf("%s: there is no check %q", path, check)
+		}
+		if text := f.tag.Get("default"); f.form == takesDuration && text != "" {
+			if _, err := time.ParseDuration(text); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+		if limit := f.tag.Get("max"); f.form == takesInt && f.unused == "" {
+			if _, err := strconv.Atoi(limit); err != nil {
+				t.Errorf("%s: max: %v", path, err)
+			}
+		}
+		if f.form == takesTableOr && f.fields[f.tag.Get("single")] == nil {
+			t.Errorf("%s: there is no key %q", path, f.tag.Get("single"))
+		}
+		for key, child := range f.fields {
+			look(child, join(path, key))
+		}
+		if f.each != nil {
+			look(f.each, path+"[]")
+		}
+	}
+	look(schema(), "")
 }
 
 func TestEveryKnownKeyIsAccepted(t *testing.T) {

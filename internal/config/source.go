@@ -38,7 +38,7 @@ func readSources(paths []string, env func(string) string) ([]source, []Warning, 
 	for _, path := range paths {
 		files, left, err := expand(path, env("PYTHON_ENV"))
 		if err != nil {
-			problems = append(problems, asError(err))
+			problems = append(problems, err)
 			continue
 		}
 		if len(left) > 0 {
@@ -48,7 +48,7 @@ func readSources(paths []string, env func(string) string) ([]source, []Warning, 
 		for _, file := range files {
 			data, err := readConfigFile(file)
 			if err != nil {
-				problems = append(problems, asError(err))
+				problems = append(problems, err)
 				continue
 			}
 			sources = append(sources, source{file: file, data: data})
@@ -59,12 +59,8 @@ func readSources(paths []string, env func(string) string) ([]source, []Warning, 
 
 // expand returns the files behind one path, and the names of those that
 // PYTHON_ENV leaves out.
-func expand(path, pythonEnv string) (files, left []string, err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, fileError(path, err)
-	}
-	if !info.IsDir() {
+func expand(path, pythonEnv string) (files, left []string, failed *Error) {
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
 		return []string{path}, nil, nil
 	}
 	names, err := directoryFiles(path)
@@ -112,15 +108,10 @@ func pythonLayout(names []string, pythonEnv string) (chosen, left []string) {
 			chosen = append(chosen, name)
 		}
 	}
-	for _, name := range names {
-		if !slices.Contains(chosen, name) {
-			left = append(left, name)
-		}
-	}
-	return chosen, left
+	return chosen, slices.DeleteFunc(names, func(name string) bool { return slices.Contains(chosen, name) })
 }
 
-func readConfigFile(path string) ([]byte, error) {
+func readConfigFile(path string) ([]byte, *Error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fileError(path, err)
@@ -190,17 +181,8 @@ func reason(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "permission denied"
 	}
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err.Error()
 	}
 	return err.Error()
-}
-
-func asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &Error{Message: err.Error()}
 }

@@ -51,8 +51,8 @@ func (t tree) merge(over tree) {
 	maps.Copy(t.at, tables)
 }
 
-// parseTOML parses one file. The error is an *Error with the file's name.
-func parseTOML(file string, data []byte) (tree, error) {
+// parseTOML parses one file.
+func parseTOML(file string, data []byte) (tree, *Error) {
 	// Editors on Windows put a byte order mark first; TOML has no place for one.
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
@@ -86,7 +86,7 @@ func parseTOML(file string, data []byte) (tree, error) {
 	return t, nil
 }
 
-func syntaxError(file string, err error) error {
+func syntaxError(file string, err error) *Error {
 	e := &Error{File: file, Message: strings.TrimPrefix(err.Error(), "toml: ")}
 	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 		e.Line, e.Column = decode.Position()
@@ -150,12 +150,13 @@ func (l *locator) value(path string, at position, v *unstable.Node) {
 			l.assign(path, it.Node())
 			continue
 		}
-		inner, place := element(path, i), at
+		inner := element(path, i)
 		if raw := it.Node().Raw; raw.Length > 0 {
-			place = l.note(inner, raw)
+			l.note(inner, raw)
+		} else {
+			l.at[inner] = at
 		}
-		l.at[inner] = place
-		l.value(inner, place, it.Node())
+		l.value(inner, l.at[inner], it.Node())
 		i++
 	}
 }
