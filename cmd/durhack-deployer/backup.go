@@ -22,7 +22,7 @@ import (
 func (c *cli) backupCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "backup FILE [--json]", Short: "Write all that cannot be made again to a file, and check the file",
+		Use: "backup FILE [--json]", Short: "Write everything that cannot be rebuilt to a file, and check the file",
 		Long: `Writes the log of all instances, with the stored bodies, the hash of it all and
 the checkpoint, to a new file that you alone can read, and reads it again to check
 it. The daemon may run meanwhile, and a private Postgres that is stopped is

@@ -21,7 +21,7 @@ import (
 func (c *cli) checkpointCommand() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
-		Use: "checkpoint [--out FILE]", Short: "Sign the log as it is now, and print that",
+		Use: "checkpoint [--out FILE]", Short: "Sign the log as it is now, and print the checkpoint",
 		Long: `Signs a checkpoint of the log: its size and the root of its tree, in the form of
 https://c2sp.org/tlog-checkpoint. Anyone who keeps one, where the operator of this
 server cannot reach it, can find out later whether any event up to then was

@@ -17,7 +17,7 @@ func (c *cli) configCommand() *cobra.Command {
 func (c *cli) configCheckCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "check [--json]", Short: "Say whether the configuration is sound",
+		Use: "check [--json]", Short: "Check the configuration",
 		Long: `Reads the configuration and reports everything that is wrong with it: file,
 line, the key, and the nearest known key. Exit 0 means that serve would start.
 With --json each error and each warning is an object on standard output.`,

@@ -52,7 +52,7 @@ something newer is live: that is how to go back on purpose.`,
 			if !wait {
 				c.warnOfObstacles(cmd.Context(), cfg, args[0])
 				if !asJSON {
-					fmt.Fprintf(c.err, "hint: `%s` tells how it went; --wait would have waited for it\n", c.command("why", id))
+					fmt.Fprintf(c.err, "hint: `%s` shows how it went; --wait waits for it\n", c.command("why", id))
 				}
 				return nil
 			}

@@ -15,7 +15,7 @@ import (
 func (c *cli) doctorCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "doctor [--json]", Short: "Look for what does not work, and say what to do",
+		Use: "doctor [--json]", Short: "Find problems, and say how to fix them",
 		Long: `Checks the configuration, the webhook secret, the rights and the space of
 state_dir, the queues, the database with its read models, the lock server, git and
 the remotes, the programs of the steps, and whether the daemon runs. One line for

@@ -66,7 +66,7 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 		case cmd == nil || !cmd.HasParent():
 			next = "`durhack-deployer --help` lists the commands"
 		default:
-			next = fmt.Sprintf("usage: `%s`; with --help it tells more", cmd.UseLine())
+			next = fmt.Sprintf("usage: `%s`; --help shows more", cmd.UseLine())
 		}
 	}
 	if next != "" {

@@ -86,7 +86,7 @@ func (c *cli) awaitLive(ctx context.Context, cfg *config.Config, store *daemon.S
 	end, err := c.follow(ctx, cfg, store, id, from, asJSON)
 	switch {
 	case errors.Is(err, context.Canceled):
-		return &hintedError{err, "the deploy goes on without you: " + why + " tells how it went"}
+		return &hintedError{err, "the deploy continues: " + why + " shows how it went"}
 	case err == nil && !wentLive(end, only...):
 		return &hintedError{fmt.Errorf("delivery %s did not go live", id), why + " says why"}
 	}

@@ -52,7 +52,7 @@ func ambiguous(text string, lines []string) error {
 	}
 	return &usageError{&hintedError{
 		fmt.Errorf("%q is ambiguous:\n  %s%s", text, strings.Join(lines, "\n  "), more),
-		"give more of the one that you mean",
+		"give more characters of the one that you mean",
 	}}
 }
 
@@ -129,7 +129,7 @@ func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, in
 	case len(text) < minAbbreviation:
 		hint = fmt.Sprintf("an abbreviation has at least %d characters; %s", minAbbreviation, hint)
 	}
-	unknown := fmt.Errorf("the log of instance %s knows no delivery %q", strings.Trim(fmt.Sprintf("%q", instances), "[]"), name)
+	unknown := fmt.Errorf("the log of instance %s has no delivery %q", strings.Trim(fmt.Sprintf("%q", instances), "[]"), name)
 	return "", &unknownDeliveryError{&hintedError{unknown, hint}, len(waiting) > 0}
 }
 
@@ -369,7 +369,7 @@ func missingBody(received eventlog.Event, events []eventlog.Event) error {
 	if redacted == nil {
 		return &hintedError{
 			fmt.Errorf("%s cannot be replayed: its body is not stored any more, and no event says that it was redacted (it may have been imported without bodies)", received.DeliveryID),
-			"`durhack-deployer verify` tells more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
+			"`durhack-deployer verify` shows more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
 		}
 	}
 	return &hintedError{
@@ -417,7 +417,7 @@ func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.
 		}
 		return d, nil
 	}
-	return delivery.Delivery{}, fmt.Errorf("delivery %s has no received event; `durhack-deployer verify` tells more", events[0].DeliveryID)
+	return delivery.Delivery{}, fmt.Errorf("delivery %s has no received event; run `durhack-deployer verify`", events[0].DeliveryID)
 }
 
 func (e *missingBodyError) Unwrap() error { return e.error }

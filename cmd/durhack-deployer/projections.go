@@ -45,7 +45,7 @@ func (c *cli) projectionsRebuildCommand() *cobra.Command {
 func (c *cli) projectionsStatusCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "status [--json]", Short: "Say how far each read model is behind the log", Args: takes(),
+		Use: "status [--json]", Short: "Print how far each read model is behind the log", Args: takes(),
 		Long: `Prints, for each read model, the version of its tables that is read, the position
 that it has reached, the log's newest position, and the difference in events and
 in seconds. ERROR says why it stopped, if it did: it is never behind in silence.`,

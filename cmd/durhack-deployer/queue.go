@@ -23,7 +23,7 @@ func (c *cli) queueCommand() *cobra.Command {
 func (c *cli) queueListCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "list [QUEUE] [--json]", Short: "List what waits, and what is in quarantine",
+		Use: "list [QUEUE] [--json]", Short: "List the entries that wait, and those in quarantine",
 		Long: `Lists the entries of the main queue and of each deployment's queue, from the
 directories themselves: it works while the database is away. Entries in
 quarantine could not be read; their reason is shown. Once the cause is fixed,

@@ -225,5 +225,5 @@ Flags:
 Flags of every command:
 {{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
 
-` + "`{{.CommandPath}} COMMAND --help`" + ` tells more about a command.{{end}}
+` + "`{{.CommandPath}} COMMAND --help`" + ` shows more about a command.{{end}}
 `

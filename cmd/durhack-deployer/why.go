@@ -22,7 +22,7 @@ func (c *cli) whyCommand() *cobra.Command {
 	var asJSON bool
 	var slug string
 	cmd := &cobra.Command{
-		Use: "why (DELIVERY | COMMIT | --deployment SLUG) [--json]", Short: "Tell what became of a delivery or a commit, or why a deployment is as it is",
+		Use: "why (DELIVERY | COMMIT | --deployment SLUG) [--json]", Short: "Explain what became of a delivery or a commit, or why a deployment is as it is",
 		Long: `Tells the story of one delivery: what became of it, each transition with its
 time and what decided it, and what can be done next; for a failure the step, the
 exit code, the last lines of output and the path of the run log. DELIVERY is the

@@ -102,7 +102,7 @@ func (f *Found) compare(ctx context.Context, models readModels, place place, d p
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		breach("what is checked out in %s cannot be told: %v", place.path, err)
+		breach("cannot read which commit is checked out in %s: %v", place.path, err)
 		return nil
 	}
 	live := d.Live
@@ -129,7 +129,7 @@ func (f *Found) compare(ctx context.Context, models readModels, place place, d p
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		breach("whether files were edited cannot be told: %v", err)
+		breach("cannot tell whether files were edited: %v", err)
 		return nil
 	}
 	if len(edited) > 0 {

@@ -79,7 +79,7 @@ func TestProjections_Disk(t *testing.T) {
 		"of a run that never began":           {world{deployments: []projections.Deployment{live}, attempts: attempt(projections.OutcomeWaiting, 0), heads: []string{otherCommit}}, "but " + liveCommit + " is live", ""},
 		"while a run is in progress":          {world{deployments: []projections.Deployment{running}, heads: []string{otherCommit}, edited: many}, "", "a run is in progress"},
 		"under way at the first look":         {world{deployments: []projections.Deployment{live}, heads: []string{otherCommit, liveCommit}}, "", ""},
-		"git that fails":                      {world{deployments: []projections.Deployment{live}, heads: []string{""}, headErr: errors.New("git is gone")}, "cannot be told: git is gone", ""},
+		"git that fails":                      {world{deployments: []projections.Deployment{live}, heads: []string{""}, headErr: errors.New("git is gone")}, "is checked out in /www: git is gone", ""},
 		"another one, and another one by now": {world{deployments: []projections.Deployment{live}, heads: []string{otherCommit, strings.Repeat("3", 40)}}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,7 +27,7 @@ func (h Held) String() string {
 	short := func(commit string) string { return commit[:min(12, len(commit))] }
 	switch {
 	case h.Error != "":
-		return fmt.Sprintf("what path holds cannot be told: %s", h.Error)
+		return fmt.Sprintf("cannot read what path holds: %s", h.Error)
 	case h.Unfinished != "" && h.Commit != "":
 		return fmt.Sprintf("path holds files of commits %s and %s: a checkout did not end", short(h.Commit), short(h.Unfinished))
 	case h.Unfinished != "":

@@ -43,7 +43,7 @@ func (d *doctor) space(context.Context) {
 			err = unix.Stat(dir, &stat)
 		}
 		if err != nil {
-			d.say(Warn, "run this as the user that the daemon runs as", "%s: the free space of %s cannot be told: %v", p.name, p.dir, err)
+			d.say(Warn, "run this as the user that the daemon runs as", "%s: cannot read the free space of %s: %v", p.name, p.dir, err)
 			continue
 		}
 		if !slices.Contains(seen, stat.Dev) {
@@ -56,7 +56,7 @@ func (d *doctor) space(context.Context) {
 	for _, dev := range seen {
 		var free unix.Statfs_t
 		if err := unix.Statfs(dirs[dev], &free); err != nil {
-			d.say(Warn, "", "the free space of %s cannot be told: %v", dirs[dev], err)
+			d.say(Warn, "", "cannot read the free space of %s: %v", dirs[dev], err)
 			continue
 		}
 		level, text := judge(free)

@@ -16,7 +16,7 @@ func (d *doctor) daemon(ctx context.Context) {
 	held, err := daemon.WorkerRuns(d.cfg)
 	switch {
 	case err != nil:
-		d.say(Warn, "run this as the user that the daemon runs as", "whether a worker runs cannot be told: %v", err)
+		d.say(Warn, "run this as the user that the daemon runs as", "cannot tell whether a worker runs: %v", err)
 	case held:
 		d.say(OK, "", "a worker runs on %s", d.cfg.StateDir)
 		d.readiness(ctx)
