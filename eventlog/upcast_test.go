@@ -41,7 +41,7 @@ func older() vocabulary {
 	return v
 }
 
-func TestOlderVersionsAreLedToTheCurrentOne(t *testing.T) {
+func TestUpcast_OlderVersionsAreLedToTheCurrentOne(t *testing.T) {
 	want := Interrupted{Detail: "gone", Then: "retry", Step: "build"}
 	for _, data := range []string{
 		`{"v":1,"why":"gone","then":"again","step":"build"}`,
@@ -74,7 +74,7 @@ func TestOlderVersionsAreLedToTheCurrentOne(t *testing.T) {
 	}
 }
 
-func TestVersionsOutsideTheHistoryAreRefused(t *testing.T) {
+func TestUpcast_VersionsOutsideTheHistoryAreRefused(t *testing.T) {
 	for _, c := range []struct {
 		typ  Type
 		data string
@@ -129,7 +129,7 @@ func TestRepeatedAcrossVersions(t *testing.T) {
 var goldenName = regexp.MustCompile(`^([a-z_]+)(?:-[a-z]+)?\.v([0-9]+)\.json$`)
 
 // Every version that a release has ever stored has a golden file, and is still read.
-func TestEveryVersionHasAGoldenFile(t *testing.T) {
+func TestGolden_EveryVersionHasAFile(t *testing.T) {
 	files, err := os.ReadDir(filepath.Join("testdata", "golden"))
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func locked(url string) string { return fmt.Sprintf("[lock]\nurl = %q\nttl = \"1
 
 // Two hosts, one instance: they share the log and the lock server, and each has
 // its own queues. The first one runs a deploy, and nobody else does.
-func TestTwoWorkersShareRedis(t *testing.T) {
+func TestRedis_TwoWorkersShareIt(t *testing.T) {
 	t.Parallel()
 	const pushes = 24
 	r := newRepo(t)

@@ -164,7 +164,7 @@ func TestMigrateIsIdempotentAndLeavesTheRoleAsItWas(t *testing.T) {
 	}
 }
 
-func TestOlderBinaryRefuses(t *testing.T) {
+func TestMigrate_OlderBinaryRefuses(t *testing.T) {
 	conn := connect(t, pgtest.DSN(t))
 	migrate(t, conn)
 	exec(t, conn, "update schema_version set version = version + 1")

@@ -111,7 +111,7 @@ func TestPutNudgesItsOwnWatchers(t *testing.T) {
 }
 
 // A hint, late and doubled, does not bring back what is done.
-func TestLateHintsAreHarmless(t *testing.T) {
+func TestWatcher_LateHintsAreHarmless(t *testing.T) {
 	option, events, _ := silent()
 	q := open(t, t.TempDir(), option)
 	w := watch(t, q)
@@ -130,7 +130,7 @@ func TestLateHintsAreHarmless(t *testing.T) {
 	}
 }
 
-func TestOtherProcessIsSeenByHint(t *testing.T) {
+func TestWatcher_SeesAnotherProcessByHint(t *testing.T) {
 	dir := t.TempDir()
 	w := watch(t, open(t, dir))
 	other := open(t, dir)
@@ -246,7 +246,7 @@ func TestNextEnds(t *testing.T) {
 }
 
 // Puts, scans, hints and Done race; nothing is lost, nothing comes back.
-func TestNothingIsLostOrComesBack(t *testing.T) {
+func TestWatcher_NothingIsLostOrComesBack(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir, unsynced, func(o *options) { o.scanInterval = time.Millisecond })
 	other := open(t, dir, unsynced)

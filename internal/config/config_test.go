@@ -140,7 +140,7 @@ func dump(c *Config) string {
 	return text
 }
 
-func TestEverySettingIsRead(t *testing.T) {
+func TestConfig_EverySettingIsRead(t *testing.T) {
 	c := mustParse(t, `
 origin = "https://deploy.example.com/"
 instance = "box-1"

@@ -50,7 +50,7 @@ func typed(tables []string, key string) string {
 	return header + key + " = 1\n"
 }
 
-func TestATypoOfAnyKeySuggestsIt(t *testing.T) {
+func TestUnknownKeys_TypoOfAnyKeySuggestsIt(t *testing.T) {
 	known := knownKeys(schema())
 	if len(known) < 30 {
 		t.Fatalf("only %d keys are known", len(known))
@@ -129,7 +129,7 @@ func TestTagsOfSettingsNameWhatThereIs(t *testing.T) {
 	look(schema(), "")
 }
 
-func TestEveryKnownKeyIsAccepted(t *testing.T) {
+func TestConfig_EveryKnownKeyIsAccepted(t *testing.T) {
 	for key, places := range knownKeys(schema()) {
 		for _, tables := range places {
 			if _, err := parse(environment(), typed(tables, key)); err != nil && strings.Contains(err.Error(), "unknown key") {

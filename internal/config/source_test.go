@@ -202,7 +202,7 @@ func TestSecretsThatHoldMoreThanTheSecretAreWarnedOf(t *testing.T) {
 	}
 }
 
-func TestAPipeAsSecretDoesNotHang(t *testing.T) {
+func TestSecret_PipeDoesNotHang(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -287,7 +287,7 @@ func newBuild(on host, pairs ...string) (*Config, []*Error) {
 	return build(nil, nil, environment(pairs...), on)
 }
 
-func TestOnlySoManyUnknownKeysAreReported(t *testing.T) {
+func TestUnknownKeys_OnlySoManyAreReported(t *testing.T) {
 	_, err := parse(environment(), strings.Repeat("[[deployments.web.sites]]\nx = 1\n", 2*maxUnknown))
 	var all *Errors
 	if !errors.As(err, &all) {

@@ -229,7 +229,7 @@ func TestStateDirCanBePassedWhateverTheUmask(t *testing.T) {
 
 // A database that belongs to a newer program is not worked on, and the error
 // says so; a restart would not help.
-func TestNewerSchemaEndsTheDaemon(t *testing.T) {
+func TestDaemon_NewerSchemaEndsIt(t *testing.T) {
 	dsn := pgtest.MigratedDSN(t)
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
-func TestExactlyTheCommit(t *testing.T) {
+func TestCheckout_IsExactlyTheCommit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	first := w.commit("first \x1b[31m\n\n<script>", map[string]string{"a": "1", ".gitignore": "node_modules\n.env\n", "old": "x"})
@@ -270,7 +270,7 @@ func TestRemoteThatMoves(t *testing.T) {
 	}
 }
 
-func TestNothingOfTheRepositoryRuns(t *testing.T) {
+func TestCheckout_NothingOfTheRepositoryRuns(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	proof := filepath.Join(t.TempDir(), "proof")

@@ -81,7 +81,7 @@ func uidOf(t *testing.T, path string) int {
 
 // The directory keeps others out; were it opened by mistake, the server still
 // knows by the kernel who is at the socket.
-func TestOthersCannotConnect(t *testing.T) {
+func TestPostgres_OthersCannotConnect(t *testing.T) {
 	dir := madeDir(t)
 	c := open(t, localpg.Config{Dir: dir})
 	if err := pingAs(t, identity{}, c.DSN("postgres")); err != nil {

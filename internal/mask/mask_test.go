@@ -36,9 +36,9 @@ func naive(text string, forms []string) string {
 	return b.String()
 }
 
-// TestAnySplitIsNaive: few letters and short forms, so that forms overlap,
+// TestMask_AnySplitIsNaive: few letters and short forms, so that forms overlap,
 // contain each other and repeat.
-func TestAnySplitIsNaive(t *testing.T) {
+func TestMask_AnySplitIsNaive(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		forms := rapid.SliceOfN(rapid.StringMatching(`[abc]{1,6}`), 0, 4).Draw(t, "forms")

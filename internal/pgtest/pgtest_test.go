@@ -40,7 +40,7 @@ func count(t *testing.T, conn *pgx.Conn, sql string) (n int) {
 	return n
 }
 
-func TestEachDSNIsAFreshDatabaseThatIsDropped(t *testing.T) {
+func TestDSN_IsAFreshDatabaseThatIsDropped(t *testing.T) {
 	watch := connect(t, pgtest.DSN(t))
 	var name string
 	t.Run("user", func(t *testing.T) {

@@ -257,7 +257,7 @@ func TestEntriesOfAnotherInstanceAreLeftAlone(t *testing.T) {
 }
 
 // Entries that cannot be read, or were not ordered, are moved aside; the rest goes on.
-func TestStrangeEntriesGoToQuarantine(t *testing.T) {
+func TestWorker_StrangeEntriesGoToQuarantine(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	commit := s.push("echo ran >> $DIR/ran")
