@@ -228,7 +228,7 @@ func (p *Projector) apply(ctx context.Context, from int64, events []eventlog.Eve
 		return from, fmt.Errorf("apply events after position %d: %w", from, err)
 	}
 	for _, b := range state.breaches {
-		p.slog.Warn("the log holds what it must not", "instance", b.Instance, "position", b.Position,
+		p.slog.Warn("the log breaks its own rules", "instance", b.Instance, "position", b.Position,
 			"delivery_id", b.DeliveryID, "breach", b.Text)
 	}
 	if unknown != nil {

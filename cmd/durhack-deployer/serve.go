@@ -60,13 +60,13 @@ func (c *cli) daemonCommand(use, short, long string, listen, work bool) *cobra.C
 			}
 			sockets, err := activation.Listeners()
 			if err == nil && slices.Contains(sockets, nil) {
-				err = errors.New("systemd passed something that is no stream socket: durhack-deployer.socket must have ListenStream= only")
+				err = errors.New("systemd passed something that is not a stream socket: durhack-deployer.socket must have ListenStream= only")
 			}
 			if err != nil {
 				return fmt.Errorf("socket activation: %w", err)
 			}
 			if !listen && len(sockets) > 0 {
-				log.Error("systemd listens for this process, which does not: nobody answers there; run `systemctl disable --now durhack-deployer.socket`", "addr", sockets[0].Addr().String())
+				log.Error("systemd passed a socket that this process does not use: nobody answers there; run `systemctl disable --now durhack-deployer.socket`", "addr", sockets[0].Addr().String())
 			}
 			return daemon.Run(cmd.Context(), daemon.Options{
 				Config: cfg, Listen: listen, Work: work, Version: version().Version, Logger: log, Sockets: sockets,

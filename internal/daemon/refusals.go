@@ -46,7 +46,7 @@ func openRefusals(cfg *config.Config, log *slog.Logger) *refusals {
 	r := &refusals{path: refusalsPath(cfg), log: log}
 	var err error
 	if r.minutes, err = readRefusals(r.path); err != nil {
-		log.Warn("the refused requests of before are not counted", "error", err)
+		log.Warn("earlier refused requests are not counted", "error", err)
 		r.minutes = map[int64]map[string]int{}
 	}
 	return r

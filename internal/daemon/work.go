@@ -40,7 +40,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	}
 	defer store.Close()
 	if events, err := Overlooked(ctx, o.Config, store, o.Logger); err != nil {
-		o.Logger.Warn("cannot look whether the private Postgres holds a log", "error", err)
+		o.Logger.Warn("cannot tell whether the private Postgres holds a log", "error", err)
 	} else if events > 0 {
 		o.Logger.Warn("the log of database_url is empty, but the private Postgres holds one", "events", events, "directory", PrivateCluster(o.Config))
 	}

@@ -280,7 +280,7 @@ func (m *Mirror) queue(slug string) (*queue.Queue, error) {
 // unqueueable reports an assignment that no file can hold; nothing of ours makes
 // one. It must not stop the others, and verify finds its file missing.
 func (m *Mirror) unqueueable(e Entry, why error) {
-	m.o.Logger.Error("an assignment of the log cannot be queued", "position", e.Position, "error", why)
+	m.o.Logger.Error("cannot queue an order of the log", "position", e.Position, "error", why)
 }
 
 // equalAll makes every directory equal to the orders. One in which that fails

@@ -91,7 +91,7 @@ func (r *Router) quarantine(e queue.Entry, reason error) {
 // routed may pass, and goes on with the others.
 func (r *Router) rest(e queue.Entry, why error) {
 	if pause, again := r.o.Queue.Rest(e); !again {
-		r.o.Logger.Warn("an entry cannot be routed for now; it is tried again with growing pauses, and the others go on",
+		r.o.Logger.Warn("cannot route an entry for now; it is tried again with growing pauses, and the others go on",
 			"entry", e.Name, "retry_in", pause, "error", why)
 	}
 }

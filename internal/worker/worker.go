@@ -256,7 +256,7 @@ func (w *Worker) done(e queue.Entry) error {
 // may pass, and goes on with the others.
 func (w *Worker) rest(e queue.Entry, why error) error {
 	if pause, again := w.o.Queue.Rest(e); !again {
-		w.o.Logger.Warn("an entry cannot be dealt with for now; it is tried again with growing pauses, and the others go on",
+		w.o.Logger.Warn("cannot handle an entry for now; it is tried again with growing pauses, and the others go on",
 			"entry", e.Name, "retry_in", pause, "error", why)
 	}
 	return nil
