@@ -1,16 +1,15 @@
 package integration
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	proc "github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // memoryLimit is far above what the daemon needs at rest (some 30 MiB), and far
@@ -147,13 +146,6 @@ func TestNastySteps(t *testing.T) {
 
 // alive says whether a process runs; one that nobody has reaped does not.
 func alive(pid int) bool {
-	if syscall.Kill(pid, 0) != nil {
-		return false
-	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	return len(fields) > 0 && fields[0] != "Z" && fields[0] != "X"
+	s, there := proc.ReadStat(pid)
+	return there && s.Alive()
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	proc "github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // machine names what the figures depend on.
@@ -108,23 +110,9 @@ func resident(pid int, name string) (float64, error) {
 
 // busy is the processor time that a process has used, in clock ticks.
 func busy(pid int) (int, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	s, ok := proc.ReadStat(pid)
+	if !ok {
+		return 0, fmt.Errorf("look at process %d: it is gone", pid)
 	}
-	// After the name, which is in parentheses: state, ppid, ...; see proc(5).
-	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 15 {
-		return 0, fmt.Errorf("/proc/%d/stat is not understood", pid)
-	}
-	sum := 0
-	for _, f := range fields[11:15] { // utime, stime, cutime, cstime
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
-	}
-	return sum, nil
+	return int(s.Busy), nil
 }

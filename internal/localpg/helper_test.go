@@ -19,9 +19,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	proc "github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
@@ -322,10 +322,6 @@ func executable(t *testing.T) string {
 
 // lives tells whether a process exists and is no zombie.
 func lives(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, state, _ := strings.Cut(string(b), ") ")
-	return !strings.HasPrefix(state, "Z") && unix.Kill(pid, 0) == nil
+	s, there := proc.ReadStat(pid)
+	return there && s.Alive()
 }

@@ -1,7 +1,6 @@
 package localpg
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // postmaster is what a server says about itself in postmaster.pid.
@@ -52,8 +53,8 @@ func (c *Cluster) isPostmaster(pid int) bool {
 		return false
 	}
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	name, start := look(pid)
-	if start == "" {
+	stat, ok := process.ReadStat(pid)
+	if !ok || !stat.Alive() {
 		return false
 	}
 	// A postmaster's working directory is its data directory.
@@ -67,26 +68,7 @@ func (c *Cluster) isPostmaster(pid int) bool {
 	}
 	// Root without CAP_SYS_PTRACE (in a container) cannot look there.
 	uid, err := ownerOf(proc)
-	return err == nil && uid == c.owner.uid && strings.HasPrefix(name, "postgres")
-}
-
-// look returns the name of a living process and when it started, which with its
-// ID tells it from every other. start is "" when there is none, or a zombie.
-func look(pid int) (name, start string) {
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return "", ""
-	}
-	// "pid (name) state ... start ...", where the name may hold anything.
-	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
-	if from < 0 || to < from {
-		return "", ""
-	}
-	rest := strings.Fields(string(b[to+1:]))
-	if len(rest) < 20 || rest[0] == "Z" || rest[0] == "X" {
-		return "", ""
-	}
-	return string(b[from+1 : to]), rest[19]
+	return err == nil && uid == c.owner.uid && strings.HasPrefix(stat.Name, "postgres")
 }
 
 // ended reaps a server that this Cluster started if it has ended, and tells so.

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
@@ -268,13 +269,17 @@ func (c *Cluster) stop(ctx context.Context) error {
 			return nil
 		}
 	}
-	_, start := look(pid)
+	server, there := process.ReadStat(pid)
+	runs := func() bool {
+		now, ok := process.ReadStat(pid)
+		return there && ok && now.Alive() && now.Start == server.Start
+	}
 	if err := signalProcess(pid, unix.SIGINT); err != nil {
 		return err
 	}
 	// Its file, and then its working directory, by which isPostmaster knows it,
 	// go a moment before the process does.
-	for running := start; start != "" && running == start || c.children[pid] && !c.ended(pid); _, running = look(pid) {
+	for runs() || c.children[pid] && !c.ended(pid) {
 		if !retry.Sleep(ctx, pollInterval) {
 			return fmt.Errorf("wait for Postgres (process %d) to stop: %w", pid, context.Cause(ctx))
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
@@ -116,7 +117,8 @@ func (s *Server) kill(ctx context.Context) error {
 	for {
 		alive := s.cluster.PID() != 0
 		for _, p := range children {
-			alive = alive || unix.Kill(p, 0) == nil && !zombie(p)
+			s, there := process.ReadStat(p)
+			alive = alive || there && s.Alive()
 		}
 		if !alive {
 			return nil

@@ -29,11 +29,11 @@ const unfinished = ".tmp"
 // writeFile names the running program pid in file. It needs no fsync: no process
 // outlives the machine.
 func writeFile(file string, pid int, mark string) error {
-	s, ok := readStat(pid)
+	s, ok := ReadStat(pid)
 	if !ok {
 		return fmt.Errorf("read /proc/%d/stat", pid)
 	}
-	b, err := json.Marshal(record{PID: pid, Start: s.start, Boot: bootID(), Mark: mark})
+	b, err := json.Marshal(record{PID: pid, Start: s.Start, Boot: bootID(), Mark: mark})
 	if err != nil {
 		return fmt.Errorf("encode process file: %w", err)
 	}
@@ -89,7 +89,7 @@ func killOrphan(file string, grace time.Duration) (killed bool, err error) {
 	if json.Unmarshal(b, &r) == nil && r.PID > 1 && r.Boot == bootID() && r.owns() {
 		killed = endSession(r.PID, time.Time{}, grace)
 		if left := sessionMembers(r.PID); len(left) > 0 {
-			return true, fmt.Errorf("end what is left of process %d: process %d is still alive after KILL", r.PID, left[0].pid)
+			return true, fmt.Errorf("end what is left of process %d: process %d is still alive after KILL", r.PID, left[0].PID)
 		}
 	}
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +103,7 @@ func killOrphan(file string, grace time.Duration) (killed bool, err error) {
 // member that is surely ours makes all of them ours.
 func (r record) owns() bool {
 	for _, m := range sessionMembers(r.PID) {
-		if m.pid == r.PID && m.start == r.Start || r.Mark != "" && hasMark(m.pid, r.Mark) {
+		if m.PID == r.PID && m.Start == r.Start || r.Mark != "" && hasMark(m.PID, r.Mark) {
 			return true
 		}
 	}

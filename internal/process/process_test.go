@@ -52,15 +52,15 @@ func pidIn(t *testing.T, file string) int {
 }
 
 func alive(pid int) bool {
-	s, ok := readStat(pid)
-	return ok && s.alive()
+	s, ok := ReadStat(pid)
+	return ok && s.Alive()
 }
 
 // assertNoZombies: every child that was started here has been reaped.
 func assertNoZombies(t *testing.T, pids ...int) {
 	t.Helper()
 	for _, pid := range pids {
-		if s, ok := readStat(pid); ok && s.state == 'Z' {
+		if s, ok := ReadStat(pid); ok && s.State == 'Z' {
 			if b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status"); strings.Contains(string(b), "PPid:\t"+strconv.Itoa(os.Getpid())+"\n") {
 				t.Errorf("child %d was not reaped", pid)
 			}

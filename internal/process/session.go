@@ -6,53 +6,69 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// stat is what we need of /proc/PID/stat; see proc_pid_stat(5).
-type stat struct {
-	pid, pgrp, session int
-	state              byte
-	// start is in clock ticks since boot.
-	start uint64
+// Stat is what we need of /proc/PID/stat; see proc_pid_stat(5).
+type Stat struct {
+	PID, Parent, Group, Session int
+	// Name is the program's, which may change it and have anything in it.
+	Name  string
+	State byte
+	// Start is in clock ticks since boot. With PID it tells a process from every other.
+	Start uint64
+	// Busy is the processor time that it and the children that it has waited for have
+	// used, in clock ticks.
+	Busy uint64
 }
 
-func (s stat) alive() bool { return s.state != 'Z' && s.state != 'X' }
+// Alive says whether it runs: a zombie, which waits for its parent, does not.
+func (s Stat) Alive() bool { return s.State != 'Z' && s.State != 'X' }
 
-func readStat(pid int) (stat, bool) {
+// ReadStat looks at a process; false where there is none.
+func ReadStat(pid int) (Stat, bool) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return stat{}, false
+		return Stat{}, false
 	}
 	// The second field is the program's name in parentheses, and may itself
 	// contain parentheses and blanks.
-	end := bytes.LastIndexByte(b, ')')
-	if end < 0 {
-		return stat{}, false
+	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if from < 0 || to < from {
+		return Stat{}, false
 	}
-	f := bytes.Fields(b[end+1:])
+	f := strings.Fields(string(b[to+1:]))
 	if len(f) < 20 || len(f[0]) != 1 {
-		return stat{}, false
+		return Stat{}, false
 	}
-	s := stat{pid: pid, state: f[0][0]}
-	var err1, err2, err3 error
-	s.pgrp, err1 = strconv.Atoi(string(f[2]))
-	s.session, err2 = strconv.Atoi(string(f[3]))
-	s.start, err3 = strconv.ParseUint(string(f[19]), 10, 64)
-	return s, err1 == nil && err2 == nil && err3 == nil
+	ok := true
+	number := func(text string) uint64 {
+		n, err := strconv.ParseUint(text, 10, 64)
+		ok = ok && err == nil
+		return n
+	}
+	s := Stat{
+		PID: pid, Parent: int(number(f[1])), Group: int(number(f[2])), Session: int(number(f[3])),
+		Name: string(b[from+1 : to]), State: f[0][0], Start: number(f[19]),
+	}
+	for _, ticks := range f[11:15] { // utime, stime, cutime, cstime
+		s.Busy += number(ticks)
+	}
+	return s, ok
 }
 
 // sessionMembers lists the processes of a session that are alive; zombies, which
 // wait for whoever must reap them, are not.
-func sessionMembers(sid int) []stat {
+func sessionMembers(sid int) []Stat {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = dir.Close() }()
 	names, _ := dir.Readdirnames(-1)
-	var members []stat
+	var members []Stat
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
@@ -62,7 +78,7 @@ func sessionMembers(sid int) []stat {
 		if session, err := unix.Getsid(pid); err == nil && session != sid {
 			continue
 		}
-		if s, ok := readStat(pid); ok && s.session == sid && s.alive() {
+		if s, ok := ReadStat(pid); ok && s.Session == sid && s.Alive() {
 			members = append(members, s)
 		}
 	}
@@ -74,8 +90,8 @@ func sessionMembers(sid int) []stat {
 func signalSession(sid int, sig unix.Signal) {
 	groups := []int{sid}
 	for _, m := range sessionMembers(sid) {
-		if m.pgrp > 1 && !slices.Contains(groups, m.pgrp) {
-			groups = append(groups, m.pgrp)
+		if m.Group > 1 && !slices.Contains(groups, m.Group) {
+			groups = append(groups, m.Group)
 		}
 	}
 	for _, g := range groups {

@@ -205,13 +205,13 @@ func TestKillOrphanSparesStrangers(t *testing.T) {
 	}
 	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
 	pid := stranger.Process.Pid
-	s, ok := readStat(pid)
+	s, ok := ReadStat(pid)
 	if !ok {
 		t.Fatal("cannot read its stat")
 	}
 	for name, content := range map[string]string{
-		"other start": `{"pid":` + strconv.Itoa(pid) + `,"start":` + strconv.FormatUint(s.start+1, 10) + `,"boot":"` + bootID() + `","mark":"x"}`,
-		"other boot":  `{"pid":` + strconv.Itoa(pid) + `,"start":` + strconv.FormatUint(s.start, 10) + `,"boot":"x","mark":"x"}`,
+		"other start": `{"pid":` + strconv.Itoa(pid) + `,"start":` + strconv.FormatUint(s.Start+1, 10) + `,"boot":"` + bootID() + `","mark":"x"}`,
+		"other boot":  `{"pid":` + strconv.Itoa(pid) + `,"start":` + strconv.FormatUint(s.Start, 10) + `,"boot":"x","mark":"x"}`,
 		"no mark":     `{"pid":` + strconv.Itoa(pid) + `,"boot":"` + bootID() + `"}`,
 		"pid 0":       `{"pid":0,"boot":"` + bootID() + `"}`,
 		"pid 1":       `{"pid":1,"boot":"` + bootID() + `"}`,

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -179,7 +180,8 @@ exit 0`), false)
 	if s.exists("overlap") {
 		t.Error("the second attempt began while processes of the first were running")
 	}
-	if pid, err := strconv.Atoi(strings.TrimSpace(s.read("child.pid"))); err != nil || syscall.Kill(pid, 0) == nil && !isZombie(pid) {
+	pid, err := strconv.Atoi(strings.TrimSpace(s.read("child.pid")))
+	if p, there := process.ReadStat(pid); err != nil || there && p.Alive() {
 		t.Errorf("process %d of the first attempt: %v", pid, err)
 	}
 }

@@ -3,8 +3,6 @@ package worker
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,12 +13,12 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // Every kind of end, one after the other in one queue: each is recorded as what
@@ -59,8 +57,8 @@ func TestEnd_EachIsRecordedAndTheQueueGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) && !isZombie(pid) {
-		t.Errorf("the background child %d is still there: %v", pid, err)
+	if p, there := process.ReadStat(pid); there && p.Alive() {
+		t.Errorf("the background child %d is still there: %+v", pid, p)
 	}
 
 	for name, want := range map[string]struct {
@@ -119,15 +117,6 @@ func digest(t *testing.T, path string) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
-}
-
-func isZombie(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return strings.HasPrefix(rest, "Z")
 }
 
 // A step that never ends, with a timeout of its own, and with the deployment's.
