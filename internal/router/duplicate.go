@@ -76,7 +76,8 @@ func (r *Router) twins(ctx context.Context, d delivery.Delivery, key pushKey) ([
 	}
 	var before string
 	twins = slices.DeleteFunc(twins, func(t twin) bool {
-		if err != nil || t.ReceivedAt.Sub(d.ReceivedAt).Abs() > duplicateWithin || len(t.state.Parts) == 0 {
+		// Its own events may have come since it was looked up, by another router.
+		if err != nil || t.id == d.ID || t.ReceivedAt.Sub(d.ReceivedAt).Abs() > duplicateWithin || len(t.state.Parts) == 0 {
 			return true
 		}
 		before, err = r.before(ctx, t)

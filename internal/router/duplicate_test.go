@@ -125,3 +125,24 @@ func TestDuplicatesAtOnce(t *testing.T) {
 		t.Errorf("%d voided, forwarded: %q", len(voided), summary(forwarded))
 	}
 }
+
+// A delivery that another router has recorded since it was looked up is no
+// duplicate of itself.
+func TestTwins_LeaveOutTheDeliveryItself(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	d := push(body("refs/heads/main", sha, "octo/app"))
+	d.ID = "itself"
+	put(t, q, d)
+	defer start(t, q, Options{Log: log})()
+	waitEmpty(t, q)
+	key, ok := Decide(d, rules).key()
+	if !ok {
+		t.Fatal("the push has no key")
+	}
+	r := New(Options{Instance: "test", Log: log, Queue: &crashingQueue{}})
+	twins, err := r.twins(t.Context(), d, key)
+	if err != nil || len(twins) != 0 {
+		t.Errorf("%d twins, %v", len(twins), err)
+	}
+}
