@@ -149,8 +149,10 @@ func (d *decoder) table(m map[string]any, f *field, path string, into reflect.Va
 func preset(f *field, into reflect.Value) any {
 	text := f.tag.Get("default")
 	switch target := into.Addr().Interface().(type) {
-	case *string:
-		*target = cmp.Or(*target, text)
+	case *int:
+		if n, err := strconv.Atoi(text); err == nil {
+			*target = n
+		}
 	case *bool:
 		*target = text == "true"
 	case *time.Duration:
@@ -158,6 +160,11 @@ func preset(f *field, into reflect.Value) any {
 		return target.String()
 	case *[]string:
 		return []string{} // an empty list in JSON, too
+	default:
+		if into.Kind() == reflect.String {
+			into.SetString(cmp.Or(into.String(), text))
+			return into.String()
+		}
 	}
 	return into.Interface()
 }
@@ -165,9 +172,6 @@ func preset(f *field, into reflect.Value) any {
 // value decodes what strict found to have the right form.
 func (d *decoder) value(v any, f *field, s setting, into reflect.Value) {
 	switch target := into.Addr().Interface().(type) {
-	case *string:
-		*target = s.check(f, v.(string))
-		s.written(v)
 	case *Secret:
 		*target = Secret(s.check(f, v.(string)))
 		s.written(Secret(v.(string)).String())
@@ -212,7 +216,12 @@ func (d *decoder) value(v any, f *field, s setting, into reflect.Value) {
 		delete(m, "pass")
 		target.Set = s.variables(m)
 	default:
-		d.tables(v, f, s, into)
+		if into.Kind() != reflect.String {
+			d.tables(v, f, s, into)
+			return
+		}
+		into.SetString(s.check(f, v.(string)))
+		s.written(v)
 	}
 }
 
