@@ -30,11 +30,11 @@ const (
 	// minRate is what a sender must keep up, in bytes a second.
 	minRate = 16 << 10
 	// standstill is how far a body may be behind minRate while others wait for its memory.
-	standstill = 500 * time.Millisecond
+	standstill = 300 * time.Millisecond
 	// tooSlow is how far behind it may be at all.
 	tooSlow = 10 * time.Second
 	// evictEvery is how often those who wait look for bodies that stand still.
-	evictEvery = 25 * time.Millisecond
+	evictEvery = 10 * time.Millisecond
 )
 
 var (
