@@ -18,7 +18,7 @@ const eventColumns = `position, id, instance, delivery_id, type, deployment, att
 const (
 	sqlHead = `select position from public.log_head`
 	// The expression of the index events_commit, character for character.
-	sqlCommitHash    = `(substring(data::text from '"commit"\s*:\s*"([0-9a-f]+)"')) collate "C"`
+	sqlCommitHash    = `left(split_part(split_part(data::text, '"commit":"', 2), '"', 1), 64) collate "C"`
 	sqlDeliveryBytes = `(delivery_id collate "C")`
 	sqlRead          = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
 )
