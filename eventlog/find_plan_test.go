@@ -24,7 +24,7 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 	do(`insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
 		select n, lpad(n::text, 26, '0'), 'prod', 'd' || n / 4, (array['received', 'forwarded', 'started', 'deployed'])[n % 4 + 1],
 			case when n % 4 > 0 then 'app' || n / 4 % 50 end, 1, 'me', now(),
-			json_build_object('v', 1, 'text', E'\\\\"commit":"0000000', 'commit', encode(sha256((n / 4)::text::bytea), 'hex'))
+			format('{"v":1,"text":%s,"commit":"%s"}', to_json(E'\\\\"commit":"0000000'::text), encode(sha256((n / 4)::text::bytea), 'hex'))::json
 		from generate_series(4, 40003) n`)
 	do("analyze events")
 	var commit string
