@@ -84,7 +84,7 @@ func TestMemoryIsBounded(t *testing.T) {
 // hold nobody up: a push that had to wait until they are too slow by themselves
 // would be refused here.
 func TestStrangersWhoStandStill(t *testing.T) {
-	f := start(t, Limits{}, func(o *Options) { o.MemoryWait = tooSlow / 2 })
+	f := start(t, Limits{}, func(o *Options) { o.MemoryWait = tooSlow * 4 / 5 })
 	for _, c := range []struct {
 		strangers, announced, sent, push int
 	}{
