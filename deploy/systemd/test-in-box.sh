@@ -72,7 +72,7 @@ hammer() {
   done
   echo $n > "/tmp/sent-$1"
 }
-has_event() { deployer log --json --delivery "$1" --type "$2" 2> /dev/null | grep -q .; }
+has_event() { deployer log --json --delivery "$1" --type "$2" 2> /dev/null | grep . > /dev/null; }
 is_live() { [ "$(cat /srv/www/live.html 2> /dev/null)" = "$1" ]; }
 goes_live() { # goes_live DELIVERY TEXT
   until_true 60 "$1 deployed" has_event "$1" deployed
@@ -195,7 +195,7 @@ git_commit refused
 push "$commit" box-refused
 rm /etc/durhack-deployer/zz.toml # commands do not go by the last good one
 goes_live box-refused refused
-journalctl --no-pager -u "$unit" | grep -q 'the configuration is refused' || fail "the log does not say that the configuration was refused"
+journalctl --no-pager -u "$unit" | grep 'the configuration is refused' > /dev/null || fail "the log does not say that the configuration was refused"
 systemctl restart "$unit"
 
 say "stop: clean, and nothing is left"
@@ -223,7 +223,7 @@ systemctl daemon-reload
 systemctl enable -q --now durhack-listener.socket durhack-listener.service || fail "the listener does not start"
 git_commit four
 push "$commit" box-4 # nobody works yet: it waits
-deployer queue list | grep -q box-4 || fail "box-4 does not wait in the main queue"
+deployer queue list | grep box-4 > /dev/null || fail "box-4 does not wait in the main queue"
 docs 'start the listener'
 goes_live box-4 four
 as_listener() { runuser -u durhack-listener -- "$@" > /dev/null 2>&1; }
