@@ -5,27 +5,33 @@
 -- fixed. Bodies that are stored already are left to `verify`.
 alter table public.payloads add constraint payloads_salt_is_16_bytes check (octet_length(salt) = 16) not valid;
 
--- The time never falls from one position to the next, whoever inserts. What is inserted
--- stands behind the head, which is moved afterwards: up to it every position is taken.
+-- The time never falls from one position to the next, whoever inserts: neither among
+-- those that are inserted, nor against those that stand before and after them.
 create function public.event_log_time_rises() returns trigger
     language plpgsql set search_path = pg_catalog, pg_temp
     set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-    head bigint := (select h.position from public.log_head h);
-    last_at timestamptz := (select e.recorded_at from public.events e where e.position = head);
-    earliest timestamptz;
-    latest timestamptz;
-    fallen bigint;
+    came record;
+    below bigint;
+    above bigint;
+    fallen boolean;
 begin
-    select min(e.recorded_at), max(e.recorded_at) into earliest, latest from public.events e where e.position > head;
-    if earliest < latest then -- not those of an append, which are of one time
-        select e.position into fallen
-            from (select n.position, n.recorded_at < lag(n.recorded_at) over (order by n.position) as falls
-                  from public.events n where n.position >= head) e
-            where e.falls limit 1;
+    select min(f.position) as lowest, max(f.position) as highest, min(f.recorded_at) as earliest, max(f.recorded_at) as latest, count(*) as rows
+        into came from fresh f;
+    select max(e.position) into below from public.events e where e.position < came.lowest;
+    select min(e.position) into above from public.events e where e.position > came.highest;
+    -- Those of an append are of one time, and there is nothing between them.
+    if came.earliest = came.latest and came.highest - came.lowest + 1 = came.rows then
+        fallen := exists (select from public.events e
+            where e.position = below and e.recorded_at > came.earliest or e.position = above and e.recorded_at < came.latest);
+    else
+        fallen := exists (
+            select from (select n.recorded_at < lag(n.recorded_at) over (order by n.position) as falls
+                         from public.events n where n.position between coalesce(below, came.lowest) and coalesce(above, came.highest)) e
+            where e.falls);
     end if;
-    if earliest < last_at or fallen is not null then
+    if fallen then
         raise exception 'insert into public.events is refused: an event would be recorded before the one before it'
             using errcode = 'insufficient_privilege';
     end if;
@@ -34,7 +40,7 @@ end
 $$;
 
 create trigger events_time_rises after insert on public.events
-    for each statement execute function public.event_log_time_rises();
+    referencing new table as fresh for each statement execute function public.event_log_time_rises();
 alter table public.events enable always trigger events_time_rises;
 
 -- The JSON of data without its escapes, which some of Postgres's functions refuse (\u0000).
