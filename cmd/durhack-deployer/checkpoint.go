@@ -77,7 +77,11 @@ func (c *cli) sign(ctx context.Context, cfg *config.Config, store *daemon.Store)
 // is signed it could be cut off unseen.
 func (c *cli) signAppended(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
 	key, err := daemon.SigningKey(cfg)
-	if key == nil && err == nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		fmt.Fprintln(c.err, "note: you may not read the signing key; the daemon signs within a minute")
+		return nil
+	case key == nil && err == nil:
 		return nil // the first start makes one
 	}
 	if _, _, err := c.sign(ctx, cfg, store); err != nil {

@@ -221,6 +221,9 @@ func TestDoctor_FindsWhatIsWrong(t *testing.T) {
 		{"no right to append", func(t *testing.T, s *site) {
 			s.sql(t, "revoke execute on function event_log_lock from durhack_deployer_app")
 		}, "fail database", "the right to execute event_log_lock was taken away", "ok database"},
+		{"a clock that was set back", func(t *testing.T, s *site) {
+			s.sql(t, strings.Replace(event("received"), "now()", "now() + interval '3 hours'", 1))
+		}, "warn database", "was recorded 3h0m0s ahead of the database's clock", "fail database"},
 		{"a trigger that is gone", func(t *testing.T, s *site) { s.sql(t, "alter table events disable trigger events_append_only") }, "fail database", "events.events_append_only", "fail projections"},
 		{"read models past the end", func(t *testing.T, s *site) {
 			s.sql(t, "insert into projections.checkpoints (name, version, position, built) values ('state', 1, 9, true)")

@@ -163,6 +163,11 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 	if skew := max(before.Sub(theirs), theirs.Sub(after)); skew > skewAllowed {
 		d.say(Warn, "set both clocks by NTP; order does not depend on them, but the times that are shown do", "this host's clock and the database's are %s apart", skew.Round(time.Second))
 	}
+	var ahead float64 // in seconds; the log may not be there yet
+	if err := conn.QueryRow(ctx, "select extract(epoch from recorded_at - clock_timestamp()) from public.events order by position desc limit 1").Scan(&ahead); err == nil && ahead > skewAllowed.Seconds() {
+		d.say(Warn, "nothing needs to be done: the log's time stands still until the clock has caught up; set the clock by NTP",
+			"the newest event was recorded %s ahead of the database's clock, which was set back since", time.Duration(ahead*float64(time.Second)).Round(time.Second))
+	}
 	obstacles, err := migrations.Obstacles(ctx, conn)
 	if err != nil {
 		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
