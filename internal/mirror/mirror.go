@@ -110,6 +110,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 func (m *Mirror) turn(ctx context.Context, outage *retry.Outage) error {
 	if m.state == nil {
 		if err := m.load(ctx); err != nil {
+			m.state = nil // what was not read yet must not count as ended
 			return err
 		}
 	}

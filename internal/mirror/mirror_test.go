@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -435,4 +436,41 @@ func TestMirrorAgainstAModel(t *testing.T) {
 		}
 		model.check(t)
 	})
+}
+
+// failingFind fails the first questions.
+type failingFind struct {
+	Log
+	failures int
+}
+
+func (l *failingFind) Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error] {
+	if l.failures--; l.failures >= 0 {
+		return func(yield func(eventlog.Event, error) bool) {
+			yield(eventlog.Event{}, errors.New("the connection broke"))
+		}
+	}
+	return l.Log.Find(ctx, f)
+}
+
+// A start that is cut short by the database begins again: orders that it had not
+// read yet are not taken for ended.
+func TestMirror_StartsAgainWhereTheLogCannotBeRead(t *testing.T) {
+	s := newSite(t)
+	s.append(t, forwarded("a", "web", 1))
+	if err := projections.New(s.pool, s.log, quiet).Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	o := s.mirror().o
+	o.Log = &failingFind{Log: s.log, failures: 1}
+	m := New(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	testkit.Wait(t, "it has begun", func() bool { return m.Position() == 1 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	s.expectFiles(t, "web a 1")
 }
