@@ -6,6 +6,7 @@ package handlers
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -84,6 +85,13 @@ type Env struct {
 	// ProcessFile names the running program for KillOrphan, should we be killed;
 	// empty names it nowhere.
 	ProcessFile string
+}
+
+// Say writes a line to the output.
+func (e Env) Say(format string, args ...any) {
+	if e.Out != nil {
+		_, _ = fmt.Fprintf(e.Out, format+"\n", args...)
+	}
 }
 
 // Run runs a program for a step: argv in dir, with extra after env.Vars (a later

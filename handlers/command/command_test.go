@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
@@ -44,7 +45,7 @@ func TestDeploy(t *testing.T) {
 	const branch = "--upload-pack=x;$(id)"
 	remote, commit := sample(t, branch)
 	live := filepath.Join(t.TempDir(), "live")
-	h := New(Config{Path: live, Remote: remote, Steps: []StepConfig{
+	h := New(Config{Source: source.Source{Path: live, Remote: remote}, Steps: []StepConfig{
 		{Name: "build", Run: []string{"./build.sh"}, Dir: "app", Env: map[string]string{"STAGE": "production"}},
 		{Name: "literal", Run: []string{"printf", "%s\n", "$HOME", "{commit}", "a b", ""}},
 		{Name: "fails", Run: []string{"sh", "-c", "echo hunter2hunter2; exit 3"}},
@@ -104,7 +105,7 @@ func TestFetchWaitsForALateCommit(t *testing.T) {
 	work := filepath.Join(filepath.Dir(remote), "work")
 	testkit.Git(t, work, "commit", "--quiet", "--allow-empty", "-m", "second")
 	commit := testkit.Git(t, work, "rev-parse", "HEAD")
-	h := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote})
+	h := New(Config{Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote}})
 	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +127,7 @@ func TestFetchWaitsForALateCommit(t *testing.T) {
 func TestFetchTimeoutEndsTheWait(t *testing.T) {
 	t.Parallel()
 	remote, _ := sample(t, "main")
-	h := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, FetchTimeout: 300 * time.Millisecond, Patience: 24 * time.Hour})
+	h := New(Config{Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, FetchTimeout: 300 * time.Millisecond, Patience: 24 * time.Hour}})
 	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: strings.Repeat("ab", 20)})
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +148,7 @@ func (w writer) Write(p []byte) (int, error) {
 func TestStepTimeout(t *testing.T) {
 	t.Parallel()
 	remote, commit := sample(t, "main")
-	h := New(Config{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, Steps: []StepConfig{
+	h := New(Config{Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote}, Steps: []StepConfig{
 		{Name: "endless", Run: []string{"sleep", "1000"}, Timeout: 2 * time.Second}, // long enough for it to start
 	}})
 	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
@@ -169,8 +170,8 @@ func TestSearchPaths(t *testing.T) {
 	}
 	for name, run := range map[string]string{"found": "mytool", "missing": "othertool"} {
 		h := New(Config{
-			Path: filepath.Join(t.TempDir(), "live"), Remote: remote, SearchPaths: []string{tools},
-			Steps: []StepConfig{{Name: "s", Run: []string{run}}, {Name: "t", Run: []string{"x"}, Dir: "gone"}},
+			Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, SearchPaths: []string{tools}},
+			Steps:  []StepConfig{{Name: "s", Run: []string{run}}, {Name: "t", Run: []string{"x"}, Dir: "gone"}},
 		})
 		plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
 		if err != nil {
@@ -196,7 +197,7 @@ func TestSearchPaths(t *testing.T) {
 
 func TestPlanRefuses(t *testing.T) {
 	t.Parallel()
-	h := New(Config{Path: "/srv/x", Remote: "https://example.com/x.git"})
+	h := New(Config{Source: source.Source{Path: "/srv/x", Remote: "https://example.com/x.git"}})
 	full := strings.Repeat("ab", 20)
 	for _, job := range []handlers.Job{{Branch: "main", Commit: "HEAD"}, {Branch: "main"}, {Branch: "a..b", Commit: full}, {Commit: full}} {
 		if _, err := h.Plan(t.Context(), job); err == nil {

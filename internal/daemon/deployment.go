@@ -11,6 +11,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/worker"
@@ -25,10 +26,11 @@ func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error)
 	for i, s := range d.Steps {
 		steps[i] = command.StepConfig(s)
 	}
-	return command.New(command.Config{
-		Path: d.Path, Remote: d.Remote, Steps: steps, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
+	src := source.Source{
+		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
 		Submodules: d.Submodules, Tags: d.Tags,
-	}), nil
+	}
+	return command.New(command.Config{Source: src, Steps: steps}), nil
 }
 
 // Repository is the clone that a deployment works in.

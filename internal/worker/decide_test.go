@@ -11,6 +11,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 )
 
@@ -293,7 +294,7 @@ func TestPendingLatest(t *testing.T) {
 	s.order("e9", c9, false)
 	s.order("lost", strings.Repeat("ab", 20), false)
 	s.run(latest, func(o *Options) { // it is not waited for as long as a late one would be
-		handler := command.New(command.Config{Path: s.live(), Remote: s.remote(), FetchTimeout: 5 * time.Second})
+		handler := command.New(command.Config{Source: source.Source{Path: s.live(), Remote: s.remote(), FetchTimeout: 5 * time.Second}})
 		o.Handler = handler
 	})
 	s.expect("e9", "forwarded 1", "started 1", "deployed 1")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
@@ -134,7 +135,7 @@ func TestTimeoutsEndTheRun(t *testing.T) {
 			s := newSite(t)
 			s.order("slow", s.push(c.script), false)
 			s.order("quick", s.push("echo fine"), false)
-			handler := command.New(command.Config{Path: s.live(), Remote: s.remote(), Steps: []command.StepConfig{
+			handler := command.New(command.Config{Source: source.Source{Path: s.live(), Remote: s.remote()}, Steps: []command.StepConfig{
 				{Name: "build", Run: []string{"./build"}, Timeout: c.step},
 			}})
 			s.run(func(o *Options) { o.Handler, o.Deployment.Timeout = handler, c.deployment })

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
@@ -55,7 +56,7 @@ func (p place) remote() string   { return filepath.Join(p.Dir, "remote.git") }
 func (p place) options(log Log, q *queue.Queue, w Queue) Options {
 	// The steps' programs are in the repository, and so differ by commit.
 	steps := []command.StepConfig{{Name: "build", Run: []string{"./build"}, Env: map[string]string{"DIR": p.Dir}}}
-	handler := command.New(command.Config{Path: p.live(), Remote: p.remote(), Steps: steps, Patience: time.Millisecond})
+	handler := command.New(command.Config{Source: source.Source{Path: p.live(), Remote: p.remote(), Patience: time.Millisecond}, Steps: steps})
 	return Options{
 		Instance: instance, Host: host, Handler: handler, Repository: clone{git.Open(p.live(), p.remote(), git.Options{})},
 		Deployment: Deployment{Slug: slug, Repository: "o/r", Path: p.live(), Enabled: true, RetryInterrupted: true},
