@@ -42,6 +42,9 @@ type Step struct {
 	Argv []string
 	// Describe says in a line what the step does.
 	Describe string
+	// Root are the calls of Env.AsRoot that the step makes, verb first, so that doctor
+	// can try them; the verb alone where its arguments are not known before the run.
+	Root [][]string
 	// Timeout ends the step; zero leaves it to the context of Execute.
 	Timeout time.Duration
 	// Run does it. It returns soon after ctx ends, with everything that it
@@ -85,6 +88,9 @@ type Env struct {
 	// ProcessFile names the running program for KillOrphan, should we be killed;
 	// empty names it nowhere.
 	ProcessFile string
+	// Root does what only root may, for Job; nil where nothing does: see AsRoot.
+	Root Root
+	Job  Job
 }
 
 // Say writes a line to the output.

@@ -104,6 +104,8 @@ type Options struct {
 	Vars []string
 	// SearchPaths are looked at for programs before PATH.
 	SearchPaths []string
+	// Root does for steps what only root may; nil where nothing does.
+	Root handlers.Root
 	// DrainGrace is how long a run may go on once Run's context ended (default 10 s).
 	DrainGrace time.Duration
 	// StepGrace is the time between TERM and KILL (default 5 s).
