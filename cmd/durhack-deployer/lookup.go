@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -495,4 +496,67 @@ func eventsOf(ctx context.Context, cfg *config.Config, store *daemon.Store, ids 
 		events[e.DeliveryID] = append(events[e.DeliveryID], e)
 	}
 	return events, nil
+}
+
+// actor is the person at the command line, for the log.
+func actor() string { return actorOf(os.Geteuid(), os.Getenv("SUDO_USER")) }
+
+// actorOf trusts SUDO_USER only of root, who can be anybody anyway: others
+// would sign with any name. Nor is USER trusted, which os/user does where
+// /etc/passwd does not have the user, so that is read here.
+func actorOf(uid int, sudoUser string) string {
+	if uid == 0 && sudoUser != "" {
+		return sudoUser
+	}
+	id := strconv.Itoa(uid)
+	passwd, _ := os.ReadFile("/etc/passwd") // without it there is still the number
+	for line := range strings.Lines(string(passwd)) {
+		if field := strings.Split(line, ":"); len(field) > 2 && field[2] == id {
+			return field[0]
+		}
+	}
+	return "uid " + id
+}
+
+// bodies lists the digests of what a delivery brought, and whether it is gone.
+func bodies(events []eventlog.Event) (digests []string, redacted *eventlog.Event, err error) {
+	for _, e := range events {
+		data, err := e.Decode()
+		if err != nil {
+			return nil, nil, err
+		}
+		switch d := data.(type) {
+		case eventlog.Received:
+			if d.PayloadDigest != "" {
+				digests = append(digests, d.PayloadDigest)
+			}
+		case eventlog.Redelivered:
+			if d.PayloadDigest != "" {
+				digests = append(digests, d.PayloadDigest)
+			}
+		case eventlog.Redacted:
+			redacted = &e
+		}
+	}
+	return digests, redacted, nil
+}
+
+// config loads the configuration that --config names, or the default one.
+func (c *cli) config() (*config.Config, error) {
+	paths := c.paths()
+	if len(paths) == 0 {
+		return nil, &hintedError{
+			err:  fmt.Errorf("no configuration: /etc/durhack-deployer/ and ./config/ have no *.toml file"),
+			hint: "name one with --config FILE; `durhack-deployer demo` needs none",
+		}
+	}
+	return config.Load(paths, os.Getenv)
+}
+
+// paths are where the configuration is.
+func (c *cli) paths() []string {
+	if len(c.configPaths) > 0 {
+		return c.configPaths
+	}
+	return config.DefaultPaths()
 }

@@ -89,29 +89,6 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	}
 }
 
-// bodies lists the digests of what a delivery brought, and whether it is gone.
-func bodies(events []eventlog.Event) (digests []string, redacted *eventlog.Event, err error) {
-	for _, e := range events {
-		data, err := e.Decode()
-		if err != nil {
-			return nil, nil, err
-		}
-		switch d := data.(type) {
-		case eventlog.Received:
-			if d.PayloadDigest != "" {
-				digests = append(digests, d.PayloadDigest)
-			}
-		case eventlog.Redelivered:
-			if d.PayloadDigest != "" {
-				digests = append(digests, d.PayloadDigest)
-			}
-		case eventlog.Redacted:
-			redacted = &e
-		}
-	}
-	return digests, redacted, nil
-}
-
 // confirm asks on a terminal; elsewhere nobody could answer.
 func (c *cli) confirm(question string) error {
 	if f, ok := c.in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {

@@ -1,16 +1,11 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ducompsoc/durhack-deployer/internal/config"
 )
 
 type streams struct {
@@ -160,46 +155,6 @@ func subNames(cmd *cobra.Command) []string {
 		}
 	}
 	return names
-}
-
-// config loads the configuration that --config names, or the default one.
-func (c *cli) config() (*config.Config, error) {
-	paths := c.paths()
-	if len(paths) == 0 {
-		return nil, &hintedError{
-			err:  fmt.Errorf("no configuration: /etc/durhack-deployer/ and ./config/ have no *.toml file"),
-			hint: "name one with --config FILE; `durhack-deployer demo` needs none",
-		}
-	}
-	return config.Load(paths, os.Getenv)
-}
-
-// paths are where the configuration is.
-func (c *cli) paths() []string {
-	if len(c.configPaths) > 0 {
-		return c.configPaths
-	}
-	return config.DefaultPaths()
-}
-
-// logger writes to standard error: text for a terminal or a file, and for systemd's
-// journal, which has its own times, with priorities instead.
-func (c *cli) logger(level slog.Level) *slog.Logger {
-	if c.verbose {
-		level = slog.LevelDebug
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	w := c.err
-	if isJournal(w) {
-		w = journalWriter{w}
-		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
 }
 
 // usageTemplate is cobra's, without what a reader does not need: the usage line

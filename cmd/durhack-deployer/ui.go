@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"golang.org/x/text/width"
 
@@ -562,4 +565,88 @@ func progressLine(what string, done, total, did int64, took time.Duration) strin
 		line += fmt.Sprintf(", %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
 	}
 	return line
+}
+
+// logger writes to standard error: text for a terminal or a file, and for systemd's
+// journal, which has its own times, with priorities instead.
+func (c *cli) logger(level slog.Level) *slog.Logger {
+	if c.verbose {
+		level = slog.LevelDebug
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	w := c.err
+	if isJournal(w) {
+		w = journalWriter{w}
+		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// isJournal says whether w is the pipe to systemd's journal: JOURNAL_STREAM names
+// its device and inode, and is inherited also where w leads elsewhere.
+func isJournal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// journalWriter puts the priority of sd-daemon(3) before each line that is not of
+// level INFO, which is what the journal takes a line without one for. Each Write
+// is one line, and without a time begins with its level.
+type journalWriter struct{ io.Writer }
+
+func (j journalWriter) Write(p []byte) (int, error) {
+	for level, priority := range map[slog.Level]string{slog.LevelError: "<3>", slog.LevelWarn: "<4>", slog.LevelDebug: "<7>"} {
+		if bytes.HasPrefix(p, []byte("level="+level.String())) {
+			n, err := j.Writer.Write(append([]byte(priority), p...))
+			return max(0, n-len(priority)), err
+		}
+	}
+	return j.Writer.Write(p)
+}
+
+// command is a call of this program, with the configuration of this call, that
+// can be copied to a shell as it is.
+func (c *cli) command(args ...string) string {
+	argv := append(self(), args...)
+	for _, path := range c.configPaths {
+		argv = append(argv, "--config", path)
+	}
+	return quoteArgv(argv)
+}
+
+// self is how the program was called.
+func self() []string {
+	const name = "durhack-deployer"
+	exe, err := os.Executable()
+	if err != nil {
+		return []string{name}
+	}
+	if strings.Contains(exe, "go-build") { // go run, from the root of the repository
+		if _, err := os.Stat("cmd/" + name + "/main.go"); err == nil {
+			return []string{"go", "run", "./cmd/" + name}
+		}
+		return []string{exe}
+	}
+	if found, err := exec.LookPath(name); err == nil && same(found, exe) {
+		return []string{name}
+	}
+	if strings.Contains(os.Args[0], "/") {
+		return []string{os.Args[0]}
+	}
+	return []string{exe}
+}
+
+func same(a, b string) bool {
+	a, errA := filepath.EvalSymlinks(a)
+	b, errB := filepath.EvalSymlinks(b)
+	return errA == nil && errB == nil && a == b
 }

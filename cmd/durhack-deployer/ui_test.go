@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"os"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -248,6 +253,66 @@ func TestTableFits(t *testing.T) {
 		}
 		if test.wide && !(strings.Contains(lines[2], b+" #2") && strings.HasSuffix(lines[2], strings.TrimSpace(long))) {
 			t.Errorf("%s is not whole: %s", test.name, lines[2])
+		}
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		done, total, did int64
+		took             time.Duration
+		want             string
+	}{
+		{0, 0, 0, 0, "0 events"},
+		{0, 1000, 0, time.Second, "0 of 1000 events (0%)"},
+		{10, 1000, 10, time.Millisecond, "10 of 1000 events (1%)"},
+		{250_000, 1_000_000, 250_000, 3 * time.Second, "250000 of 1000000 events (25%), 83333/s, 9s left"},
+		{500, 1000, 100, time.Second, "500 of 1000 events (50%), 100/s, 5s left"},
+		{1000, 1000, 1000, time.Second, "1000 of 1000 events (100%), 1000/s"},
+		{1200, 1000, 1200, time.Second, "1200 of 1000 events (120%), 1200/s"},
+		{1, 1_000_000, 1, time.Second, "1 of 1000000 events (0%), 1/s, 277h46m39s left"},
+	} {
+		if got := progressLine("events", test.done, test.total, test.did, test.took); got != test.want {
+			t.Errorf("%d of %d: %q, want %q", test.done, test.total, got, test.want)
+		}
+	}
+}
+
+// A pipe stands for the journal where JOURNAL_STREAM names it, and only there.
+func TestLoggerTellsTheJournalPriorities(t *testing.T) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	defer write.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(write.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	c := &cli{streams: streams{err: write}}
+	lines := bufio.NewScanner(read)
+	log := func(stream string, level slog.Level) string {
+		t.Setenv("JOURNAL_STREAM", stream)
+		c.logger(slog.LevelDebug).Log(t.Context(), level, "m")
+		lines.Scan()
+		return lines.Text()
+	}
+	its := fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+	for level, want := range map[slog.Level]string{
+		slog.LevelDebug: "<7>level=DEBUG msg=m",
+		slog.LevelInfo:  "level=INFO msg=m",
+		slog.LevelWarn:  "<4>level=WARN msg=m",
+		slog.LevelError: "<3>level=ERROR msg=m",
+	} {
+		if got := log(its, level); got != want {
+			t.Errorf("to the journal: %q, want %q", got, want)
+		}
+	}
+	for _, stream := range []string{"", "1:2"} {
+		if got := log(stream, slog.LevelError); got[:5] != "time=" {
+			t.Errorf("with JOURNAL_STREAM=%q to somewhere else: %q, want a line with its time", stream, got)
 		}
 	}
 }
