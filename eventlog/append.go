@@ -38,7 +38,7 @@ type Group struct {
 // `deployed`, `failed` or `interrupted`) is at Position, where 0 means that
 // there is none. With the position of its own `started`, a run can be ended by
 // the first to come and by nobody after; with that of the last end, only one
-// of those who saw it can start.
+// of those who saw it can start, and no attempt that was voided meanwhile.
 //
 // With a DeliveryID, and no Deployment, it holds while the newest event of that
 // delivery, of whatever type, is at Position: what was decided on the delivery's

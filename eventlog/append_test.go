@@ -128,6 +128,25 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// A worker that has decided on what it remembers must not run what another has
+// voided since, although no run has moved the fence.
+func TestFence_RefusesToStartWhatWasVoided(t *testing.T) {
+	l := newLog(t)
+	mustAppend(t, l, group(Transition{Instance: "test", DeliveryID: "d1", Deployment: "web", Attempt: 1, Data: Voided{Reason: ReasonSuperseded}}))
+	start := func(delivery, deployment string, attempt int) error {
+		g := group(started(delivery, deployment, attempt))
+		g.Fence = &Fence{Instance: "test", Deployment: deployment}
+		_, err := l.Append(testContext(t), g)
+		return err
+	}
+	if err := start("d1", "web", 1); !errors.Is(err, ErrFenced) {
+		t.Errorf("the attempt that was voided: got %v, want ErrFenced", err)
+	}
+	if err := errors.Join(start("d1", "api", 1), start("d1", "web", 2)); err != nil {
+		t.Errorf("another deployment's, or another attempt: %v", err)
+	}
+}
+
 // What was decided on a delivery's events is not recorded after another of them.
 func TestFenceOfADelivery(t *testing.T) {
 	l := newLog(t)

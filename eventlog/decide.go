@@ -26,6 +26,12 @@ type deliveryKey struct{ instance, delivery string }
 
 func (id identity) delivery() deliveryKey { return deliveryKey{id.instance, id.deliveryID} }
 
+// void is the identity of the end of an attempt without a run.
+func (id identity) void() identity {
+	id.typ = TypeVoided
+	return id
+}
+
 // redaction is the identity of the redacted event of a delivery.
 func (k deliveryKey) redaction() identity {
 	return identity{deliveryID: k.delivery, instance: k.instance, typ: TypeRedacted, attempt: 1}
@@ -117,6 +123,11 @@ func decideGroup(s *snapshot, r *request) (events, fresh []Event, err error) {
 		if newest != r.fence.Position {
 			return nil, nil, fmt.Errorf("%w (of %s: its newest is at position %d, the fence at %d)",
 				ErrFenced, r.fence.Deployment+r.fence.DeliveryID, newest, r.fence.Position)
+		}
+		for _, e := range fresh {
+			if void, ok := s.existing[identityOf(e).void()]; ok && e.Type == TypeStarted {
+				return nil, nil, fmt.Errorf("%w (attempt %d of %s was voided at position %d)", ErrFenced, e.Attempt, e.DeploymentSlug(), void.Position)
+			}
 		}
 	}
 	return events, fresh, nil
