@@ -15,6 +15,10 @@ import (
 type work struct {
 	entry    queue.Entry
 	delivery delivery.Delivery
+	// decision is what would be decided if the log knew nothing of the delivery.
+	decision Decision
+	// known are the delivery's events, and same the newest pushes to its commit.
+	known, same []eventlog.Event
 }
 
 // route does one batch. Each entry ends in one of four ways: its file is gone
@@ -25,20 +29,15 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	ids := make([]string, len(batch))
-	for i, w := range batch {
-		ids[i] = w.delivery.ID
-	}
-	known, err := r.events(ctx, ids)
-	if err != nil {
+	rules := r.o.Rules()
+	if err := r.ask(ctx, batch, rules); err != nil {
 		return err
 	}
-	rules := r.o.Rules()
 	var groups []eventlog.Group
 	var appended []work
 	var pushes []pushKey
 	for _, w := range batch {
-		state, err := Fold(known[w.delivery.ID])
+		state, err := Fold(w.known)
 		if err != nil {
 			// Written by a newer binary: nothing is known to be wrong with the entry.
 			r.rest(w.entry, fmt.Errorf("read the events of delivery %s: %w", w.delivery.ID, err))
@@ -48,13 +47,13 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 			r.done(w.entry)
 			continue
 		}
-		decision := Decide(w.delivery, rules)
+		decision := w.decision
 		key, ok := decision.key()
 		if ok && state.Received == nil {
 			if slices.Contains(pushes, key) {
 				continue // decided on what the other one of this batch leads to
 			}
-			twins, err := r.twins(ctx, w.delivery, key)
+			twins, err := r.twins(ctx, w, key)
 			if err != nil {
 				return err
 			}
@@ -119,16 +118,45 @@ func (r *Router) load(entries []queue.Entry) []work {
 	return batch
 }
 
-// events reads what the log says of deliveries.
-func (r *Router) events(ctx context.Context, ids []string) (map[string][]eventlog.Event, error) {
-	known := map[string][]eventlog.Event{}
-	for e, err := range r.o.Log.Find(ctx, eventlog.Filter{Instance: r.o.Instance, DeliveryIDs: ids}) {
-		if err != nil {
-			return nil, fmt.Errorf("read what is known of %d deliveries: %w", len(ids), err)
+// ask decides each entry by itself, and reads in one round trip what the log says
+// of the deliveries, and of other pushes to the same commits.
+func (r *Router) ask(ctx context.Context, batch []work, rules []Rule) error {
+	ids := make([]string, len(batch))
+	filters := make([]eventlog.Filter, 1, 1+len(batch))
+	var pushes []*work
+	for i := range batch {
+		w := &batch[i]
+		w.decision = Decide(w.delivery, rules)
+		ids[i] = w.delivery.ID
+		if key, ok := w.decision.key(); ok {
+			filters, pushes = append(filters, r.pushesTo(key.after, 0)), append(pushes, w)
 		}
+	}
+	filters[0] = r.ofDeliveries(ids)
+	found, err := r.o.Log.FindEach(ctx, filters)
+	if err != nil {
+		return fmt.Errorf("read what is known of %d deliveries: %w", len(ids), err)
+	}
+	known := byDelivery(found[0])
+	for i := range batch {
+		batch[i].known = known[batch[i].delivery.ID]
+	}
+	for i, w := range pushes {
+		w.same = found[1+i]
+	}
+	return nil
+}
+
+func (r *Router) ofDeliveries(ids []string) eventlog.Filter {
+	return eventlog.Filter{Instance: r.o.Instance, DeliveryIDs: ids}
+}
+
+func byDelivery(events []eventlog.Event) map[string][]eventlog.Event {
+	known := map[string][]eventlog.Event{}
+	for _, e := range events {
 		known[e.DeliveryID] = append(known[e.DeliveryID], e)
 	}
-	return known, nil
+	return known
 }
 
 // group is what to append for one entry, all or nothing.

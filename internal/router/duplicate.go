@@ -69,8 +69,9 @@ func (d Decision) withoutDuplicates(twins []twin) Decision {
 }
 
 // twins finds the earlier deliveries of the same push, in order.
-func (r *Router) twins(ctx context.Context, d delivery.Delivery, key pushKey) ([]twin, error) {
-	twins, err := r.pushes(ctx, key, key.after, 0)
+func (r *Router) twins(ctx context.Context, w work, key pushKey) ([]twin, error) {
+	d := w.delivery
+	twins, err := r.pushes(ctx, key, key.after, w.same)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,11 @@ func (r *Router) twins(ctx context.Context, d delivery.Delivery, key pushKey) ([
 	}
 	// A branch that was moved back meanwhile was moved forward again: that is
 	// another push. A second delivery of the push that led to `before` is none.
-	back, err := r.pushes(ctx, key, key.before, twins[0].position)
+	found, err := r.o.Log.FindEach(ctx, []eventlog.Filter{r.pushesTo(key.before, twins[0].position)})
+	if err != nil {
+		return nil, fmt.Errorf("look whether the branch was moved back: %w", err)
+	}
+	back, err := r.pushes(ctx, key, key.before, found[0])
 	if err != nil {
 		return nil, err
 	}
@@ -100,21 +105,28 @@ func (r *Router) twins(ctx context.Context, d delivery.Delivery, key pushKey) ([
 	return twins, nil
 }
 
-// pushes lists the deliveries of pushes of the key's branch to a commit, zeros for
-// one that deleted it, after a position.
-func (r *Router) pushes(ctx context.Context, key pushKey, commit string, after int64) ([]twin, error) {
+// pushesTo chooses the newest pushes to a commit after a position.
+func (r *Router) pushesTo(commit string, after int64) eventlog.Filter {
+	return eventlog.Filter{
+		Instance: r.o.Instance, Commit: asNamed(commit), After: after, Types: []eventlog.Type{eventlog.TypeReceived}, Newest: true, Limit: maxTwins,
+	}
+}
+
+// asNamed is the commit as events name it: the zeros of a push that deletes its
+// branch are none.
+func asNamed(commit string) string {
 	if strings.Trim(commit, "0") == "" {
-		commit = ""
+		return ""
 	}
-	filter := eventlog.Filter{
-		Instance: r.o.Instance, Commit: commit, After: after, Types: []eventlog.Type{eventlog.TypeReceived}, Newest: true, Limit: maxTwins,
-	}
+	return commit
+}
+
+// pushes picks from what pushesTo has found the deliveries of pushes of the key's branch.
+func (r *Router) pushes(ctx context.Context, key pushKey, commit string, events []eventlog.Event) ([]twin, error) {
+	commit = asNamed(commit)
 	var found []twin
 	var ids []string
-	for e, err := range r.o.Log.Find(ctx, filter) {
-		if err != nil {
-			return nil, fmt.Errorf("look for other deliveries of the push: %w", err)
-		}
+	for _, e := range events {
 		data, err := e.Decode()
 		if err != nil {
 			return nil, err
@@ -128,10 +140,11 @@ func (r *Router) pushes(ctx context.Context, key pushKey, commit string, after i
 	if len(found) == 0 {
 		return nil, nil
 	}
-	known, err := r.events(ctx, ids)
+	theirs, err := r.o.Log.FindEach(ctx, []eventlog.Filter{r.ofDeliveries(ids)})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look for other deliveries of the push: %w", err)
 	}
+	known := byDelivery(theirs[0])
 	var told []twin
 	for _, t := range found {
 		if t.state, err = Fold(known[t.id]); err == nil { // else it is of a newer binary

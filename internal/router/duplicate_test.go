@@ -141,7 +141,11 @@ func TestTwins_LeaveOutTheDeliveryItself(t *testing.T) {
 		t.Fatal("the push has no key")
 	}
 	r := New(Options{Instance: "test", Log: log, Queue: &crashingQueue{}})
-	twins, err := r.twins(t.Context(), d, key)
+	batch := []work{{delivery: d}}
+	if err := r.ask(t.Context(), batch, rules); err != nil {
+		t.Fatal(err)
+	}
+	twins, err := r.twins(t.Context(), batch[0], key)
 	if err != nil || len(twins) != 0 {
 		t.Errorf("%d twins, %v", len(twins), err)
 	}

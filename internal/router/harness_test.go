@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"os"
 	"sync"
@@ -184,13 +183,13 @@ func (l *faultyLog) AppendAll(ctx context.Context, groups []eventlog.Group) ([]e
 	return results, err
 }
 
-func (l *faultyLog) Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error] {
+func (l *faultyLog) FindEach(ctx context.Context, filters []eventlog.Filter) ([][]eventlog.Event, error) {
 	if l.find != nil {
 		if err := l.find(); err != nil {
-			return func(yield func(eventlog.Event, error) bool) { yield(eventlog.Event{}, err) }
+			return nil, err
 		}
 	}
-	return l.Log.Find(ctx, f)
+	return l.Log.FindEach(ctx, filters)
 }
 
 // refuse is a log's answer that refuses the groups of one delivery.

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"fmt"
-	"iter"
 	"log/slog"
 	"time"
 
@@ -28,7 +27,7 @@ type Queue interface {
 // Log is what the router needs of the event log.
 type Log interface {
 	AppendAll(ctx context.Context, groups []eventlog.Group) ([]eventlog.Result, error)
-	Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error]
+	FindEach(ctx context.Context, filters []eventlog.Filter) ([][]eventlog.Event, error)
 	Payload(ctx context.Context, digest string) (eventlog.Payload, error)
 }
 
