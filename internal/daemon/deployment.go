@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -76,6 +77,25 @@ func (c clone) TipAfter(ctx context.Context, branch, before string, out io.Write
 	return tip, err
 }
 
+// tidyWithin bounds the tidying of a clone after a run.
+const tidyWithin = 10 * time.Minute
+
+// tidy packs the objects of a deployment's clone. It ends when ctx does: a push has come.
+func tidy(ctx context.Context, repo *git.Repo, log *slog.Logger) {
+	ctx, cancel := context.WithTimeoutCause(ctx, tidyWithin, fmt.Errorf("it took longer than %s", tidyWithin))
+	defer cancel()
+	begin := time.Now()
+	done, err := repo.Tidy(ctx)
+	for _, d := range done {
+		log.Info("packed the objects of a clone", "directory", d.Dir, "packs_before", d.Before, "packs_after", d.After, "took", time.Since(begin).Round(time.Millisecond).String())
+	}
+	switch {
+	case err == nil, errors.Is(context.Cause(ctx), context.Canceled): // again after the next run
+	default:
+		log.Warn("the objects of a clone cannot be packed; deploys go on, and it is tried again after the next one", "error", err)
+	}
+}
+
 // runWorker runs the worker of one deployment until ctx ends.
 func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, d *config.Deployment) error {
 	var handler handlers.Handler
@@ -102,8 +122,9 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 	for _, s := range o.Config.Hidden() {
 		secrets = append(secrets, s.Reveal())
 	}
+	repo := Repository(o.Config, d)
 	return worker.New(worker.Options{
-		Instance: o.Config.Instance, Host: host, Handler: handler, Repository: clone{Repository(o.Config, d), d.FetchTimeout},
+		Instance: o.Config.Instance, Host: host, Handler: handler, Repository: clone{repo, d.FetchTimeout},
 		Deployment: worker.Deployment{
 			Slug: d.Slug, Repository: d.Repository, Path: d.Path, Enabled: d.Enabled,
 			LatestOnly:       d.Pending == config.PendingLatest,
@@ -113,5 +134,6 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 		Queue: watch, Files: q, Log: store.Log, Locker: locker,
 		RunsDir: filepath.Join(o.Config.StateDir, "runs"), Secrets: secrets,
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
+		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)
 }

@@ -189,9 +189,9 @@ func (r *Repo) environment() []string {
 		// A pack appears whole or not at all; loose objects would appear one by
 		// one, and after a kill a commit could be there without its files.
 		{"fetch.unpackLimit", "1"},
-		// A detached gc would outlive the step.
-		{"gc.autoDetach", "false"},
-		{"maintenance.autoDetach", "false"},
+		// Nothing is tidied up while a push waits for it: see Tidy.
+		{"gc.auto", "0"},
+		{"maintenance.auto", "false"},
 		{"advice.detachedHead", "false"},
 		{"advice.graftFileDeprecated", "false"}, // see GIT_GRAFT_FILE below
 		// The whole commit, and each file as it is now.

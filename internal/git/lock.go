@@ -22,7 +22,21 @@ const lockName = "durhack-deployer.flock"
 // lock excludes every other Repo on the same directory until unlock is called,
 // and then removes what a git that failed or was killed has left behind.
 func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(r.dir, ".git", lockName), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	unlock, err = r.flock(ctx, lockName)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(r.removeStaleLocks(), r.heal()); err != nil {
+		unlock()
+		return nil, err
+	}
+	r.sweep()
+	return unlock, nil
+}
+
+// flock takes one of our locks in .git.
+func (r *Repo) flock(ctx context.Context, name string) (unlock func(), err error) {
+	f, err := r.openLock(name)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", r.dir, err)
 	}
@@ -31,12 +45,11 @@ func (r *Repo) lock(ctx context.Context) (unlock func(), err error) {
 		unlock()
 		return nil, fmt.Errorf("wait for the lock of %s: %w", r.dir, err)
 	}
-	if err := errors.Join(r.removeStaleLocks(), r.heal()); err != nil {
-		unlock()
-		return nil, err
-	}
-	r.sweep()
 	return unlock, nil
+}
+
+func (r *Repo) openLock(name string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(r.dir, ".git", name), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 }
 
 // removeStaleLocks removes the lock files of git that no process has open. Our

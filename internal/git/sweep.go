@@ -25,6 +25,14 @@ var unfinished = []string{
 // Files that a process has open are left to it: somebody's git by hand. A file that
 // cannot be removed is no reason to fail.
 func (r *Repo) sweep() {
+	busy, release := r.tidying()
+	defer release()
+	if !busy {
+		r.removeLeft()
+	}
+}
+
+func (r *Repo) removeLeft() {
 	gitDir := os.DirFS(filepath.Join(r.dir, ".git"))
 	var left []string
 	for _, store := range append(moduleDirs(gitDir), ".") {

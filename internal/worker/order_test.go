@@ -296,3 +296,31 @@ func TestWorker_StrangeEntriesGoToQuarantine(t *testing.T) {
 		t.Errorf("ran: %q", s.read("ran"))
 	}
 }
+
+// What is done while nothing waits is done once after a run, and ends for the next push.
+func TestIdle_EndsForThePushThatComes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	begun := make(chan struct{}, 10)
+	var busy atomic.Bool
+	stop := s.start(func(o *Options) {
+		o.Idle = func(ctx context.Context) {
+			busy.Store(true)
+			begun <- struct{}{}
+			<-ctx.Done()
+			busy.Store(false)
+		}
+	})
+	for i := range 3 {
+		s.order(fmt.Sprint("d", i), s.push(fmt.Sprintf("touch $DIR/ran%d", i)), false)
+		<-begun // and not before the run has ended
+		if !s.exists(fmt.Sprint("ran", i)) || len(s.queued()) > 0 {
+			t.Errorf("run %d had not ended", i)
+		}
+	}
+	stop()
+	if busy.Load() || len(begun) > 0 {
+		t.Errorf("stopped, but busy %v, and begun %d times too often", busy.Load(), len(begun))
+	}
+	s.checkRuns()
+}

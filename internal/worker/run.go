@@ -30,6 +30,7 @@ const stepPlan = "plan"
 func (w *Worker) run(ctx, held, limited context.Context, e queue.Entry, job mirror.Entry, attempt int, check checked) error {
 	w.running.Store(true)
 	defer w.running.Store(false)
+	w.ran = true
 	if ctx.Err() != nil {
 		return ctx.Err() // nothing begins once the daemon is stopping
 	}

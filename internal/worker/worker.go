@@ -110,7 +110,10 @@ type Options struct {
 	DrainGrace time.Duration
 	// StepGrace is the time between TERM and KILL (default 5 s).
 	StepGrace time.Duration
-	Logger    *slog.Logger
+	// Idle, if not nil, is called after a run when nothing waits. Its context ends when
+	// something comes, which waits until it returns.
+	Idle   func(ctx context.Context)
+	Logger *slog.Logger
 }
 
 // Worker runs one deployment. Create it with New, start it with Run, once.
@@ -120,6 +123,7 @@ type Worker struct {
 	seen history
 	// running is true from before `started` is appended until the run has ended.
 	running atomic.Bool
+	ran     bool // since Idle was called
 	left    handlers.Leftovers
 	// resultGrace bounds the wait for the database at shutdown: the result is in
 	// a file by then, and the next start appends it.
@@ -153,7 +157,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		return nil
 	}
 	for {
+		stop := w.idle(ctx)
 		entries, err := w.o.Queue.Next(ctx, 1)
+		stop()
 		if ctx.Err() != nil || errors.Is(err, queue.ErrClosed) {
 			return nil
 		}
@@ -163,6 +169,24 @@ func (w *Worker) Run(ctx context.Context) error {
 		if !w.outage("work on "+entries[0].Name).Until(ctx, func() error { return w.take(ctx, entries[0]) }) {
 			return nil
 		}
+	}
+}
+
+// idle calls Idle, if there was a run since it last did and nothing waits, and stops it.
+func (w *Worker) idle(ctx context.Context) (stop func()) {
+	if w.o.Idle == nil || !w.ran || len(w.o.Queue.Pending()) > 0 {
+		return func() {}
+	}
+	w.ran = false
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.o.Idle(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
 }
 
