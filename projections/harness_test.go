@@ -171,5 +171,5 @@ func behind(t testing.TB, p *Projector) int64 {
 	if err != nil {
 		return -1 // a test may have cut the connection
 	}
-	return lag[0].Events
+	return lag.Events
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // Lag says how far a projection is behind the log.
@@ -25,8 +28,8 @@ type Lag struct {
 	Err error
 }
 
-// Lag reports every projection. There is one, which fills all the tables.
-func (p *Projector) Lag(ctx context.Context) ([]Lag, error) {
+// Lag says how far the tables are behind the log.
+func (p *Projector) Lag(ctx context.Context) (Lag, error) {
 	const q = `select coalesce(c.version, 0), coalesce(c.position, 0), h.position, coalesce(own.error, c.error, ''),
 			coalesce(greatest(0, extract(epoch from clock_timestamp() - e.recorded_at)), 0)::float8
 		from public.log_head h
@@ -37,7 +40,7 @@ func (p *Projector) Lag(ctx context.Context) ([]Lag, error) {
 	lag := Lag{Name: name, Wanted: p.version}
 	var stopped string
 	if err := p.pool.QueryRow(ctx, q, name, p.version).Scan(&lag.Version, &lag.Position, &lag.Head, &stopped, &lag.Seconds); err != nil {
-		return nil, fmt.Errorf("read the lag of the projections: %w", err)
+		return lag, fmt.Errorf("read the lag of the projections: %w", err)
 	}
 	lag.Events = max(0, lag.Head-lag.Position)
 	switch {
@@ -46,7 +49,21 @@ func (p *Projector) Lag(ctx context.Context) ([]Lag, error) {
 	case lag.Position > lag.Head:
 		lag.Err = &AheadError{Checkpoint: lag.Position, Head: lag.Head}
 	}
-	return []Lag{lag}, nil
+	return lag, nil
+}
+
+// Await waits until the tables are up to the log, or stopped, but not for longer than
+// within, and returns how far they are then.
+func (p *Projector) Await(ctx context.Context, within time.Duration) (Lag, error) {
+	for until := time.Now().Add(within); ; {
+		lag, err := p.Lag(ctx)
+		if err != nil || lag.Events == 0 || lag.Err != nil || time.Now().After(until) {
+			return lag, err
+		}
+		if !retry.Sleep(ctx, 20*time.Millisecond) {
+			return lag, context.Cause(ctx)
+		}
+	}
 }
 
 // serving is the version that serves reads, 0 where there is none. It never

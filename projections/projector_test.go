@@ -303,8 +303,8 @@ func TestProjector_StopsBeforeAnUnknownEvent(t *testing.T) {
 	}
 	sameAsFold(t, p, foldAll(t, r.events[:2]))
 	lag, err := p.Lag(t.Context())
-	if err != nil || lag[0].Position != 2 || lag[0].Events != 1 || lag[0].Seconds <= 0 ||
-		lag[0].Err == nil || !strings.Contains(lag[0].Err.Error(), "frozen") {
+	if err != nil || lag.Position != 2 || lag.Events != 1 || lag.Seconds <= 0 ||
+		lag.Err == nil || !strings.Contains(lag.Err.Error(), "frozen") {
 		t.Fatalf("lag is %+v, %v", lag, err)
 	}
 	before := dump(t, pool)

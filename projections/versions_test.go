@@ -109,7 +109,7 @@ func TestVersion_IsBuiltBesideTheOldOne(t *testing.T) {
 	finished(t, pool, &r, 300, 100)
 	eventually(t, "the new version serves", func() bool {
 		lag, err := two.Lag(t.Context())
-		return err == nil && lag[0].Version == 2 && lag[0].Events == 0
+		return err == nil && lag.Version == 2 && lag.Events == 0
 	})
 	// The older binary goes on with its own.
 	finished(t, pool, &r, 400, 20)
@@ -156,7 +156,7 @@ func TestVersion_OneOfTwoBuilds(t *testing.T) {
 	finished(t, pool, &r, 50, 20)
 	eventually(t, "it is built", func() bool {
 		lag, err := a.Lag(t.Context())
-		return err == nil && lag[0].Version == 2 && lag[0].Events == 0
+		return err == nil && lag.Version == 2 && lag.Events == 0
 	})
 	sameAsFold(t, a, foldAll(t, r.events))
 }
@@ -183,12 +183,12 @@ func TestVersion_ThatCannotBeBuilt(t *testing.T) {
 		t.Fatalf("schemas %v", got)
 	}
 	lag, err := two.Lag(t.Context())
-	if err != nil || lag[0].Version != 1 || lag[0].Wanted != 2 || lag[0].Position != int64(known) ||
-		lag[0].Err == nil || !strings.Contains(lag[0].Err.Error(), "frozen") {
+	if err != nil || lag.Version != 1 || lag.Wanted != 2 || lag.Position != int64(known) ||
+		lag.Err == nil || !strings.Contains(lag.Err.Error(), "frozen") {
 		t.Fatalf("lag is %+v, %v", lag, err)
 	}
 	sameAsFold(t, two, foldAll(t, r.events[:known]))
-	if lag, err := one.Lag(t.Context()); err != nil || lag[0].Version != 1 || lag[0].Err != nil {
+	if lag, err := one.Lag(t.Context()); err != nil || lag.Version != 1 || lag.Err != nil {
 		t.Fatalf("lag of the older version is %+v, %v", lag, err)
 	}
 	// Neither can be told of what does not fold, nor compared what is not there.
@@ -207,7 +207,7 @@ func TestVersion_ThatCannotBeBuilt(t *testing.T) {
 	if err := two.Rebuild(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if lag, err := two.Lag(t.Context()); err != nil || lag[0].Version != 2 || lag[0].Err != nil || lag[0].Events != 0 {
+	if lag, err := two.Lag(t.Context()); err != nil || lag.Version != 2 || lag.Err != nil || lag.Events != 0 {
 		t.Fatalf("lag is %+v, %v", lag, err)
 	}
 	sameAsFold(t, two, foldAll(t, r.events))

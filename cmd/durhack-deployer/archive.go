@@ -383,12 +383,8 @@ func (c *cli) restored(ctx context.Context, cfg *config.Config, store *daemon.St
 	if err != nil {
 		return fmt.Errorf("verify what was restored: %w", err)
 	}
-	for _, n := range v.Notes {
-		fmt.Fprintf(c.err, "note: %s\n", printable(n))
-	}
-	for _, b := range v.Breaches {
-		fmt.Fprintf(c.err, "breach: %s\n", printable(b))
-	}
+	tell(c.err, "note", v.Notes)
+	tell(c.err, "breach", v.Breaches)
 	if len(v.Breaches) > 0 {
 		return &hintedError{
 			fmt.Errorf("the backup was restored, but verify finds %s", counted(int64(len(v.Breaches)), "breach", "breaches")),

@@ -70,8 +70,8 @@ took, and how it ended. An attempt that was voided never ran.`,
 // history reads the newest attempts of a deployment, which need not be
 // configured any more if the log knows it.
 func history(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string, limit int) ([]historyRow, error) {
-	models := projections.New(store.Pool, store.Log, discard())
-	if err := settle(ctx, models); err != nil {
+	models, err := readModels(ctx, store)
+	if err != nil {
 		return nil, err
 	}
 	// One more tells whether the oldest of them is a retry.

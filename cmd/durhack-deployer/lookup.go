@@ -25,7 +25,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
-	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -272,22 +271,20 @@ func (c *cli) pushedCommits(ctx context.Context, d *config.Deployment, text stri
 // deployments reads the read model, or folds the log up to a moment.
 func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, at moment) (map[string]projections.Deployment, error) {
 	var list []projections.Deployment
-	var err error
-	if !at.set {
-		p := projections.New(store.Pool, store.Log, discard())
-		if err := settle(ctx, p); err != nil {
-			return nil, err
-		}
-		list, err = p.Deployments(ctx, cfg.Instance)
-	} else {
+	if at.set {
 		state, err := at.fold(ctx, store, cfg.Instance)
 		if err != nil {
 			return nil, err
 		}
 		list = state.Deployments(cfg.Instance)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the state of the deployments: %w", err)
+	} else {
+		models, err := readModels(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		if list, err = models.Deployments(ctx, cfg.Instance); err != nil {
+			return nil, fmt.Errorf("read the state of the deployments: %w", err)
+		}
 	}
 	bySlug := make(map[string]projections.Deployment, len(list))
 	for _, d := range list {
@@ -296,27 +293,12 @@ func deployments(ctx context.Context, cfg *config.Config, store *daemon.Store, a
 	return bySlug, nil
 }
 
-// settle gives the daemon a moment to bring the read models up to the log, so
-// that a question right after a deploy finds it.
-func settle(ctx context.Context, p *projections.Projector) error {
-	const tries, pause = 50, 20 * time.Millisecond
-	for range tries {
-		lags, err := p.Lag(ctx)
-		if err != nil {
-			return err
-		}
-		behind := false
-		for _, lag := range lags {
-			behind = behind || lag.Events > 0 && lag.Err == nil
-		}
-		if !behind {
-			return nil
-		}
-		if !retry.Sleep(ctx, pause) {
-			return context.Cause(ctx)
-		}
-	}
-	return nil // statusNotes says how far behind it is
+// readModels are those of the store. The daemon gets a moment to bring them up to the
+// log, so that a question right after a deploy finds it.
+func readModels(ctx context.Context, store *daemon.Store) (*projections.Projector, error) {
+	p := projections.New(store.Pool, store.Log, discard())
+	_, err := p.Await(ctx, time.Second) // statusNotes says how far behind it still is
+	return p, err
 }
 
 // verifierKey is the key that the caller trusts: the one named, or the own one.

@@ -51,29 +51,21 @@ that it has reached, the log's newest position, and the difference in events and
 in seconds. ERROR says why it stopped, if it did: it is never behind in silence.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), func(_ *config.Config, store *daemon.Store) error {
-				lags, err := projections.New(store.Pool, store.Log, discard()).Lag(cmd.Context())
+				lag, err := projections.New(store.Pool, store.Log, discard()).Lag(cmd.Context())
 				if err != nil {
 					return err
 				}
+				row := daemon.NewProjectionState(lag)
+				if asJSON {
+					return writeJSON(c.out, row)
+				}
+				version := fmt.Sprint(row.Version)
+				if row.Version != row.Wanted {
+					version += fmt.Sprintf(" (%d is not built)", row.Wanted)
+				}
 				t := c.newTable(column{name: "PROJECTION"}, column{name: "VERSION", drop: 1}, column{name: "POSITION"}, column{name: "HEAD"},
 					column{name: "LAG"}, column{name: "ERROR", text: true})
-				for _, lag := range lags {
-					row := daemon.NewProjectionState(lag)
-					if asJSON {
-						if err := writeJSON(c.out, row); err != nil {
-							return err
-						}
-						continue
-					}
-					version := fmt.Sprint(row.Version)
-					if row.Version != row.Wanted {
-						version += fmt.Sprintf(" (%d is not built)", row.Wanted)
-					}
-					t.row(row.Name, version, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
-				}
-				if asJSON {
-					return nil
-				}
+				t.row(row.Name, version, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
 				return t.flush()
 			})
 		},
@@ -122,12 +114,8 @@ func (c *cli) printAudited(a audited, asJSON bool) error {
 			return err
 		}
 	} else {
-		for _, n := range a.Notes {
-			fmt.Fprintf(c.out, "note: %s\n", printable(n))
-		}
-		for _, b := range a.Breaches {
-			fmt.Fprintf(c.out, "breach: %s\n", printable(b))
-		}
+		tell(c.out, "note", a.Notes)
+		tell(c.out, "breach", a.Breaches)
 	}
 	if n := len(a.Breaches); n > 0 {
 		return &hintedError{

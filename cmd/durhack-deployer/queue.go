@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,10 +35,11 @@ move the file back into the queue's directory, or delete it.`,
 			if err != nil {
 				return err
 			}
-			names, err := queueNames(cfg)
+			slugs, err := daemon.QueueNames(cfg)
 			if err != nil {
 				return err
 			}
+			names := append([]string{names.MainQueue}, slugs...)
 			if len(args) == 1 {
 				if !slices.Contains(names, args[0]) {
 					return usagef("no queue %q in %s; one of: %s", args[0], filepath.Join(cfg.StateDir, "queues"), strings.Join(names, ", "))
@@ -78,21 +78,6 @@ func (c *cli) printQueues(rows []queueRow, asJSON bool) error {
 		t.row(r.Queue, orDash(r.DeliveryID), clock(r.Since), state)
 	}
 	return t.flush()
-}
-
-// queueNames are the directories that there are, the main queue first.
-func queueNames(cfg *config.Config) ([]string, error) {
-	dirs, err := os.ReadDir(filepath.Join(cfg.StateDir, "queues"))
-	if err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("list the queues: %w", err)
-	}
-	found := []string{names.MainQueue}
-	for _, d := range dirs {
-		if d.IsDir() && d.Name() != names.MainQueue {
-			found = append(found, d.Name())
-		}
-	}
-	return found, nil
 }
 
 func (c *cli) queueRebuildCommand() *cobra.Command {

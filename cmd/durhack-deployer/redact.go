@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -67,8 +64,13 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 			return err
 		}
 		if !yes {
-			if err := c.confirm(fmt.Sprintf("Delete the body of %s for good? It cannot be undone.", printable(id))); err != nil {
+			answer, err := c.ask(fmt.Sprintf("Delete the body of %s for good? It cannot be undone. Type yes to go on: ", printable(id)),
+				"stdin is not a terminal; pass --yes to confirm")
+			if err != nil {
 				return err
+			}
+			if answer != "yes" {
+				return errors.New("nothing was done")
 			}
 			yes = true
 		}
@@ -87,20 +89,4 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		_, err = fmt.Fprintf(c.out, "redacted: %s deleted of %s\n", counted(int64(len(digests)), "body was", "bodies were"), printable(id))
 		return errors.Join(err, c.signAppended(ctx, cfg, store))
 	}
-}
-
-// confirm asks on a terminal; elsewhere nobody could answer.
-func (c *cli) confirm(question string) error {
-	if f, ok := c.in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		return usagef("stdin is not a terminal; pass --yes to confirm")
-	}
-	fmt.Fprintf(c.err, "%s Type yes to go on: ", question)
-	answer, err := bufio.NewReader(c.in).ReadString('\n')
-	if strings.TrimSpace(answer) != "yes" {
-		if err != nil {
-			fmt.Fprintln(c.err)
-		}
-		return errors.New("nothing was done")
-	}
-	return nil
 }

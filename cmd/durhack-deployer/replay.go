@@ -1,19 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -264,9 +260,14 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 		}
 	}
 	if count > maxUnasked && !o.yes {
-		agreed, err := c.agree(fmt.Sprintf("replay %s?", counted(count, "delivery", "deliveries")))
-		if err != nil || !agreed {
+		question := fmt.Sprintf("replay %s?", counted(count, "delivery", "deliveries"))
+		answer, err := c.ask(question+" [y/N] ", question+" stdin is not a terminal; pass --yes to confirm, or look first with --dry-run")
+		if err != nil {
 			return err
+		}
+		if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
+			fmt.Fprintln(c.err, "nothing was replayed")
+			return nil
 		}
 	}
 	var errs []error
@@ -360,25 +361,6 @@ func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
 	}
 	_, err := fmt.Fprintln(c.err, "hint: nothing was replayed; to do it, pass --reason TEXT instead of --dry-run")
 	return err
-}
-
-// agree asks on a terminal. Without one there is nobody to ask: a wrong call.
-func (c *cli) agree(question string) (bool, error) {
-	in, ok := c.in.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) || !isTerminal(c.err) {
-		return false, usagef("%s stdin is not a terminal; pass --yes to confirm, or look first with --dry-run", question)
-	}
-	fmt.Fprintf(c.err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read the answer: %w", err)
-	}
-	switch strings.ToLower(strings.TrimSpace(line)) {
-	case "y", "yes":
-		return true, nil
-	}
-	fmt.Fprintln(c.err, "nothing was replayed")
-	return false, nil
 }
 
 // replay plans again, since others may have replayed meanwhile, and appends.

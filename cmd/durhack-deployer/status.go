@@ -239,20 +239,18 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 		fmt.Fprintf(w, "%s in the main queue, not routed yet: %s\n",
 			counted(int64(len(main)), "delivery is", "deliveries are"), printable(notRouted(ctx, cfg)))
 	}
-	lags, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
+	lag, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
 	if err != nil {
 		return err
 	}
-	for _, lag := range lags {
-		switch {
-		case lag.Err != nil:
-			fmt.Fprintf(w, "this is as of position %d of %d, and stays so: %s\n", lag.Position, lag.Head, printable(daemon.ProjectionTrouble(lag)))
-		case lag.Version != lag.Wanted && lag.Version > 0 && lag.Events > 0:
-			fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", counted(lag.Events, "event", "events"))
-		case lag.Events > 0:
-			fmt.Fprintf(w, "this is %s behind the log: %s (see `projections status`)\n",
-				counted(lag.Events, "event", "events"), printable(notRouted(ctx, cfg)))
-		}
+	switch {
+	case lag.Err != nil:
+		fmt.Fprintf(w, "this is as of position %d of %d, and stays so: %s\n", lag.Position, lag.Head, printable(daemon.ProjectionTrouble(lag)))
+	case lag.Version != lag.Wanted && lag.Version > 0 && lag.Events > 0:
+		fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", counted(lag.Events, "event", "events"))
+	case lag.Events > 0:
+		fmt.Fprintf(w, "this is %s behind the log: %s (see `projections status`)\n",
+			counted(lag.Events, "event", "events"), printable(notRouted(ctx, cfg)))
 	}
 	return nil
 }

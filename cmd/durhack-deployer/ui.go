@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -417,6 +419,13 @@ func span(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+// tell prints texts as lines of one kind.
+func tell(w io.Writer, kind string, texts []string) {
+	for _, text := range texts {
+		fmt.Fprintf(w, "%s: %s\n", kind, printable(text))
+	}
+}
+
 func notNil(list []string) []string {
 	if list == nil {
 		return []string{}
@@ -523,6 +532,22 @@ func quoteArgv(argv []string) string {
 		quoted[i] = a
 	}
 	return strings.Join(quoted, " ")
+}
+
+// ask asks on a terminal. Without one there is nobody to ask: a wrong call.
+func (c *cli) ask(question, elsewhere string) (answer string, err error) {
+	in, ok := c.in.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) || !isTerminal(c.err) {
+		return "", usagef("%s", elsewhere)
+	}
+	fmt.Fprint(c.err, question)
+	answer, err = bufio.NewReader(in).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		fmt.Fprintln(c.err)
+	} else if err != nil {
+		return "", fmt.Errorf("read the answer: %w", err)
+	}
+	return strings.TrimSpace(answer), nil
 }
 
 // redraw is how often the progress line is drawn.

@@ -93,9 +93,7 @@ func (c *cli) verified(v check.Verified, o verifyOptions) error {
 			return err
 		}
 	} else {
-		for _, n := range v.Notes {
-			fmt.Fprintf(c.err, "note: %s\n", printable(n))
-		}
+		tell(c.err, "note", v.Notes)
 		deliveries := "deliveries not counted, since the log does not fold"
 		if v.Folded {
 			deliveries = fmt.Sprintf("%s received = %d voided + %d finished + %d pending",
@@ -107,9 +105,7 @@ func (c *cli) verified(v check.Verified, o verifyOptions) error {
 		if err != nil {
 			return err
 		}
-		for _, b := range v.Breaches {
-			fmt.Fprintf(c.out, "breach: %s\n", printable(b))
-		}
+		tell(c.out, "breach", v.Breaches)
 	}
 	if len(v.Breaches) > 0 {
 		return &hintedError{

@@ -69,23 +69,21 @@ func (d *doctor) database(ctx context.Context) {
 	d.check = "queues"
 	d.instance(ctx, store)
 	d.check = "projections"
-	lags, err := projections.New(store.Pool, store.Log, d.log).Lag(ctx)
+	lag, err := projections.New(store.Pool, store.Log, d.log).Lag(ctx)
 	if err != nil {
 		d.say(Fail, "", "%s", oneLine(err))
 		return
 	}
-	for _, lag := range lags {
-		trouble := daemon.ProjectionTrouble(lag)
-		switch {
-		case errors.As(lag.Err, new(*projections.AheadError)):
-			d.say(Fail, "`projections rebuild`; `verify` says whether the log is whole", "%s", trouble)
-		case lag.Err != nil:
-			d.say(Fail, "run the durhack-deployer that wrote the event; `verify` says whether the log is whole", "%s", trouble)
-		case trouble != "":
-			d.say(Warn, "is `work` or `serve` running? `projections rebuild` does it at once", "%s", trouble)
-		default:
-			d.say(OK, "", "%s: version %d, %s behind the log", lag.Name, lag.Version, counted(int(lag.Events), "event"))
-		}
+	trouble := daemon.ProjectionTrouble(lag)
+	switch {
+	case errors.As(lag.Err, new(*projections.AheadError)):
+		d.say(Fail, "`projections rebuild`; `verify` says whether the log is whole", "%s", trouble)
+	case lag.Err != nil:
+		d.say(Fail, "run the durhack-deployer that wrote the event; `verify` says whether the log is whole", "%s", trouble)
+	case trouble != "":
+		d.say(Warn, "is `work` or `serve` running? `projections rebuild` does it at once", "%s", trouble)
+	default:
+		d.say(OK, "", "%s: version %d, %s behind the log", lag.Name, lag.Version, counted(int(lag.Events), "event"))
 	}
 	d.signer(ctx, store)
 }

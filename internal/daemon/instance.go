@@ -31,7 +31,7 @@ const maxForeign = 10
 // Foreign names, a line for each queue and instance, the entries that wait in this
 // state_dir and that another instance of the log ordered. They are left alone.
 func Foreign(ctx context.Context, cfg *config.Config, store *Store) ([]string, error) {
-	names, err := queueNames(cfg)
+	names, err := QueueNames(cfg)
 	if err != nil {
 		return nil, err
 	}

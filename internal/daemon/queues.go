@@ -56,8 +56,8 @@ func makeDir(path string) error {
 	return os.Chmod(path, mode)
 }
 
-// queueNames are the directories of deployments' queues that there are.
-func queueNames(cfg *config.Config) ([]string, error) {
+// QueueNames are the directories of deployments' queues that there are.
+func QueueNames(cfg *config.Config) ([]string, error) {
 	dirs, err := os.ReadDir(filepath.Join(cfg.StateDir, "queues"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the queues: %w", err)
@@ -74,7 +74,7 @@ func queueNames(cfg *config.Config) ([]string, error) {
 // Orphans are the queues in which something waits, by name with how much, whose
 // deployment is not in the configuration: nobody works on them.
 func Orphans(cfg *config.Config) (map[string]int, error) {
-	names, err := queueNames(cfg)
+	names, err := QueueNames(cfg)
 	if err != nil {
 		return nil, err
 	}

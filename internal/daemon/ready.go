@@ -253,18 +253,15 @@ func (c *condition) checkProjections(ctx context.Context) (any, []string) {
 	if p == nil {
 		return states, nil
 	}
-	lags, err := p.Lag(ctx)
+	lag, err := p.Lag(ctx)
 	if err != nil {
 		return states, []string{err.Error()}
 	}
-	var reasons []string
-	for _, lag := range lags {
-		states = append(states, NewProjectionState(lag))
-		if trouble := ProjectionTrouble(lag); trouble != "" {
-			reasons = append(reasons, trouble)
-		}
+	states = append(states, NewProjectionState(lag))
+	if trouble := ProjectionTrouble(lag); trouble != "" {
+		return states, []string{trouble}
 	}
-	return states, reasons
+	return states, nil
 }
 
 // NewProjectionState is the lag as JSON has it.

@@ -120,20 +120,9 @@ const lastWithin = 3 * time.Second
 func projected(ctx context.Context, p *projections.Projector, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, lastWithin)
 	defer cancel()
-	for {
-		lags, err := p.Lag(ctx)
-		behind := false
-		for _, lag := range lags {
-			behind = behind || lag.Events > 0 && lag.Err == nil
-		}
-		if err == nil && !behind {
-			return
-		}
-		if err != nil || ctx.Err() != nil {
-			log.Info("the read models are left behind the log; the next start brings them up to it", "error", err)
-			return
-		}
-		retry.Sleep(ctx, 10*time.Millisecond)
+	lag, err := p.Await(ctx, lastWithin)
+	if err != nil || lag.Events > 0 && lag.Err == nil {
+		log.Info("the read models are left behind the log; the next start brings them up to it", "error", err)
 	}
 }
 
