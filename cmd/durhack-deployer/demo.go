@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/hmac"
@@ -18,15 +17,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/localpg"
 )
 
 func (c *cli) demoCommand() *cobra.Command {
@@ -185,54 +183,13 @@ func (d *demo) remove() error {
 	return nil
 }
 
-// abandonTime is how long a Postgres that is told to end at once may take.
-const abandonTime = 2 * time.Second
-
 // abandon is for a second Ctrl-C: the daemon is not waited for, but a Postgres
 // must not be left behind, running in a directory that nobody will look for.
 func (d *demo) abandon() {
-	data := filepath.Join(d.dir, "state", "postgres", "data")
-	// SIGQUIT is Postgres's "immediate": its children go with it. They also end
-	// by themselves once it is gone.
-	quit, kill := time.Now(), time.Now().Add(abandonTime)
-	for pid := postmaster(data); pid > 0 && postmaster(data) == pid; time.Sleep(20 * time.Millisecond) {
-		switch now := time.Now(); {
-		case now.After(kill):
-			_ = syscall.Kill(pid, syscall.SIGKILL) // a process that is gone meanwhile is what is wanted
-		case !quit.IsZero():
-			_ = syscall.Kill(pid, syscall.SIGQUIT)
-			quit = time.Time{}
-		}
-		if time.Now().After(kill.Add(abandonTime)) {
-			break
-		}
-	}
+	localpg.Abandon(filepath.Join(d.dir, "state", "postgres"))
 	if err := d.remove(); err != nil {
 		fmt.Fprintf(d.err, "durhack-deployer: %s\n", printableLines(err.Error()))
 	}
-}
-
-// postmaster is the process ID of the server that runs in a data directory, 0
-// where there is none. The file may be old and its number another's by now; only
-// a server works in that directory.
-func postmaster(data string) int {
-	f, err := os.Open(filepath.Join(data, "postmaster.pid"))
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	line := bufio.NewScanner(f)
-	if !line.Scan() {
-		return 0
-	}
-	pid, err := strconv.Atoi(line.Text())
-	if err != nil || pid <= 1 {
-		return 0
-	}
-	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != data {
-		return 0
-	}
-	return pid
 }
 
 // sample is the demo's repository, deployment and secret.

@@ -84,7 +84,7 @@ type entry struct{ name, content, link string }
 func tarball(t *testing.T, prefix string, entries ...entry) []byte {
 	t.Helper()
 	bin := programs(t)
-	for _, name := range []string{"initdb", "pg_ctl", "postgres"} {
+	for _, name := range []string{"initdb", "postgres"} {
 		// initdb looks for postgres beside itself by resolving its own path, so
 		// each is a script that becomes the real one.
 		entries = append(entries, entry{name: "bin/" + name, content: "#!/bin/sh\nexec " + bin + "/" + name + " \"$@\"\n"})

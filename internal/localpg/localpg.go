@@ -24,10 +24,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/flock"
 )
@@ -62,7 +64,7 @@ type Config struct {
 	// DieWithParent stops the server when this process ends, however it ends. It
 	// is for tests: a daemon's cluster is to outlive it and be adopted.
 	DieWithParent bool
-	// BinDir overrides where initdb, postgres and pg_ctl are looked for.
+	// BinDir overrides where initdb and postgres are looked for.
 	BinDir string
 	// Fetch says where the programs come from when the machine has none.
 	Fetch FetchConfig
@@ -82,7 +84,10 @@ type Cluster struct {
 
 	startLock *os.File
 	usersLock *os.File
-	spawner   *spawner // nil unless DieWithParent
+	// ending is closed by Close; see startMortal.
+	ending chan struct{}
+
+	mortal sync.WaitGroup
 
 	// mu guards what follows and, with the start lock, which only excludes other
 	// holders of other files, all making, starting and stopping.
@@ -110,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cluster{cfg: cfg, log: cfg.Log, dir: dir, children: make(map[int]bool)}
+	c := &Cluster{cfg: cfg, log: cfg.Log, dir: dir, children: make(map[int]bool), ending: make(chan struct{})}
 	if err := c.open(ctx); err != nil {
 		return nil, fmt.Errorf("open the private Postgres in %s: %w", dir, err)
 	}
@@ -127,9 +132,6 @@ func (c *Cluster) open(ctx context.Context) error {
 	}
 	if c.usersLock, err = c.openOwned("users.lock", os.O_RDWR); err != nil {
 		return errors.Join(err, c.startLock.Close())
-	}
-	if c.cfg.DieWithParent {
-		c.spawner = newSpawner()
 	}
 	if err := c.join(ctx); err != nil {
 		// What a failed start has left running must not outlive it; ctx may be
@@ -223,15 +225,34 @@ func (c *Cluster) Close(ctx context.Context) error {
 			stopErr = fmt.Errorf("look for other users of the cluster: %w", err)
 		}
 	}
-	if c.spawner != nil {
-		c.spawner.close()
-	}
+	close(c.ending)
+	c.mortal.Wait()
 	// The start lock goes last: it covers the whole of the stop. unlock above
 	// then finds it closed, and released, already.
 	if err := errors.Join(lockErr, stopErr, flock.Release(c.usersLock), flock.Release(c.startLock)); err != nil {
 		return fmt.Errorf("close the private Postgres in %s: %w", c.dir, err)
 	}
 	return nil
+}
+
+// abandonTime is how long a server that is told to end at once may take.
+const abandonTime = 2 * time.Second
+
+// Abandon ends the server of a directory that is given up, without waiting for its
+// users, and by force where it does not end at once.
+func Abandon(dir string) {
+	c := &Cluster{dir: dir}
+	pm, _ := c.readPIDFile() // where it cannot be read, there is none to be seen
+	// SIGQUIT is Postgres's "immediate": its children go with it. They also end by
+	// themselves once it is gone.
+	for _, sig := range []syscall.Signal{unix.SIGQUIT, unix.SIGKILL} {
+		if c.isPostmaster(pm.pid) {
+			_ = signalProcess(pm.pid, sig) // one that is gone meanwhile is what is wanted
+		}
+		for until := time.Now().Add(abandonTime); c.isPostmaster(pm.pid) && time.Now().Before(until); {
+			time.Sleep(pollInterval)
+		}
+	}
 }
 
 // DSN returns the connection string of a database of the cluster, for pgx. It

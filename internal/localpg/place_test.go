@@ -117,7 +117,7 @@ func TestProgramsAreMissing(t *testing.T) {
 		Fetch: localpg.FetchConfig{URL: repository.URL, CacheDir: tempDir(t, identity{})},
 	}
 	localpg.SetSearchDirs(&cfg, "/nonexistent/*/bin")
-	err := refused(t, cfg, "initdb, postgres and pg_ctl", "/nonexistent/*/bin", "404", "apt-get install postgresql", "DATABASE_URL")
+	err := refused(t, cfg, "initdb and postgres", "/nonexistent/*/bin", "404", "apt-get install postgresql", "DATABASE_URL")
 	if missing := new(localpg.NoProgramsError); !errors.As(err, &missing) || missing.Fetch == nil {
 		t.Errorf("no NoProgramsError: %v", err)
 	}

@@ -18,11 +18,11 @@ const minMajor = 15
 
 // programs is one installation of Postgres.
 type programs struct {
-	dir   string // holds initdb, postgres and pg_ctl
+	dir   string // holds initdb and postgres
 	major int
 }
 
-var programNames = []string{"initdb", "postgres", "pg_ctl"}
+var programNames = []string{"initdb", "postgres"}
 
 // usualDirs are the places where packages put the programs without putting
 // them on PATH. A star stands for the major version.
@@ -52,7 +52,7 @@ func (e *NoProgramsError) Error() string {
 	if e.Major != 0 {
 		what, install = fmt.Sprintf("Postgres %d, which made this cluster,", e.Major), fmt.Sprintf("postgresql-%d", e.Major)
 	}
-	return fmt.Sprintf("the programs initdb, postgres and pg_ctl of %s are neither on PATH nor in %s, and fetching them failed (%v): "+
+	return fmt.Sprintf("the programs initdb and postgres of %s are neither on PATH nor in %s, and fetching them failed (%v): "+
 		"install them (for example: apt-get install %s), or set DATABASE_URL to a Postgres server",
 		what, strings.Join(e.Searched, ", "), e.Fetch, install)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -190,9 +191,9 @@ func (c *Cluster) run(p programs) error {
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.owner.credential()},
 	}
 	start := os.StartProcess
-	if c.spawner != nil {
+	if c.cfg.DieWithParent {
 		attr.Sys.Pdeathsig = syscall.SIGINT
-		start = c.spawner.start
+		start = c.startMortal
 	}
 	proc, err := start(program, argv, attr)
 	if err != nil {
@@ -203,6 +204,22 @@ func (c *Cluster) run(p programs) error {
 	c.log.Info("started a private Postgres", "dir", c.dir, "pid", proc.Pid, "user", c.owner.name, "version", p.major)
 	// It may outlive this process, so nothing waits for it; isPostmaster reaps it.
 	return proc.Release()
+}
+
+// startMortal starts a process that is to die with this one. The kernel's parent death
+// signal is really that of the parent's thread, which is therefore kept until Close.
+func (c *Cluster) startMortal(name string, argv []string, attr *os.ProcAttr) (proc *os.Process, err error) {
+	started := make(chan struct{})
+	c.mortal.Go(func() {
+		runtime.LockOSThread()
+		// Unlocked at the end, the thread goes back to the runtime and lives on.
+		defer runtime.UnlockOSThread()
+		proc, err = os.StartProcess(name, argv, attr)
+		close(started)
+		<-c.ending
+	})
+	<-started
+	return proc, err
 }
 
 // settings are given as arguments, so that postgresql.conf stays the operator's.
