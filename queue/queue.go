@@ -88,10 +88,15 @@ func WithScanInterval(every time.Duration) Option {
 	return func(o *options) { o.scanInterval = every }
 }
 
-// WithoutSync is for a queue whose entries follow from elsewhere: none is synced, and
-// one may be cut short after a loss of power.
-func WithoutSync() Option {
-	return func(o *options) { o.durable = append(o.durable, durable.WithoutSync()) }
+// Derived is for a queue whose entries follow from elsewhere, and are put by this
+// process alone. None is synced, so that one may be cut short after a loss of power;
+// and the system is not asked to watch it, which gives a user few watchers: Put tells
+// of what comes, and a scan now and then of what others did.
+func Derived() Option {
+	return func(o *options) {
+		o.durable = append(o.durable, durable.WithoutSync())
+		o.hints = nil
+	}
 }
 
 // Open opens a queue and makes its directory if it is missing. It removes the

@@ -17,7 +17,8 @@ import (
 // entries and nothing of their content.
 type Watcher struct {
 	q     *Queue
-	hints *hints // nil: the directory is polled
+	hints *hints        // nil where the system does not watch the directory
+	every time.Duration // between two scans
 	stop  context.CancelFunc
 	done  chan struct{}
 
@@ -48,16 +49,20 @@ type rest struct {
 }
 
 // Watch starts to follow the queue: what is there already is pending when it
-// returns. The caller closes the Watcher. Where the system has no watch to give,
+// returns. The caller closes the Watcher. Where the system has no watcher to give,
 // the directory is polled.
 func (q *Queue) Watch() (*Watcher, error) {
 	w := &Watcher{q: q, done: make(chan struct{}), grown: make(chan struct{}), resting: map[string]rest{}, refused: map[string]struct{}{}}
-	// Told of changes before it is scanned, so that nothing falls between.
-	h, err := q.opts.hints(q.path)
-	if err != nil {
-		q.log.Warn("the system cannot watch the queue, so it is polled", "error", err, "every", q.opts.pollInterval)
+	w.every = q.opts.scanInterval
+	if q.opts.hints != nil {
+		// Told of changes before it is scanned, so that nothing falls between.
+		h, err := q.opts.hints(q.path)
+		if err != nil {
+			w.every = q.opts.pollInterval
+			q.log.Warn("the system cannot watch the queue, so it is polled", "error", err, "every", w.every)
+		}
+		w.hints = h
 	}
-	w.hints = h
 	q.mu.Lock()
 	q.watchers[w] = struct{}{}
 	q.mu.Unlock()
@@ -65,8 +70,8 @@ func (q *Queue) Watch() (*Watcher, error) {
 		q.mu.Lock()
 		delete(q.watchers, w)
 		q.mu.Unlock()
-		if h != nil {
-			err = errors.Join(err, h.close())
+		if w.hints != nil {
+			err = errors.Join(err, w.hints.close())
 		}
 		return nil, fmt.Errorf("watch queue: %w", err)
 	}
@@ -259,11 +264,10 @@ func (w *Watcher) run(ctx context.Context) {
 	defer close(w.done)
 	var events <-chan fsnotify.Event
 	var failures <-chan error
-	every := w.q.opts.pollInterval
 	if w.hints != nil {
-		events, failures, every = w.hints.events, w.hints.errors, w.q.opts.scanInterval
+		events, failures = w.hints.events, w.hints.errors
 	}
-	ticker := time.NewTicker(every)
+	ticker := time.NewTicker(w.every)
 	defer ticker.Stop()
 	for {
 		select {

@@ -133,7 +133,7 @@ func (s *queueSet) get(slug string) (*queue.Queue, error) {
 		}
 		s.retired = append(s.retired, q) // its worker may still be looking at it
 	}
-	q, err := queue.Open(QueueDir(s.cfg, slug), s.log.With("queue", slug), queue.WithoutSync())
+	q, err := queue.Open(QueueDir(s.cfg, slug), s.log.With("queue", slug), queue.Derived())
 	if err != nil {
 		return nil, err
 	}
