@@ -54,13 +54,12 @@ func NewState() *State {
 // Position is that of the last event that was applied.
 func (s *State) Position() int64 { return s.position }
 
-// ForgetEnded drops the deliveries that owe nothing, so that a fold that goes on
-// for ever stays small. Later questions about them go to the log.
-func (s *State) ForgetEnded() {
-	for key, r := range s.deliveries {
-		if r.Open == 0 {
-			delete(s.deliveries, key)
-		}
+// ForgetEnded drops a delivery that owes nothing, so that a fold that goes on
+// for ever stays small. Later questions about it go to the log.
+func (s *State) ForgetEnded(instance, deliveryID string) {
+	key := deliveryKey{instance, deliveryID}
+	if r := s.deliveries[key]; r != nil && r.Open == 0 {
+		delete(s.deliveries, key)
 	}
 }
 

@@ -252,9 +252,10 @@ func quarantined(t rapid.TB, s *site, slug string) []string {
 // scriptedLog is a log with events of the test's own.
 type scriptedLog struct {
 	Log
-	head   func() int64
-	events []eventlog.Event
-	find   func(f eventlog.Filter)
+	head    func() int64
+	batches [][]eventlog.Event
+	begun   func(batch int)
+	find    func(f eventlog.Filter)
 }
 
 func (l *scriptedLog) Head(ctx context.Context) (int64, error) {
@@ -272,11 +273,16 @@ func (l *scriptedLog) Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eve
 }
 
 func (l *scriptedLog) Follow(ctx context.Context, after int64, apply func(context.Context, []eventlog.Event) error) error {
-	if l.events == nil {
+	if l.batches == nil {
 		return l.Log.Follow(ctx, after, apply)
 	}
-	if err := apply(ctx, l.events); err != nil {
-		return err
+	for i, events := range l.batches {
+		if l.begun != nil {
+			l.begun(i)
+		}
+		if err := apply(ctx, events); err != nil {
+			return err
+		}
 	}
 	<-ctx.Done()
 	return ctx.Err()

@@ -56,6 +56,7 @@ type Mirror struct {
 	state    *projections.State
 	orders   map[string][]Entry          // those that are open, by delivery
 	want     map[string]map[string]Entry // the same, by deployment and file name
+	todo     turns                       // what the directories lack of that
 	disk     *retry.Outage               // of queues in which a change has failed
 	queues   map[string]*queue.Queue     // as OpenQueue returned them last
 	setAside map[string]bool             // names that were written again after a quarantine: once is enough
@@ -105,8 +106,9 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return nil
 }
 
-// turn makes the directories equal to the orders, and then follows the log until
-// they are to be looked at again.
+// turn looks at all directories, and follows the log until they are to be looked at
+// again. It reads on while there is still something to write, so that what comes while
+// one delivery is handed to many deployments does not wait for the last of them.
 func (m *Mirror) turn(ctx context.Context, outage *retry.Outage) error {
 	if m.state == nil {
 		if err := m.load(ctx); err != nil {
@@ -114,22 +116,61 @@ func (m *Mirror) turn(ctx context.Context, outage *retry.Outage) error {
 			return err
 		}
 	}
-	until, cancel := context.WithCancel(ctx)
-	defer cancel()
-	m.again = time.AfterFunc(m.every, cancel)
-	defer m.again.Stop()
-	if err := m.equalAll(ctx); err != nil {
+	slugs, err := m.slugs()
+	if err != nil {
 		return err
 	}
 	outage.Over()
-	err := m.o.Log.Follow(until, m.folded, func(_ context.Context, events []eventlog.Event) error {
-		outage.Over()
-		return m.apply(ctx, events)
-	})
-	if until.Err() != nil {
-		return nil
+	m.todo.look(slugs)
+	m.again = time.NewTimer(m.every)
+	defer m.again.Stop()
+	batches, ended := make(chan []eventlog.Event), make(chan error, 1)
+	following, stop := context.WithCancel(ctx)
+	after := m.folded
+	go func() {
+		defer close(ended)
+		ended <- m.o.Log.Follow(following, after, func(ctx context.Context, events []eventlog.Event) error {
+			select {
+			case batches <- events:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	defer func() {
+		stop()
+		for range ended { // until it has
+		}
+	}()
+	always := make(chan struct{})
+	close(always)
+	for ctx.Err() == nil {
+		var more <-chan struct{}
+		if m.todo.any() {
+			more = always
+		} else {
+			m.position.Store(m.folded)
+		}
+		select {
+		case events := <-batches:
+			if err := m.fold(events); err != nil {
+				for m.todo.any() && ctx.Err() == nil {
+					m.step(ctx)
+				}
+				m.position.Store(m.folded)
+				return err
+			}
+		case <-more:
+			m.step(ctx)
+		case err := <-ended:
+			return err
+		case <-m.again.C:
+			return nil
+		case <-ctx.Done():
+		}
 	}
-	return err
+	return nil
 }
 
 // load reads what is open: from the read models what they know, and the events
@@ -140,7 +181,7 @@ func (m *Mirror) load(ctx context.Context) error {
 		return err
 	}
 	m.setAside, m.foreign = map[string]bool{}, map[string]bool{}
-	m.state, m.orders, m.want = state, map[string][]Entry{}, map[string]map[string]Entry{}
+	m.state, m.orders, m.want, m.todo = state, map[string][]Entry{}, map[string]map[string]Entry{}, turns{}
 	m.folded = state.Position()
 	var positions []int64
 	for _, a := range state.Attempts(m.o.Instance) {
@@ -184,75 +225,89 @@ func (m *Mirror) open(e Entry) bool {
 	return ok && newest.Open()
 }
 
-// fold applies events to the orders. It returns those that are open now and were
-// not, and those that have ended.
-func (m *Mirror) fold(events []eventlog.Event) (opened, ended []Entry, err error) {
-	touched := map[string]bool{}
+// fold applies events to the orders, and notes which files are to follow.
+func (m *Mirror) fold(events []eventlog.Event) error {
+	type part struct{ delivery, deployment string } // the deployment is "" for all
+	touched := map[part]bool{}
+	var changed []Entry
+	var failed error
 	for i := range events {
 		e := &events[i]
 		if e.Instance == m.o.Instance {
-			if err := m.state.Apply(e); err != nil {
-				return opened, ended, err
+			if failed = m.state.Apply(e); failed != nil {
+				break
 			}
-			entries, err := m.add(*e)
-			if err != nil {
-				return opened, ended, err
+			opened, err := m.add(*e)
+			if failed = err; err != nil {
+				break
 			}
-			opened = append(opened, entries...)
-			touched[e.DeliveryID] = true
+			changed = append(changed, opened...)
+			touched[part{e.DeliveryID, e.DeploymentSlug()}] = true
 		}
 		m.folded = e.Position
 	}
-	for id := range touched {
-		m.orders[id] = slices.DeleteFunc(m.orders[id], func(e Entry) bool {
-			if m.open(e) {
+	for p := range touched {
+		m.orders[p.delivery] = slices.DeleteFunc(m.orders[p.delivery], func(e Entry) bool {
+			if p.deployment != "" && p.deployment != e.Deployment || m.open(e) {
 				return false
 			}
-			ended = append(ended, e)
+			changed = append(changed, e)
 			delete(m.want[e.Deployment], e.Name())
 			return true
 		})
-		if len(m.orders[id]) == 0 {
-			delete(m.orders, id)
+		if len(m.orders[p.delivery]) == 0 {
+			delete(m.orders, p.delivery)
+		}
+		m.state.ForgetEnded(m.o.Instance, p.delivery)
+	}
+	for _, e := range changed {
+		if err := e.check(); err != nil {
+			m.unqueueable(e, err)
+			continue
+		}
+		m.todo.add(e)
+	}
+	return failed
+}
+
+// step brings one queue up to date. Where that fails, all are looked at soon; the
+// others go on.
+func (m *Mirror) step(ctx context.Context) {
+	slug, changed, look := m.todo.next()
+	if len(changed) == 0 && !look {
+		return // done with another delivery's
+	}
+	was := m.queues[slug]
+	q, err := m.queue(slug)
+	if err == nil && (look || was != nil && was != q) { // another: the directory was lost, with all that was in it
+		err = m.equal(ctx, slug)
+	} else if err == nil {
+		err = m.follow(ctx, q, changed)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		m.todo.failed = true
+		m.again.Reset(m.disk.Failed(fmt.Errorf("queue %s: %w", slug, err)))
+	case look && len(m.todo.looks) == 0 && !m.todo.failed:
+		m.disk.Over()
+	}
+}
+
+// follow makes the files of some entries what the orders say.
+func (m *Mirror) follow(ctx context.Context, q *queue.Queue, changed []Entry) error {
+	for _, e := range changed {
+		var err error
+		if _, wanted := m.want[e.Deployment][e.Name()]; wanted {
+			err = m.write(ctx, q, e)
+		} else {
+			err = q.Remove(e.file())
+		}
+		if err != nil {
+			return err
 		}
 	}
-	m.state.ForgetEnded()
-	opened = slices.DeleteFunc(opened, func(e Entry) bool { _, open := m.want[e.Deployment][e.Name()]; return !open })
-	return opened, ended, nil
-}
-
-// apply folds a batch of events and changes the files accordingly.
-func (m *Mirror) apply(ctx context.Context, events []eventlog.Event) error {
-	opened, ended, err := m.fold(events)
-	for _, e := range opened {
-		m.change(ctx, e, m.write)
-	}
-	for _, e := range ended {
-		m.change(ctx, e, m.remove)
-	}
-	m.position.Store(m.folded)
-	return err
-}
-
-// change makes one change in a queue. Where that fails, the whole queue is
-// compared soon; the others go on.
-func (m *Mirror) change(ctx context.Context, e Entry, do func(ctx context.Context, q *queue.Queue, e Entry) error) {
-	if err := e.check(); err != nil {
-		m.unqueueable(e, err)
-		return
-	}
-	was := m.queues[e.Deployment]
-	q, err := m.queue(e.Deployment)
-	switch {
-	case err != nil:
-	case was != nil && was != q: // the directory was lost, with all that was in it
-		err = m.equal(ctx, e.Deployment)
-	default:
-		err = do(ctx, q, e)
-	}
-	if err != nil {
-		m.again.Reset(m.disk.Failed(fmt.Errorf("queue %s: %w", e.Deployment, err)))
-	}
+	return nil
 }
 
 func (m *Mirror) write(ctx context.Context, q *queue.Queue, e Entry) error {
@@ -267,8 +322,6 @@ func (m *Mirror) write(ctx context.Context, q *queue.Queue, e Entry) error {
 	return err
 }
 
-func (m *Mirror) remove(_ context.Context, q *queue.Queue, e Entry) error { return q.Remove(e.file()) }
-
 func (m *Mirror) queue(slug string) (*queue.Queue, error) {
 	q, err := m.o.OpenQueue(slug)
 	if err != nil {
@@ -282,33 +335,6 @@ func (m *Mirror) queue(slug string) (*queue.Queue, error) {
 // one. It must not stop the others, and verify finds its file missing.
 func (m *Mirror) unqueueable(e Entry, why error) {
 	m.o.Logger.Error("cannot queue an order of the log", "position", e.Position, "error", why)
-}
-
-// equalAll makes every directory equal to the orders. One in which that fails
-// stops no other, and is looked at again soon.
-func (m *Mirror) equalAll(ctx context.Context) error {
-	slugs, err := m.slugs()
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for _, slug := range slugs {
-		if err := m.equal(ctx, slug); err != nil {
-			failed = append(failed, fmt.Errorf("queue %s: %w", slug, err))
-		}
-	}
-	switch err := errors.Join(failed...); {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err == nil:
-		m.disk.Over()
-	case m.again == nil: // asked once, by Rebuild
-		return err
-	default:
-		m.again.Reset(m.disk.Failed(err))
-	}
-	m.position.Store(m.folded)
-	return nil
 }
 
 // equal makes one directory equal to the orders: what is missing is written, what
@@ -350,7 +376,8 @@ func (m *Mirror) equal(ctx context.Context, slug string) error {
 	if err != nil {
 		return err
 	}
-	for name, e := range m.want[slug] {
+	for _, name := range slices.Sorted(maps.Keys(m.want[slug])) { // in their order: a worker takes the first that it sees
+		e := m.want[slug][name]
 		if there[name] || m.setAside[name] {
 			continue
 		}
@@ -472,7 +499,7 @@ func (m *Mirror) catchUp(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the log: %w", err)
 		}
-		if _, _, err := m.fold([]eventlog.Event{e}); err != nil {
+		if err := m.fold([]eventlog.Event{e}); err != nil {
 			return err
 		}
 	}
@@ -485,7 +512,17 @@ func (m *Mirror) Rebuild(ctx context.Context) error {
 	if err := m.catchUp(ctx); err != nil {
 		return err
 	}
-	return m.equalAll(ctx)
+	slugs, err := m.slugs()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, slug := range slugs {
+		if err := m.equal(ctx, slug); err != nil {
+			failed = append(failed, fmt.Errorf("queue %s: %w", slug, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // Expected lists, by deployment and in order, the entries that the queues should

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 func TestMirror_WritesAFileForEachAssignment(t *testing.T) {
@@ -134,6 +136,84 @@ func TestMirror_StartNoticesWhatWasLost(t *testing.T) {
 			s.caughtUp(t, m)
 			s.expectFiles(t, want...)
 		})
+	}
+}
+
+// A push to many deployments holds up no other: between two of its files the log is
+// read, and whatever has come gets its turn.
+func TestMirror_HandsOutDeliveriesInTurns(t *testing.T) {
+	const many = 64
+	s := newSite(t)
+	var all []eventlog.Transition
+	for i := range many {
+		all = append(all, forwarded("many", fmt.Sprintf("fan-%02d", i), 1))
+	}
+	s.append(t, all...)
+	s.append(t, forwarded("one", "web", 1))
+	var events []eventlog.Event
+	for e, err := range s.log.Find(t.Context(), eventlog.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+	second := make(chan struct{})
+	log := &scriptedLog{Log: s.log, batches: [][]eventlog.Event{events[:many], events[many:]}, begun: func(batch int) {
+		if batch == 1 {
+			close(second)
+		}
+	}}
+	o := s.mirror().o
+	o.Log, o.Slugs = log, nil
+	var opened []string
+	open := o.OpenQueue
+	o.OpenQueue = func(slug string) (*queue.Queue, error) {
+		<-second // it is there before the first file of many
+		opened = append(opened, slug)
+		return open(slug)
+	}
+	// Nothing is known of the deliveries at the start.
+	o.Resume = func(context.Context, string) (*projections.State, error) { return projections.NewState(), nil }
+	m := New(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	testkit.Wait(t, "the mirror has caught up", func() bool { return m.Position() == many+1 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if at := slices.Index(opened, "web"); at < 0 || at > many/2 || len(opened) != many+1 {
+		t.Errorf("the other delivery came as number %d of %d", at+1, len(opened))
+	}
+}
+
+// What is written for a deployment is written in the order of the log, whichever
+// delivery has the turn: its worker takes the first file that it sees.
+func TestTurns_KeepTheOrderWithinADeployment(t *testing.T) {
+	entry := func(delivery, slug string) Entry {
+		return Entry{DeliveryID: delivery, Assignment: eventlog.Assignment{Deployment: slug}}
+	}
+	var todo turns
+	todo.look([]string{"seen"})
+	for _, slug := range []string{"a", "b", "c", "d"} {
+		todo.add(entry("many", slug))
+	}
+	todo.add(entry("hand", "d"))
+	todo.add(entry("other", "web"))
+	var got []string
+	for todo.any() {
+		slug, changed, look := todo.next()
+		for _, e := range changed {
+			got = append(got, e.DeliveryID+" "+slug)
+		}
+		if look {
+			got = append(got, slug)
+		}
+	}
+	want := []string{"many a", "many d", "hand d", "other web", "many b", "many c", "seen"}
+	if !slices.Equal(got, want) {
+		t.Errorf("turns\n%q\nwant\n%q", got, want)
 	}
 }
 
@@ -337,9 +417,9 @@ func TestEventsThatAreNotKnown(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := s.mirror().o
-		scripted := &scriptedLog{Log: s.log, events: []eventlog.Event{
+		scripted := &scriptedLog{Log: s.log, batches: [][]eventlog.Event{{
 			{Position: 2, Instance: tt.instance, Type: "pinned", Data: []byte(`{"v":1}`)},
-		}}
+		}}}
 		o.Log = scripted
 		m := New(o)
 		ctx, cancel := context.WithCancel(context.Background())
