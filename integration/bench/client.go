@@ -23,10 +23,14 @@ const secret = "a secret of the benchmarks"
 // push is the body of a push to owner/app, which moves main forward from before
 // to commit, of about size bytes.
 func push(before, commit string, size int) []byte {
+	return pushTo("owner/app", before, commit, size)
+}
+
+func pushTo(repository, before, commit string, size int) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `{"ref":"refs/heads/main","before":%q,"after":%q,"created":false,"deleted":false,"forced":false,`+
-		`"repository":{"full_name":"owner/app","default_branch":"main"},"pusher":{"name":"octocat"},"sender":{"login":"octocat"},`+
-		`"head_commit":{"id":%q,"message":"Change the page"},"commits":[`, before, commit, commit)
+		`"repository":{"full_name":%q,"default_branch":"main"},"pusher":{"name":"octocat"},"sender":{"login":"octocat"},`+
+		`"head_commit":{"id":%q,"message":"Change the page"},"commits":[`, before, commit, repository, commit)
 	for i := 0; b.Len() < size-200; i++ {
 		if i > 0 {
 			b.WriteByte(',')

@@ -30,6 +30,7 @@ var rows = []row{
 	{"ack", "durable acknowledgements against a raw loop of the same system calls", ack},
 	{"peer", "durable acknowledgements against Debian's webhook, which stores nothing", peer},
 	{"started", "from the POST to the committed `started`, against the sum of its parts", started},
+	{"fanout", "from the POST to `started` behind a push to 100 deployments, against that alone", fanout},
 	{"append", "events appended with 64 deliveries in flight, against one inserting connection", appendEvents},
 	{"verify", "verify of the log against a scan that hashes the same rows, and its memory", verify},
 	{"status", "status on a long log against a short one, and the memory of a rebuild", status},
