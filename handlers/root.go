@@ -7,20 +7,16 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
-// Root does for a step what only root may: a verb of a fixed few, whose arguments root
+// Root does for a step what only root may: one of the verbs in names, whose arguments root
 // checks again by rules of its own. Its journal names the job. An exit code that is not
 // 0 is a *process.ExitError.
 type Root interface {
 	Call(ctx context.Context, job Job, out io.Writer, verb string, args ...string) error
 }
-
-// The verbs that any plan may end with; each takes a unit of systemd.
-const (
-	VerbRestart = "restart"
-	VerbReload  = "reload"
-)
 
 var errNoRoot = errors.New("nothing does here what only root may: set up the helper, as docs/handlers/helper.md says")
 
@@ -51,10 +47,10 @@ func (h ending) Plan(ctx context.Context, job Job) (Plan, error) {
 	}
 	steps := slices.Clone(plan.Steps)
 	for _, unit := range h.restart {
-		steps = append(steps, unitStep(VerbRestart, unit))
+		steps = append(steps, unitStep(names.VerbRestart, unit))
 	}
 	for _, unit := range h.reload {
-		steps = append(steps, unitStep(VerbReload, unit))
+		steps = append(steps, unitStep(names.VerbReload, unit))
 	}
 	return Plan{Steps: steps}, nil
 }

@@ -18,9 +18,10 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Use: "doctor [--json]", Short: "Find problems, and say how to fix them",
 		Long: `Checks the configuration, the webhook secret, the rights and the space of
 state_dir, the queues, the database with its read models, the lock server, git and
-the remotes, the programs of the steps, and whether the daemon runs. One line for
-each finding: ok, warn or FAIL, and what to do. It changes nothing. Exit 1 if
-something fails. Run it as the user that the daemon runs as.`,
+the remotes, the programs of the steps, whether root would do what the steps ask of
+it, and whether the daemon runs. One line for each finding: ok, warn or FAIL, and
+what to do. It changes nothing. Exit 1 if something fails. Run it as the user that
+the daemon runs as.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			failed := 0

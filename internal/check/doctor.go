@@ -62,6 +62,7 @@ func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func
 		{"paths", d.paths},
 		{"space", d.space},
 		{"steps", d.steps},
+		{"helper", d.helper},
 		{"daemon", d.daemon},
 		{"requests", d.requests},
 	} {

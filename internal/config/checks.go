@@ -51,7 +51,6 @@ var (
 	// GitHub's rules for user names, with the underscore that managed users
 	// have, and for repository names.
 	repositoryPattern = regexp.MustCompile(`\A[A-Za-z0-9_][A-Za-z0-9_-]{0,99}/[A-Za-z0-9_.-]{1,100}\z`)
-	unitPattern       = regexp.MustCompile(`\A[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]{0,254}\z`)
 	sqlAlchemyURL     = regexp.MustCompile(`\A(postgres(?:ql)?)\+[a-z0-9_]+://`)
 )
 
@@ -352,7 +351,7 @@ func wrongInstanceName(s string) (wrong, suggestion string) {
 }
 
 func wrongUnit(s string) (wrong, suggestion string) {
-	if !unitPattern.MatchString(s) {
+	if !names.Unit(s) {
 		return "is not the name of a systemd unit", ""
 	}
 	return "", ""

@@ -49,6 +49,7 @@ type Config struct {
 	// log; empty means the one in StateDir, if it is there.
 	SigningKeyFile string   `toml:"signing_key_file" check:"dir"`
 	ProxyFix       ProxyFix `toml:"proxy_fix"`
+	Helper         Helper   `toml:"helper"`
 	// ExecutableSearchPaths are absolute directories that are searched for a
 	// step's program before PATH.
 	ExecutableSearchPaths []string `toml:"executable_search_paths" check:"search_path" default:"[]"`
@@ -102,6 +103,13 @@ type Lock struct {
 	TTL time.Duration `toml:"ttl" default:"30s"`
 }
 
+// Helper is how root is asked for what only root may.
+type Helper struct {
+	Socket string `toml:"socket" check:"dir" default:"/run/durhack-deployer/helper.sock"`
+	// Command, where there is no systemd, is what is run in place of the socket.
+	Command []string `toml:"command"`
+}
+
 // The names of the handlers.
 const (
 	HandlerCommand = "command"
@@ -151,6 +159,9 @@ type Deployment struct {
 	FetchTimeout time.Duration `toml:"fetch_timeout" json:"fetch_timeout_ns,omitempty"`
 	EnvFiles     []string      `toml:"env_file" check:"env_file" single:"true" json:"-"`
 	Variables    `toml:"env"`
+	// Restart and Reload are units of systemd that root restarts and reloads in the end.
+	Restart []string `toml:"restart" check:"unit" json:"restart,omitempty"`
+	Reload  []string `toml:"reload" check:"unit" json:"reload,omitempty"`
 	// Env are the variables, NAME=value, that git and every step get beside those
 	// that always are passed on: those of Variables.
 	Env []string `json:"-"`

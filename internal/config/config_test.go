@@ -111,6 +111,7 @@ func TestDefaults(t *testing.T) {
 		Listen:   HostPort{"localhost", 3400},
 		Admin:    HostPort{"127.0.0.1", 3401},
 		Lock:     Lock{TTL: 30 * time.Second},
+		Helper:   Helper{Socket: "/run/durhack-deployer/helper.sock"},
 		Files:    []string{"a.toml"},
 		Deployments: map[string]*Deployment{"web": {
 			Slug: "web", Repository: "octo/web", Branch: "main", Path: "/var/www/web",
@@ -160,6 +161,9 @@ x_proto = 2
 [lock]
 url = "redis://localhost"
 ttl = "1m30s"
+[helper]
+socket = "/run/other/helper.sock"
+command = ["sudo", "-n"]
 [deployments.web]
 repository = "octo/web"
 enabled = false
@@ -170,6 +174,8 @@ handler = "command"
 timeout = 60
 pending = "latest"
 on_interrupt = "fail"
+restart = ["web.service", "web-worker"]
+reload = ["nginx"]
 [deployments.web.health]
 url = "http://localhost:3000/"
 timeout = "5s"
@@ -186,8 +192,9 @@ timeout = "2m"
 	want := fmt.Sprintf("%+v", bareDeployment{
 		Slug: "web", Repository: "octo/web", Branch: "release/v1", Path: "/srv/web", Remote: "git@example.com:octo/web.git",
 		Handler: "command", Timeout: time.Minute, Pending: "latest", OnInterrupt: "fail",
-		Health: Health{URL: "http://localhost:3000/", Timeout: 5 * time.Second},
-		Steps:  []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
+		Health:  Health{URL: "http://localhost:3000/", Timeout: 5 * time.Second},
+		Steps:   []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
+		Restart: []string{"web.service", "web-worker"}, Reload: []string{"nginx"},
 		Digest: d.Digest, at: d.at,
 	})
 	if got != want {
@@ -197,7 +204,8 @@ timeout = "2m"
 		c.DatabaseURL != "host=/run/postgresql dbname=log" || !slices.Equal(c.Secrets, []Secret{"one"}) ||
 		!slices.Equal(c.ExecutableSearchPaths, []string{"/opt/bin", "/opt/node/bin"}) ||
 		c.Listen.String() != "[::1]:80" || c.Admin.String() != "localhost:0" || c.ProxyFix != (ProxyFix{1, 2}) ||
-		c.Lock != (Lock{"redis://localhost", 90 * time.Second}) {
+		c.Lock != (Lock{"redis://localhost", 90 * time.Second}) ||
+		c.Helper.Socket != "/run/other/helper.sock" || !slices.Equal(c.Helper.Command, []string{"sudo", "-n"}) {
 		t.Errorf("got %s", dump(c))
 	}
 }

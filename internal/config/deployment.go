@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // deployments settles every deployment, those of this version's handlers and the
@@ -93,11 +94,16 @@ func (d Deployment) MarshalJSON() ([]byte, error) {
 // steps checks what a check of a single key cannot tell.
 func (d *decoder) steps(one *Deployment, key string) {
 	earlier := map[string]bool{}
+	for verb, units := range map[string][]string{names.VerbRestart: one.Restart, names.VerbReload: one.Reload} {
+		for _, unit := range units {
+			earlier[verb+" "+unit] = true
+		}
+	}
 	for i, step := range one.Steps {
 		path := element(key+".steps", i)
 		name, run := d.setting(path+".name"), d.setting(path+".run")
 		if step.Name != "" && earlier[step.Name] {
-			name.fail(fmt.Sprintf("%s %q is the name of an earlier step", name.key, step.Name), "give each step a name of its own")
+			name.fail(fmt.Sprintf("%s %q is the name of another step", name.key, step.Name), "give each step a name of its own")
 		}
 		earlier[step.Name] = true
 		switch {

@@ -49,7 +49,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, instance, listen, lock, origin, proxy_fix, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, helper, instance, listen, lock, origin, proxy_fix, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",
@@ -177,7 +177,12 @@ func TestErrors(t *testing.T) {
 		"an escape in a name": {web(`steps = [{ name = "a\u001b[31m", run = ["a"] }]`), `a.toml:5:12: deployments.web.steps[0].name "a\x1b[31m" must be printable, without a space at either end`},
 		"a step name twice": {
 			web(`steps = [{ name = "a", run = ["a"] }, { name = "a", run = ["b"] }]`),
-			`a.toml:5:41: deployments.web.steps[1].name "a" is the name of an earlier step; give each step a name of its own`,
+			`a.toml:5:41: deployments.web.steps[1].name "a" is the name of another step; give each step a name of its own`,
+		},
+		"a step with the name of a restart": {
+			web(`restart = ["-x", "app.service"]`, `steps = [{ name = "restart app.service", run = ["a"] }]`),
+			`a.toml:5:12: deployments.web.restart[0] "-x" is not the name of a systemd unit` + "\n" +
+				`a.toml:6:12: deployments.web.steps[0].name "restart app.service" is the name of another step; give each step a name of its own`,
 		},
 		"a step named fetch": {web(`steps = [{ name = "fetch", run = ["a"] }]`),
 			`a.toml:5:12: deployments.web.steps[0].name "fetch" is the name of a step that comes before the configured ones; choose another`},

@@ -77,6 +77,9 @@ func expand(path, pythonEnv string) (files, left []string, failed *Error) {
 	return files, left, nil
 }
 
+// HelperFile is the name of the file of the helper's rules, which stands beside ours.
+const HelperFile = "helper.toml"
+
 // directoryFiles lists the names of a directory's *.toml files, sorted. Hidden
 // ones are left out: editors keep their locks and backups there.
 func directoryFiles(dir string) ([]string, error) {
@@ -86,7 +89,7 @@ func directoryFiles(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, entry := range entries {
-		if name := entry.Name(); strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".") && !entry.IsDir() {
+		if name := entry.Name(); strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".") && name != HelperFile && !entry.IsDir() {
 			names = append(names, name)
 		}
 	}

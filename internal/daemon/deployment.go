@@ -20,6 +20,15 @@ import (
 
 // Handler is the handler that the configuration of a deployment asks for.
 func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) {
+	h, err := kindOf(cfg, d)
+	if err != nil {
+		return nil, err
+	}
+	return handlers.Ending(h, d.Restart, d.Reload), nil
+}
+
+// kindOf is the handler of the deployment's kind.
+func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) {
 	if d.Unsupported != "" {
 		return nil, fmt.Errorf("deployment %q: %s", d.Slug, d.Unsupported)
 	}
@@ -132,7 +141,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			Timeout:          d.Timeout,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker,
-		RunsDir: filepath.Join(o.Config.StateDir, "runs"), Secrets: secrets,
+		RunsDir: filepath.Join(o.Config.StateDir, "runs"), Secrets: secrets, Root: root{Helper(o.Config)},
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)

@@ -19,6 +19,7 @@ func TestNames(t *testing.T) {
 		"Slug":            {Slug, []string{"a", "docs.example.com", "mains"}, []string{"", "main", "Main", "../a", long}},
 		"DeliveryID":      {DeliveryID, []string{"a", "-", "72d3162e-cc78-11e3-81ab-4c9367dc0958", long[1:]}, []string{"", "a_b", "a.b", "a/b", "a\n", long}},
 		"Commit":          {Commit, []string{strings.Repeat("a0", 20), strings.Repeat("a0", 32)}, []string{"", "HEAD", strings.Repeat("A0", 20), strings.Repeat("a0", 21), strings.Repeat("g0", 20), strings.Repeat("a0", 20) + "\n"}},
+		"Unit":            {Unit, []string{"a.service", "getty@tty1", `dev-disk-by\x2dlabel.mount`, "a"}, []string{"", "-a", "a/b", "a b", "a;b", "a\n", "*.service", strings.Repeat("x", 256)}},
 		"CommitBeginning": {CommitBeginning, []string{"abcd", strings.Repeat("a0", 32)}, []string{"", "abc", "ABCD", "abcg", strings.Repeat("a", 65)}},
 	} {
 		for _, s := range test.good {
