@@ -78,7 +78,7 @@ func environment(pairs ...string) func(string) string {
 func parse(env func(string) string, contents ...string) (*Config, error) {
 	var sources []source
 	for i, content := range contents {
-		sources = append(sources, source{file: string(rune('a'+i)) + ".toml", data: []byte(content)})
+		sources = append(sources, source{File: string(rune('a'+i)) + ".toml", Data: []byte(content)})
 	}
 	c, problems := build(sources, nil, env, testHost())
 	if len(problems) > 0 {

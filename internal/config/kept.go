@@ -16,24 +16,15 @@ import (
 // kept is all that a configuration was read from, as a file holds it.
 type kept struct {
 	At      time.Time         `json:"at"`
-	Sources []keptSource      `json:"sources"`
+	Sources []source          `json:"sources"`
 	Files   map[string][]byte `json:"files"` // that the sources name: secrets, variables
-}
-
-type keptSource struct {
-	File string `json:"file"`
-	Data []byte `json:"data"`
 }
 
 // Keep is a file with all that the configuration was read from, secrets included, as
 // the last good one of a program that is called like this: see LoadKept. Only the user
 // of the process may read it.
 func (c *Config) Keep(program string, args []string, env func(string) string, now time.Time) (path string, content []byte, err error) {
-	k := kept{At: now.UTC(), Files: c.files}
-	for _, s := range c.sources {
-		k.Sources = append(k.Sources, keptSource{s.file, s.data})
-	}
-	content, err = json.Marshal(k)
+	content, err = json.Marshal(kept{At: now.UTC(), Sources: c.sources, Files: c.files})
 	if err != nil {
 		return "", nil, fmt.Errorf("encode the configuration: %w", err)
 	}
@@ -61,10 +52,6 @@ func LoadKept(program string, args, paths []string, env func(string) string) (*C
 		if err != nil {
 			return nil, time.Time{}, fmt.Errorf("read the last good configuration from %s: %w", path, err)
 		}
-		var sources []source
-		for _, s := range k.Sources {
-			sources = append(sources, source{s.File, s.Data})
-		}
 		on := thisHost()
 		on.read = func(file string, limit int64) ([]byte, error) {
 			if data, ok := k.Files[file]; ok {
@@ -72,9 +59,9 @@ func LoadKept(program string, args, paths []string, env func(string) string) (*C
 			}
 			return readRegularFile(file, limit)
 		}
-		c, problems := build(sources, nil, env, on)
+		c, problems := build(k.Sources, nil, env, on)
 		if len(problems) > 0 {
-			return nil, k.At, &Errors{List: sortErrors(problems, fileNames(sources))}
+			return nil, k.At, &Errors{List: sortErrors(problems, fileNames(k.Sources))}
 		}
 		return c, k.At, nil
 	}
@@ -132,7 +119,7 @@ func stateDirs(paths []string, env func(string) string) []string {
 	}
 	sources, _, _ := readSources(paths, env)
 	for _, s := range sources {
-		for _, m := range stateDirLine.FindAllSubmatch(s.data, -1) {
+		for _, m := range stateDirLine.FindAllSubmatch(s.Data, -1) {
 			dirs = append(dirs, filepath.Clean(string(m[1])))
 		}
 	}

@@ -80,7 +80,7 @@ func build(sources []source, problems []*Error, env func(string) string, on host
 	d := &decoder{env: env, on: on, root: schema(), values: map[string]Value{}, files: map[string]envFiles{}}
 	all := tree{map[string]any{}, map[string]position{}}
 	for _, src := range sources {
-		one, err := parseTOML(src.file, src.data)
+		one, err := parseTOML(src.File, src.Data)
 		if err != nil {
 			problems = append(problems, err)
 			continue
@@ -110,7 +110,7 @@ func build(sources []source, problems []*Error, env func(string) string, on host
 func fileNames(sources []source) []string {
 	names := make([]string, len(sources))
 	for i, src := range sources {
-		names[i] = src.file
+		names[i] = src.File
 	}
 	return names
 }

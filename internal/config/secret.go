@@ -40,9 +40,6 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 // MarshalText masks the value in JSON, TOML and every other text encoding.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalJSON implements json.Marshaler.
-func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() + `"`), nil }
-
 // add takes a webhook secret: those written down, then those of files, then
 // systemd's credential, all of which are valid at once.
 func (s setting) add(secret Secret, what string) {

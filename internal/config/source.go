@@ -20,8 +20,8 @@ const (
 
 // source is one file's content.
 type source struct {
-	file string
-	data []byte
+	File string `json:"file"`
+	Data []byte `json:"data"`
 }
 
 // readSources reads the files behind the paths, as far as it can.
@@ -51,7 +51,7 @@ func readSources(paths []string, env func(string) string) ([]source, []Warning, 
 				problems = append(problems, err)
 				continue
 			}
-			sources = append(sources, source{file: file, data: data})
+			sources = append(sources, source{file, data})
 		}
 	}
 	return sources, warnings, problems

@@ -171,21 +171,14 @@ func (c *Cluster) join(ctx context.Context) error {
 }
 
 // Start makes sure that the cluster answers, starting it if it does not run.
-func (c *Cluster) Start(ctx context.Context) error {
-	unlock, err := c.lockStart(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if c.closed {
-		return errClosed
-	}
-	return c.ensure(ctx)
-}
+func (c *Cluster) Start(ctx context.Context) error { return c.alone(ctx, c.ensure) }
 
 // Stop stops the server, also while others use it, and waits for its end: sessions are
 // cut, what was committed is kept. The next Start brings it back.
-func (c *Cluster) Stop(ctx context.Context) error {
+func (c *Cluster) Stop(ctx context.Context) error { return c.alone(ctx, c.stop) }
+
+// alone calls f with the start lock, unless the cluster is closed.
+func (c *Cluster) alone(ctx context.Context, f func(context.Context) error) error {
 	unlock, err := c.lockStart(ctx)
 	if err != nil {
 		return err
@@ -194,7 +187,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	if c.closed {
 		return errClosed
 	}
-	return c.stop(ctx)
+	return f(ctx)
 }
 
 // Close ends this use of the cluster, and stops the server if it was the last

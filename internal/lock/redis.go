@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"sync"
 	"time"
 
@@ -50,9 +49,11 @@ func NewRedis(rawURL, scope string, ttl time.Duration, log *slog.Logger) (*Redis
 	if ttl < minTTL {
 		return nil, fmt.Errorf("the time to live of a lock must be at least %v, not %v", minTTL, ttl)
 	}
-	o, err := parseRedisURL(rawURL)
+	o, err := redis.ParseURL(rawURL)
 	if err != nil {
-		return nil, err
+		// The client's own words may repeat a piece of the password.
+		return nil, errors.New("the URL of the lock server cannot be read; it is written redis://[user:password@]host[:port][/db] " +
+			"(or rediss://, or unix:///path), with the special characters of a password percent-encoded")
 	}
 	// Acquire and the refresher have retries of their own, which know the context
 	// and the time that is left; the client's would only delay them.
@@ -65,27 +66,6 @@ func NewRedis(rawURL, scope string, ttl time.Duration, log *slog.Logger) (*Redis
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(o)
 	return &Redis{client: client, locks: redislock.New(client), scope: scope, ttl: ttl, log: log, who: whoAmI()}, nil
-}
-
-// parseRedisURL reads the URL. The errors of net/url and go-redis quote what they
-// could not read, which may be a piece of the password, so none is passed on.
-func parseRedisURL(raw string) (*redis.Options, error) {
-	const form = "redis://[user:password@]host[:port][/db] (or rediss://, or unix:///path); " +
-		"special characters in a password are percent-encoded"
-	u, err := url.Parse(raw)
-	if err != nil {
-		return nil, errors.New("the URL of the lock server cannot be read; it is written " + form)
-	}
-	switch u.Scheme {
-	case "redis", "rediss", "unix":
-	default:
-		return nil, errors.New("the URL of the lock server must begin with redis://, rediss:// or unix://")
-	}
-	o, err := redis.ParseURL(raw)
-	if err != nil {
-		return nil, errors.New("the URL of the lock server has a path or an option that is not known; it is written " + form)
-	}
-	return o, nil
 }
 
 // ClientLog sends what go-redis itself has to say to log, as debug lines: it would
