@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -122,3 +123,14 @@ func (n noSync) Create(name string, mode os.FileMode) (durable.File, error) {
 type noSyncFile struct{ durable.File }
 
 func (noSyncFile) Sync() error { return nil }
+
+// WithClock replaces time.Now as the source of the time in ULIDs.
+func WithClock(now func() time.Time) Option {
+	return func(o *options) { o.now = now }
+}
+
+// WithScanInterval sets how often a Watcher reads the whole directory, which is
+// what it relies on; default 30 seconds.
+func WithScanInterval(every time.Duration) Option {
+	return func(o *options) { o.scanInterval = every }
+}

@@ -77,17 +77,6 @@ type options struct {
 // Option changes how a Queue works.
 type Option func(*options)
 
-// WithClock replaces time.Now as the source of the time in ULIDs.
-func WithClock(now func() time.Time) Option {
-	return func(o *options) { o.now = now }
-}
-
-// WithScanInterval sets how often a Watcher reads the whole directory, which is
-// what it relies on; default 30 seconds.
-func WithScanInterval(every time.Duration) Option {
-	return func(o *options) { o.scanInterval = every }
-}
-
 // Derived is for a queue whose entries follow from elsewhere, and are put by this
 // process alone. None is synced, so that one may be cut short after a loss of power;
 // and the system is not asked to watch it, which gives a user few watchers: Put tells

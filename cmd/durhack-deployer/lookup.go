@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"os"
@@ -135,16 +137,20 @@ func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, in
 
 // deliveries are the events that a filter finds, at most one more than are listed.
 func deliveries(ctx context.Context, store *daemon.Store, f eventlog.Filter) ([]eventlog.Event, error) {
-	var found []eventlog.Event
-	for e, err := range store.Log.Find(ctx, f) {
+	f.Limit = cmp.Or(f.Limit, maxListed+1)
+	return collect(store.Log.Find(ctx, f))
+}
+
+// collect reads all of what a question to the log finds.
+func collect(found iter.Seq2[eventlog.Event, error]) ([]eventlog.Event, error) {
+	var events []eventlog.Event
+	for e, err := range found {
 		if err != nil {
 			return nil, err
 		}
-		if found = append(found, e); len(found) > maxListed {
-			break
-		}
+		events = append(events, e)
 	}
-	return found, nil
+	return events, nil
 }
 
 // unrouted lists the deliveries of the main queue that may be meant.
@@ -183,14 +189,7 @@ func deliveryIDs(ctx context.Context, cfg *config.Config, store *daemon.Store, t
 
 // deliveryEvents reads the events of one delivery, whose ID deliveryID found.
 func deliveryEvents(ctx context.Context, cfg *config.Config, store *daemon.Store, id string) ([]eventlog.Event, error) {
-	var events []eventlog.Event
-	for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, DeliveryID: id}) {
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
-	}
-	return events, nil
+	return collect(store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, DeliveryID: id}))
 }
 
 // carrying lists the deliveries whose commit has this hash, or begins so.
@@ -198,15 +197,8 @@ func carrying(ctx context.Context, cfg *config.Config, store *daemon.Store, text
 	if !maybeCommit(text) {
 		return nil, nil
 	}
-	var found []eventlog.Event
 	f := eventlog.Filter{Instance: cfg.Instance, Types: []eventlog.Type{eventlog.TypeReceived}, Commit: strings.ToLower(text)}
-	for e, err := range store.Log.Find(ctx, f) {
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, e)
-	}
-	return found, nil
+	return collect(store.Log.Find(ctx, f))
 }
 
 // commit finds what a reference means for a deployment: a ref of the remote, or

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -94,19 +95,12 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
-		if host != "localhost" && host != s.o.Host && net.ParseIP(trimBrackets(host)) == nil {
+		if host != "localhost" && host != s.o.Host && net.ParseIP(strings.Trim(host, "[]")) == nil {
 			answer(w, http.StatusMisdirectedRequest, map[string]any{"status": "error", "message": "ask for this host by its address"})
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func trimBrackets(host string) string {
-	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
-		return host[1 : len(host)-1]
-	}
-	return host
 }
 
 func (s *Server) about(status string) map[string]any {

@@ -44,6 +44,14 @@ func (d *doctor) say(level Level, advice, format string, args ...any) {
 	d.tell(Finding{Check: d.check, Level: level, Text: fmt.Sprintf(format, args...), Advice: advice})
 }
 
+// failed tells of an error, and says whether there is one.
+func (d *doctor) failed(err error, advice string) bool {
+	if err != nil {
+		d.say(Fail, advice, "%s", oneLine(err))
+	}
+	return err != nil
+}
+
 // Doctor looks for what keeps the daemon from working, and tells each finding as it
 // comes. It returns early, with the cause, only when ctx ends.
 func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func(Finding)) error {

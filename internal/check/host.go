@@ -20,7 +20,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
-	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 const (
@@ -139,15 +138,11 @@ func (d *doctor) queues(context.Context) {
 	waiting, queues, bad := 0, 0, false
 	for _, name := range append([]string{names.MainQueue}, d.cfg.Slugs()...) {
 		dir := daemon.QueueDir(d.cfg, name)
-		entries, err := queue.List(dir)
+		entries, quarantined, err := daemon.LookAtQueue(d.cfg, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // made when it is needed
 		}
-		quarantined, badErr := queue.ListQuarantine(dir)
-		if err == nil {
-			err = queue.Unreadable(dir)
-		}
-		if err = errors.Join(err, badErr); err != nil {
+		if err != nil {
 			bad = true
 			d.say(Fail, "run this as the user that the daemon runs as; see who owns the directory", "%s: %s", name, oneLine(err))
 			continue
@@ -196,15 +191,13 @@ func (d *doctor) lock(ctx context.Context) {
 	const advice = "start the lock server or fix [lock] url: until then deploys wait"
 	lock.ClientLog(d.log)
 	redis, err := lock.NewRedis(d.cfg.Lock.URL.Reveal(), d.cfg.Instance, d.cfg.Lock.TTL, d.log)
-	if err != nil {
-		d.say(Fail, advice, "%v", err)
+	if d.failed(err, advice) {
 		return
 	}
 	defer func() { _ = redis.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	if err := redis.Ping(ctx); err != nil {
-		d.say(Fail, advice, "%v", err)
+	if d.failed(redis.Ping(ctx), advice) {
 		return
 	}
 	d.say(OK, "", "the lock server answers")

@@ -52,8 +52,7 @@ func (d *doctor) database(ctx context.Context) {
 		return
 	}
 	store, err := daemon.OpenStore(ctx, d.cfg, d.log, false)
-	if err != nil {
-		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
+	if d.failed(err, daemon.StoreHint(err)) {
 		return
 	}
 	defer store.Close()
@@ -70,8 +69,7 @@ func (d *doctor) database(ctx context.Context) {
 	d.instance(ctx, store)
 	d.check = "projections"
 	lag, err := projections.New(store.Pool, store.Log, d.log).Lag(ctx)
-	if err != nil {
-		d.say(Fail, "", "%s", oneLine(err))
+	if d.failed(err, "") {
 		return
 	}
 	trouble := daemon.ProjectionTrouble(lag)
@@ -93,8 +91,7 @@ func (d *doctor) database(ctx context.Context) {
 func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 	d.check = "signer"
 	key, err := daemon.SigningKey(d.cfg)
-	if err != nil {
-		d.say(Fail, "nothing is signed until the key can be used", "%s", oneLine(err))
+	if d.failed(err, "nothing is signed until the key can be used") {
 		return
 	}
 	if key == nil {
@@ -119,8 +116,7 @@ func (d *doctor) signer(ctx context.Context, store *daemon.Store) {
 // server looks at a server of somebody's own, before its schema is relied on.
 func (d *doctor) server(ctx context.Context) bool {
 	conn, err := pgx.Connect(ctx, d.cfg.DatabaseURL)
-	if err != nil {
-		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
+	if d.failed(err, daemon.StoreHint(err)) {
 		return false
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
@@ -134,8 +130,7 @@ func (d *doctor) server(ctx context.Context) bool {
 // inspect is server for the private cluster.
 func (d *doctor) inspect(ctx context.Context, store *daemon.Store) {
 	conn, err := store.Pool.Acquire(ctx)
-	if err != nil {
-		d.say(Fail, "", "%s", oneLine(err))
+	if d.failed(err, "") {
 		return
 	}
 	defer conn.Release()
@@ -149,8 +144,7 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 	var theirs time.Time
 	before := time.Now()
 	err := conn.QueryRow(ctx, "select current_setting('server_version_num')::int, current_setting('server_version'), clock_timestamp()").Scan(&number, &version, &theirs)
-	if err != nil {
-		d.say(Fail, "", "%s", oneLine(err))
+	if d.failed(err, "") {
 		return false
 	}
 	after := time.Now()
@@ -167,16 +161,14 @@ func (d *doctor) ask(ctx context.Context, conn *pgx.Conn) bool {
 			"the newest event was recorded %s ahead of the database's clock, which was set back since", time.Duration(ahead*float64(time.Second)).Round(time.Second))
 	}
 	obstacles, err := migrations.Obstacles(ctx, conn)
-	if err != nil {
-		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
+	if d.failed(err, daemon.StoreHint(err)) {
 		return false
 	}
 	for _, reason := range obstacles {
 		d.say(Fail, "pushes are accepted meanwhile, and wait", "%s", reason)
 	}
 	unguarded, err := migrations.Unguarded(ctx, conn)
-	if err != nil {
-		d.say(Fail, daemon.StoreHint(err), "%s", oneLine(err))
+	if d.failed(err, daemon.StoreHint(err)) {
 		return false
 	}
 	if len(unguarded) > 0 {

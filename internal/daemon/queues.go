@@ -71,6 +71,18 @@ func QueueNames(cfg *config.Config) ([]string, error) {
 	return found, nil
 }
 
+// LookAtQueue lists what waits in a queue, and what is in its quarantine. It is an error
+// where not all of it can be read.
+func LookAtQueue(cfg *config.Config, name string) (waiting []queue.Entry, quarantined []queue.QuarantinedFile, err error) {
+	dir := QueueDir(cfg, name)
+	waiting, err = queue.List(dir)
+	quarantined, badErr := queue.ListQuarantine(dir)
+	if err == nil {
+		err = queue.Unreadable(dir)
+	}
+	return waiting, quarantined, errors.Join(err, badErr)
+}
+
 // Orphans are the queues in which something waits, by name with how much, whose
 // deployment is not in the configuration: nobody works on them.
 func Orphans(cfg *config.Config) (map[string]int, error) {

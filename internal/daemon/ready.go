@@ -17,7 +17,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
-	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 // lagAllowed is how old an event may be that the read models do not hold yet,
@@ -306,12 +305,8 @@ func checkQueues(cfg *config.Config) (any, []string) {
 	var reasons []string
 	for _, name := range append([]string{names.MainQueue}, cfg.Slugs()...) {
 		state := queueState{Queue: name}
-		entries, err := queue.List(QueueDir(cfg, name))
-		bad, badErr := queue.ListQuarantine(QueueDir(cfg, name))
-		if err == nil {
-			err = queue.Unreadable(QueueDir(cfg, name))
-		}
-		if err = errors.Join(err, badErr); errors.Is(err, fs.ErrNotExist) && name != names.MainQueue {
+		entries, bad, err := LookAtQueue(cfg, name)
+		if errors.Is(err, fs.ErrNotExist) && name != names.MainQueue {
 			err = nil // that of a deployment is made when it is needed
 		}
 		state.Waiting, state.Quarantined = len(entries), len(bad)

@@ -52,7 +52,7 @@ func Lock(ctx context.Context, f *os.File, kind Kind) error {
 	}
 }
 
-// Pause is the time between two tries, for who has more to try than a lock; false
+// Pause is the time between two tries, for a caller that tries more than a lock; false
 // where ctx ended first.
 func Pause(ctx context.Context) bool { return retry.Sleep(ctx, poll) }
 
