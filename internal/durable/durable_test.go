@@ -58,7 +58,7 @@ func publish(d *Dir, name, content string) error {
 	return d.Sync()
 }
 
-func TestPublishNeverReplaces(t *testing.T) {
+func TestPublish_NeverReplaces(t *testing.T) {
 	for _, fallback := range []bool{false, true} {
 		t.Run(fmt.Sprintf("link=%v", fallback), func(t *testing.T) {
 			dir := t.TempDir()
@@ -92,7 +92,7 @@ func TestPublishNeverReplaces(t *testing.T) {
 // Every operation fails both ways. Whatever fails, a name holds either nothing
 // or the whole content, success is reported only where nothing failed, and
 // nothing but the name is left behind.
-func TestFailures(t *testing.T) {
+func TestPublish_Failures(t *testing.T) {
 	for _, op := range []string{"create", "write", "filesync", "publish", "dirsync"} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/after=%v", op, after), func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-func TestWriteFileIsAllOrNothing(t *testing.T) {
+func TestWriteFile_IsAllOrNothing(t *testing.T) {
 	for _, op := range []string{"create", "write", "filesync", "replace", "dirsync"} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/after=%v", op, after), func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestWriteFileIsAllOrNothing(t *testing.T) {
 	}
 }
 
-func TestCreateFileIsAllOrNothing(t *testing.T) {
+func TestCreateFile_IsAllOrNothing(t *testing.T) {
 	for _, op := range []string{"create", "write", "filesync", "publish", "dirsync"} {
 		for _, after := range []bool{false, true} {
 			dir := t.TempDir()
@@ -172,7 +172,7 @@ func TestCreateFileIsAllOrNothing(t *testing.T) {
 	}
 }
 
-func TestCreateFileNeverReplaces(t *testing.T) {
+func TestCreateFile_NeverReplaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
 	var wg sync.WaitGroup
 	var made atomic.Int32
@@ -208,7 +208,7 @@ func TestCreateFileNeverReplaces(t *testing.T) {
 }
 
 // The umask must not take away what the directory grants: two users share it.
-func TestModeFollowsTheDirectory(t *testing.T) {
+func TestFile_ModeFollowsTheDirectory(t *testing.T) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
 	for dirMode, want := range map[fs.FileMode]fs.FileMode{0o750: 0o640, 0o770: 0o660, 0o700: 0o600, 0o777: 0o666} {
@@ -241,7 +241,7 @@ func TestModeFollowsTheDirectory(t *testing.T) {
 }
 
 // What the superuser puts into the directory of a service is the service's.
-func TestOwnerFollowsTheDirectory(t *testing.T) {
+func TestFile_OwnerFollowsTheDirectory(t *testing.T) {
 	dir := t.TempDir()
 	uid, gid := os.Geteuid(), os.Getegid()
 	if uid == 0 {
@@ -270,7 +270,7 @@ func TestOwnerFollowsTheDirectory(t *testing.T) {
 	}
 }
 
-func TestWriterThatFailsLeavesNothing(t *testing.T) {
+func TestPublish_WriterThatFailsLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	d := mustOpen(t, dir)
 	boom := errors.New("boom")
@@ -282,7 +282,7 @@ func TestWriterThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestSweepSparesTheLiving(t *testing.T) {
+func TestSweep_SparesTheLiving(t *testing.T) {
 	dir := t.TempDir()
 	d := mustOpen(t, dir)
 	living, err := d.Stage(text("x"))
@@ -312,7 +312,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 }
 
 // Sweepers that come between a creation and its lock must not cost an entry.
-func TestSweepWhileOthersCreate(t *testing.T) {
+func TestSweep_WhileOthersCreate(t *testing.T) {
 	dir := t.TempDir()
 	d := mustOpen(t, dir, WithOps(func(o Ops) Ops { return unsynced{o} }))
 	stop := make(chan struct{})
@@ -368,7 +368,7 @@ type unsyncedFile struct{ File }
 
 func (unsyncedFile) Sync() error { return nil }
 
-func TestOpenFileTakesRegularFilesOnly(t *testing.T) {
+func TestOpenFile_TakesRegularFilesOnly(t *testing.T) {
 	dir := t.TempDir()
 	d := mustOpen(t, dir)
 	for name, err := range map[string]error{
@@ -397,7 +397,7 @@ func TestOpenFileTakesRegularFilesOnly(t *testing.T) {
 	}
 }
 
-func TestNamesStayInside(t *testing.T) {
+func TestDir_NamesStayInside(t *testing.T) {
 	dir := t.TempDir()
 	d := mustOpen(t, dir)
 	for _, name := range []string{"", ".", "..", "a/b", "../x", "/etc/passwd", "a\x00b"} {
@@ -420,7 +420,7 @@ func TestNamesStayInside(t *testing.T) {
 }
 
 // A full disk gives an error and leaves no litter.
-func TestFullDisk(t *testing.T) {
+func TestPublish_FullDisk(t *testing.T) {
 	dir := t.TempDir()
 	f := &full{}
 	d := mustOpen(t, dir, WithOps(func(o Ops) Ops { f.Ops = o; return f }))

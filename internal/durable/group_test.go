@@ -9,7 +9,7 @@ import (
 
 // While one sync runs, all who come share the next one, and none of them is
 // told before that one has ended.
-func TestGroupSharesTheNextSync(t *testing.T) {
+func TestGroup_SharesTheNextSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, proceed := make(chan int), make(chan error)
 		n := 0 // guarded by the group: one sync at a time
@@ -55,7 +55,7 @@ func TestGroupSharesTheNextSync(t *testing.T) {
 }
 
 // A change made before the call is covered by a sync that began after it.
-func TestGroupCoversWhatWasBefore(t *testing.T) {
+func TestGroup_CoversWhatWasBefore(t *testing.T) {
 	var mu sync.Mutex
 	changed, synced := 0, 0
 	g := newGroup(func() error {

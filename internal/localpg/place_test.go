@@ -13,7 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
 )
 
-func TestPathsThatNoSocketCanHave(t *testing.T) {
+func TestOpen_PathsThatNoSocketCanHave(t *testing.T) {
 	for name, part := range map[string]string{
 		"long":       strings.Repeat("long/", 30),
 		"characters": `it's a, "b" \c [d]*?`,
@@ -77,7 +77,7 @@ func refused(t *testing.T, cfg localpg.Config, words ...string) error {
 	return err
 }
 
-func TestFilesInTheWayAreNotFollowed(t *testing.T) {
+func TestOpen_FilesInTheWayAreNotFollowed(t *testing.T) {
 	target := filepath.Join(tempDir(t, identity{}), "precious")
 	if err := os.WriteFile(target, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestFilesInTheWayAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestProgramsAreMissing(t *testing.T) {
+func TestPrograms_AreMissing(t *testing.T) {
 	t.Setenv("PATH", "/nonexistent")
 	repository := standIn(t, nil)
 	cfg := localpg.Config{
@@ -123,7 +123,7 @@ func TestProgramsAreMissing(t *testing.T) {
 	}
 }
 
-func TestProgramsOfAnotherVersion(t *testing.T) {
+func TestPrograms_OfAnotherVersion(t *testing.T) {
 	dir := madeDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "data", "PG_VERSION"), []byte("16\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestProgramsOfAnotherVersion(t *testing.T) {
 	refused(t, cfg, "Postgres 16, which made this cluster", "apt-get install postgresql-16", "DATABASE_URL")
 }
 
-func TestServerThatCannotStartSaysWhy(t *testing.T) {
+func TestOpen_SaysWhyTheServerCannotStart(t *testing.T) {
 	dir := madeDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "data", "postgresql.conf"), []byte("no_such_setting = 1\n"), 0o600); err != nil {
 		t.Fatal(err)

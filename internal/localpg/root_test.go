@@ -15,7 +15,7 @@ import (
 // What only root can meet is tested in full where root runs the tests; an
 // ordinary user meets, of each test here, the half that concerns it.
 
-func TestDirectoryThatTheServersUserCannotReach(t *testing.T) {
+func TestOwner_DirectoryThatItCannotReach(t *testing.T) {
 	blocked := filepath.Join(tempDir(t, identity{}), "closed")
 	if err := os.Mkdir(blocked, 0o700); err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func TestDirectoryThatTheServersUserCannotReach(t *testing.T) {
 	closeCluster(t, open(t, localpg.Config{Dir: dir}))
 }
 
-func TestDirectoryOfSomebodyElse(t *testing.T) {
+func TestOwner_DirectoryOfSomebodyElse(t *testing.T) {
 	for _, id := range identities(t) {
 		if id.cred == nil {
 			continue

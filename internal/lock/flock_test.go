@@ -37,7 +37,7 @@ func acquired(ctx context.Context, l *Flock, name string) <-chan func() error {
 	return got
 }
 
-func TestFlockExcludes(t *testing.T) {
+func TestFlock_Excludes(t *testing.T) {
 	l := NewFlock(t.TempDir())
 	ctx := within(t)
 	var inside, rounds atomic.Int32
@@ -70,7 +70,7 @@ func TestFlockExcludes(t *testing.T) {
 	}
 }
 
-func TestFlockNamesAreIndependent(t *testing.T) {
+func TestFlock_NamesAreIndependent(t *testing.T) {
 	l := NewFlock(t.TempDir())
 	for _, name := range []string{"web", "api", "web.lock", "a..b"} {
 		_, release, err := l.Acquire(within(t), name)
@@ -81,7 +81,7 @@ func TestFlockNamesAreIndependent(t *testing.T) {
 	}
 }
 
-func TestFlockRefusesNames(t *testing.T) {
+func TestFlock_RefusesNames(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "queues")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestFlockRefusesNames(t *testing.T) {
 	}
 }
 
-func TestFlockGivesUpWithItsContext(t *testing.T) {
+func TestFlock_GivesUpWithItsContext(t *testing.T) {
 	l := NewFlock(t.TempDir())
 	_, release, err := l.Acquire(within(t), "web")
 	if err != nil {
@@ -122,7 +122,7 @@ func TestFlockGivesUpWithItsContext(t *testing.T) {
 }
 
 // The holder's context ends its work, not its hold: steps are still being ended.
-func TestFlockIsHeldUntilReleaseEvenWhenCancelled(t *testing.T) {
+func TestFlock_IsHeldUntilReleaseEvenWhenCancelled(t *testing.T) {
 	l := NewFlock(t.TempDir())
 	ctx, cancel := context.WithCancel(context.Background())
 	held, release, err := l.Acquire(ctx, "web")
@@ -154,7 +154,7 @@ func TestFlockIsHeldUntilReleaseEvenWhenCancelled(t *testing.T) {
 	}
 }
 
-func TestFlockTellsOfARemovedFile(t *testing.T) {
+func TestFlock_TellsOfARemovedFile(t *testing.T) {
 	for _, how := range []struct {
 		name   string
 		damage func(path string) error
@@ -191,7 +191,7 @@ func TestFlockTellsOfARemovedFile(t *testing.T) {
 	}
 }
 
-func TestFlockIsNotFooledByWhatStandsInItsPlace(t *testing.T) {
+func TestFlock_IsNotFooledByWhatStandsInItsPlace(t *testing.T) {
 	dir := t.TempDir()
 	l := NewFlock(dir)
 	target := filepath.Join(dir, "target")
@@ -214,7 +214,7 @@ func TestFlockIsNotFooledByWhatStandsInItsPlace(t *testing.T) {
 }
 
 // Anyone who can read the file can hold the lock.
-func TestFlockFilesAreForTheirOwner(t *testing.T) {
+func TestFlock_FilesAreForTheirOwner(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	dir := filepath.Join(t.TempDir(), "state", "locks", "daemon")
 	l := NewFlock(dir)
@@ -233,7 +233,7 @@ func TestFlockFilesAreForTheirOwner(t *testing.T) {
 }
 
 // What root makes is of use to the owner of the directory.
-func TestFlockOfRootIsTheOwnersToo(t *testing.T) {
+func TestFlock_OfRootIsTheOwnersToo(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("this is not root, which has nothing to give away")
 	}
@@ -262,7 +262,7 @@ func TestFlockOfRootIsTheOwnersToo(t *testing.T) {
 	}
 }
 
-func TestFlockBetweenProcesses(t *testing.T) {
+func TestFlock_BetweenProcesses(t *testing.T) {
 	for _, end := range []struct {
 		name string
 		how  func(t *testing.T, cmd *exec.Cmd, stdin interface{ Close() error })
@@ -302,7 +302,7 @@ func TestFlockBetweenProcesses(t *testing.T) {
 }
 
 // A step that outlives its deploy must not keep the next one out.
-func TestFlockIsNotInheritedBySteps(t *testing.T) {
+func TestFlock_IsNotInheritedBySteps(t *testing.T) {
 	l := NewFlock(t.TempDir())
 	_, release, err := l.Acquire(within(t), "web")
 	if err != nil {
@@ -326,7 +326,7 @@ func TestFlockIsNotInheritedBySteps(t *testing.T) {
 	_ = release()
 }
 
-func TestHeld(t *testing.T) {
+func TestFlock_Held(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	l := NewFlock(dir)
@@ -355,7 +355,7 @@ func TestHeld(t *testing.T) {
 }
 
 // A child shares every open file of its parent from fork to exec.
-func TestFlockIsFreeAfterReleaseWhileAChildIsStarted(t *testing.T) {
+func TestFlock_IsFreeAfterReleaseWhileAChildIsStarted(t *testing.T) {
 	l := NewFlock(t.TempDir())
 	f, err := l.try("web")
 	if err != nil || f == nil {

@@ -11,13 +11,13 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-func TestHolderOfAFreeLockIsNobody(t *testing.T) {
+func TestHolder_OfAFreeLockIsNobody(t *testing.T) {
 	if holder, err := NewFlock(t.TempDir()).Holder(within(t), "web"); holder != "" || err != nil {
 		t.Errorf("got %q, %v", holder, err)
 	}
 }
 
-func TestRedisHolderIsWhoeverAcquired(t *testing.T) {
+func TestRedis_HolderIsWhoeverAcquired(t *testing.T) {
 	server := miniredis.RunT(t)
 	l, err := NewRedis("redis://"+server.Addr(), "test", time.Minute, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestRedisURLErrorsTellNothing(t *testing.T) {
+func TestRedis_URLErrorsTellNothing(t *testing.T) {
 	const secret = "hunter2"
 	for _, raw := range []string{
 		"", "redis", "http://:" + secret + "@host", "postgres://u:" + secret + "@h/db",
@@ -39,7 +39,7 @@ func TestRedisURLErrorsTellNothing(t *testing.T) {
 	}
 }
 
-func TestRedisAcceptsItsURLs(t *testing.T) {
+func TestRedis_AcceptsItsURLs(t *testing.T) {
 	for _, raw := range []string{
 		"redis://localhost:6379", "redis://:p%2Fw@localhost/3", "rediss://user:pw@example.com:6380/0", "unix:///run/redis.sock?db=1",
 	} {
@@ -59,7 +59,7 @@ func TestRedisAcceptsItsURLs(t *testing.T) {
 
 // A server that does not answer is asked again and again, told of once, and given
 // up with the context.
-func TestRedisAwayIsWaitedFor(t *testing.T) {
+func TestRedis_AwayIsWaitedFor(t *testing.T) {
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

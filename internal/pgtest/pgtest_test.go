@@ -59,7 +59,7 @@ func TestDSN_IsAFreshDatabaseThatIsDropped(t *testing.T) {
 	}
 }
 
-func TestMigratedDatabasesAreSeparateAndWorkAsTheApplication(t *testing.T) {
+func TestMigrated_DatabasesAreSeparateAndWorkAsTheApplication(t *testing.T) {
 	ctx := context.Background()
 	a, b := pgtest.Migrated(t), pgtest.Migrated(t)
 	var role, nameA, nameB string
@@ -78,7 +78,7 @@ func TestMigratedDatabasesAreSeparateAndWorkAsTheApplication(t *testing.T) {
 }
 
 // A connection string of somebody else's server, of either form.
-func TestAnotherServerCanBeUsed(t *testing.T) {
+func TestDSN_OfAnotherServerCanBeUsed(t *testing.T) {
 	s := pgtest.NewServer(t)
 	cfg, err := pgx.ParseConfig(s.DSN())
 	if err != nil {
@@ -86,7 +86,7 @@ func TestAnotherServerCanBeUsed(t *testing.T) {
 	}
 	url := fmt.Sprintf("postgres://%s@/postgres?sslmode=disable&host=%s&port=%d", cfg.User, cfg.Host, cfg.Port)
 	for _, dsn := range []string{s.DSN(), url} {
-		cmd := osexec.Command(os.Args[0], "-test.run=^(TestEachDSN|TestMigrated)", "-test.count=1")
+		cmd := osexec.Command(os.Args[0], "-test.run=^(TestDSN_IsAFresh|TestMigrated_)", "-test.count=1")
 		cmd.Env = append(os.Environ(), "DURHACK_TEST_DATABASE_URL="+dsn)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", dsn, err, out)
@@ -101,7 +101,7 @@ func TestAnotherServerCanBeUsed(t *testing.T) {
 	}
 }
 
-func TestServerKeepsWhatWasCommittedOverStopAndKill(t *testing.T) {
+func TestServer_KeepsWhatWasCommittedOverStopAndKill(t *testing.T) {
 	s := pgtest.NewServer(t)
 	conn := connect(t, s.DSN())
 	exec(t, conn, "CREATE TABLE a (b int)")
