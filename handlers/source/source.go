@@ -30,6 +30,9 @@ type Source struct {
 	FetchTimeout time.Duration
 	// Submodules and Tags say that a deploy includes them.
 	Submodules, Tags bool
+	// Store and Blobless are those of git.Options.
+	Store    string
+	Blobless bool
 	// Patience is how long a remote that is late or away is asked again; zero is
 	// git.DefaultPatience.
 	Patience time.Duration
@@ -70,7 +73,7 @@ func (s Source) Checkout(job handlers.Job) ([]handlers.Step, error) {
 func (s Source) Repo(env handlers.Env) *git.Repo {
 	return git.Open(s.Path, s.Remote, git.Options{
 		Vars: env.Vars, SearchPaths: s.searchPaths(env), Grace: env.Grace, ProcessFile: env.ProcessFile,
-		Submodules: s.Submodules, Tags: s.Tags,
+		Submodules: s.Submodules, Tags: s.Tags, Store: s.Store, Blobless: s.Blobless,
 	}).Patient(cmp.Or(s.Patience, git.DefaultPatience), func(why string) { env.Say("%s", why) })
 }
 

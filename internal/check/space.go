@@ -25,7 +25,7 @@ const (
 func (d *doctor) space(context.Context) {
 	type place struct{ name, dir string }
 	places := []place{{"state_dir", d.cfg.StateDir}}
-	for _, part := range []string{"queues", "runs", "postgres"} {
+	for _, part := range []string{"queues", "runs", "repos", "postgres"} {
 		places = append(places, place{part, filepath.Join(d.cfg.StateDir, part)})
 	}
 	for _, slug := range d.cfg.Slugs() {

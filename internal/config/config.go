@@ -118,10 +118,11 @@ const (
 	HandlerSelf    = "self"
 )
 
-// The values of Deployment.Pending and Deployment.OnInterrupt that are asked for.
+// The values of Deployment.Pending, Deployment.OnInterrupt and Deployment.Clone that are asked for.
 const (
 	PendingLatest    = "latest" // deploy only the newest waiting push, and not each in turn
 	OnInterruptRetry = "retry"
+	CloneBlobless    = "blobless"
 )
 
 // Deployment is one app: a branch of a repository that goes live in a directory.
@@ -148,7 +149,10 @@ type Deployment struct {
 	// Submodules and Tags say that a deploy includes them.
 	Submodules bool `toml:"submodules" json:"submodules,omitempty"`
 	Tags       bool `toml:"tags" json:"tags,omitempty"`
-	Health     `toml:"health" single:"url"`
+	// Clone says what a new clone has: everything, which is empty, too, or not the
+	// files of the past.
+	Clone  string `toml:"clone" choice:"full blobless" json:"clone,omitempty"`
+	Health `toml:"health" single:"url"`
 
 	InstanceName    string     `toml:"instance_name" check:"instance_name" json:"instance_name,omitempty"` // pm2
 	Sites           []SiteRule `toml:"sites" json:"sites,omitempty"`                                       // nginx

@@ -38,7 +38,7 @@ func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) 
 	}
 	src := source.Source{
 		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
-		Submodules: d.Submodules, Tags: d.Tags,
+		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
 	}
 	return command.New(command.Config{Source: src, Steps: steps}), nil
 }
@@ -47,8 +47,12 @@ func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) 
 func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
 	return git.Open(d.Path, d.Remote, git.Options{
 		Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths, Submodules: d.Submodules, Tags: d.Tags,
+		Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
 	})
 }
+
+// stores is where what deployments of one remote share is kept.
+func stores(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "repos") }
 
 // Environment is what programs of a deployment get outside of a run.
 func Environment(cfg *config.Config, d *config.Deployment) []string {

@@ -38,6 +38,12 @@ type Options struct {
 	Grace time.Duration
 	// Submodules says that a checkout includes them, Tags that a fetch does.
 	Submodules, Tags bool
+	// Store is a directory in which the objects of a remote are kept for all working
+	// trees of it; empty keeps them in each. A clone that is there already stays as it is.
+	Store string
+	// Blobless says that a new clone has the files of commits only once they are
+	// checked out. It borrows nothing.
+	Blobless bool
 	// ProcessFile names the running git for process.KillOrphan; may be empty.
 	ProcessFile string
 }
@@ -47,6 +53,7 @@ type Options struct {
 // exclude each other, also across processes; a Repo is safe for concurrent use.
 type Repo struct {
 	dir, remote string
+	heads       string // where the branches of the remote stand here
 	opts        Options
 	secrets     *mask.Set
 	// vars, stdin and config are for single commands, see forget and contact.
@@ -64,7 +71,10 @@ func Open(dir, remote string, opts Options) *Repo {
 	if opts.Vars == nil {
 		opts.Vars = os.Environ()
 	}
-	return &Repo{dir: dir, remote: remote, opts: opts, secrets: mask.NewSet(mask.Credentials(remote))}
+	if opts.Blobless {
+		opts.Store = ""
+	}
+	return &Repo{dir: dir, remote: remote, heads: headsOfTree, opts: opts, secrets: mask.NewSet(mask.Credentials(remote))}
 }
 
 // Dir is the working tree.
@@ -202,6 +212,9 @@ func (r *Repo) environment() []string {
 		// One file, which is replaced as a whole.
 		{"core.splitIndex", "false"},
 	}, r.config, r.lend())
+	if r.isPartial() { // what a partial clone lacks comes from us, too, with our credentials
+		config = append(config, [2]string{"remote." + remote + ".promisor", "true"}, [2]string{"remote." + remote + ".partialCloneFilter", "blob:none"})
+	}
 	// git compares the real path.
 	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {
 		config = append(config, [2]string{"safe.directory", real})

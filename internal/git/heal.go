@@ -111,6 +111,11 @@ func isDamage(err error) bool {
 // what is tracked. The old one is kept in .git, until the next time.
 func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {
 	gitDir, beside := filepath.Join(r.dir, ".git"), filepath.Join(r.dir, freshName)
+	if store := r.lender(); store != nil {
+		if err := store.repair(ctx, commit, out); err != nil {
+			return err
+		}
+	}
 	say(out, "the clone in %s is damaged: cloning again beside it", r.dir)
 	if err := os.RemoveAll(beside); err != nil {
 		return fmt.Errorf("clone again: %w", err)
@@ -135,9 +140,10 @@ func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {
 			return fmt.Errorf("clone again: %w", err)
 		}
 	}
-	err := fresh.fetch(ctx, out, commit)
+	from := fresh.fromStore()
+	err := from.fetch(ctx, out, commit)
 	if err != nil && ctx.Err() == nil { // a remote that gives no commits by their hashes
-		err = fresh.fetch(ctx, out, allBranches)
+		err = from.fetch(ctx, out, r.allBranches())
 	}
 	if err != nil {
 		_ = os.RemoveAll(beside)

@@ -53,9 +53,12 @@ func TestHeal(t *testing.T) {
 		"loose objects emptied": {"objects", each(empty, ""), false},
 		"loose objects lost":    {"objects", each(os.Remove, ""), false},
 	} {
-		t.Run(name, func(t *testing.T) {
+		heals := func(t *testing.T, shared bool) {
 			t.Parallel()
 			w := newWorld(t)
+			if shared {
+				w.repo = w.sharing("live")
+			}
 			first := w.commit("first", map[string]string{"a": "1", "gone": "1", "d/same": "1"})
 			w.push("main")
 			w.must(w.deploy("main", first))
@@ -67,16 +70,20 @@ func TestHeal(t *testing.T) {
 			}
 			live := w.repo.Dir()
 			gitDir := filepath.Join(live, ".git")
+			lost := gitDir
+			if shared {
+				lost = filepath.Join(w.repo.lender().dir, ".git")
+			}
 			switch lose.in {
 			case "objects":
-				w.sh(live, "mv .git/objects/pack packs; for pack in packs/*.pack; do git unpack-objects -q < $pack || exit 1; done; rm -r packs")
+				w.sh(filepath.Dir(lost), "mv .git/objects/pack packs; for pack in packs/*.pack; do git unpack-objects -q < $pack || exit 1; done; rm -r packs")
 			case "packed-refs":
-				w.git(live, "pack-refs", "--all")
+				w.git(filepath.Dir(lost), "pack-refs", "--all")
 			}
 			w.write(filepath.Join(live, "untracked"), "mine")
 			w.git(live, "config", "core.sshCommand", "ssh -i mine")
 			w.write(filepath.Join(gitDir, "lfs/objects/x"), "large")
-			w.must(lose.do(filepath.Join(gitDir, lose.in)))
+			w.must(lose.do(filepath.Join(lost, lose.in)))
 			// A deploy begins with these questions.
 			if head, err := w.repo.Head(t.Context()); err != nil || head != first && lose.in != "HEAD" {
 				t.Errorf("HEAD is %q, %v", head, err)
@@ -100,7 +107,12 @@ func TestHeal(t *testing.T) {
 			}
 			w.must(w.deploy("main", first)) // and it goes on
 			w.assertHead(first)
-		})
+			if shared && w.repo.lender() == nil {
+				t.Error("it borrows no more")
+			}
+		}
+		t.Run(name, func(t *testing.T) { heals(t, false) })
+		t.Run(name+" in the store", func(t *testing.T) { heals(t, true) })
 	}
 }
 

@@ -68,6 +68,10 @@ func (r *Repo) FetchHistory(ctx context.Context, branch, commit string, out io.W
 }
 
 func (r *Repo) fetchHistory(ctx context.Context, branch, commit string, out io.Writer) error {
+	from, err := r.supplied(ctx, branch, commit, out)
+	if err != nil {
+		return err
+	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
@@ -83,9 +87,9 @@ func (r *Repo) fetchHistory(ctx context.Context, branch, commit string, out io.W
 			whole = []string{"--depth=2147483647"} // git's word for no limit
 		}
 		if byBranch {
-			err = r.fetchBranch(ctx, out, branch, whole...)
+			err = from.fetchBranch(ctx, out, branch, whole...)
 		} else {
-			err = r.fetch(ctx, out, commit, whole...)
+			err = from.fetch(ctx, out, commit, whole...)
 		}
 		if err != nil && (!isMissing(err) || !byBranch) {
 			return cause(ctx, err)

@@ -54,16 +54,24 @@ func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) er
 	case err == nil && have != format:
 		return fmt.Errorf("the repository in %s is of the format %s, and commit %s is of %s; move it away, and it will be cloned again", r.dir, have, commit, format)
 	case err != nil:
+		if err := r.borrow(ctx, commit, out); err != nil {
+			return err
+		}
 		// Again after a kill it completes what is there. No template: hooks and
 		// examples have no use here.
 		if err := r.run(ctx, r.dir, nil, out, "init", "--quiet", "--template=", "--initial-branch="+unborn, "--object-format="+format); err != nil {
 			return fmt.Errorf("make a repository in %s: %w", r.dir, err)
 		}
 	}
-	for _, kv := range [][2]string{
-		{"remote.origin.url", r.publicRemote()},
-		{"remote.origin.fetch", allBranches},
-	} {
+	settings := [][2]string{{"remote.origin.url", r.publicRemote()}, {"remote.origin.fetch", r.allBranches()}}
+	switch {
+	case err == nil: // it was made before
+	case r.heads == headsOfStore:
+		settings = append(settings, [2]string{"gc.pruneExpire", "never"}) // for people who tidy up by hand
+	case r.opts.Blobless:
+		settings = append(settings, [2]string{"remote.origin.promisor", "true"}, [2]string{"remote.origin.partialCloneFilter", "blob:none"}, [2]string{"extensions.partialClone", "origin"})
+	}
+	for _, kv := range settings {
 		if have, err := r.output(ctx, r.dir, "config", "--local", "--get-all", kv[0]); err == nil && have == kv[1] {
 			continue
 		}
@@ -127,7 +135,7 @@ func (r *Repo) prepareDir(gitDir string) error {
 }
 
 // FetchCommit makes commit available: it fetches the branch into
-// refs/remotes/origin/, and, where that does not bring the commit (the branch was
+// refs/remotes/origin/ (by way of the store, if there is one), and, where that does not bring the commit (the branch was
 // force-pushed or deleted since), the commit by its hash. If the commit is
 // there already, a remote that cannot be reached is only written to out.
 func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Writer) error {
@@ -138,12 +146,22 @@ func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Wr
 }
 
 func (r *Repo) fetchOnce(ctx context.Context, branch, commit string, out io.Writer) error {
+	from, err := r.supplied(ctx, branch, commit, out)
+	if err != nil {
+		return err
+	}
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	err = r.fetchCommit(ctx, branch, commit, out)
+	if r.supplies(ctx, branch, commit) {
+		return nil
+	}
+	err = from.fetchCommit(ctx, branch, commit, out)
+	if err == nil {
+		err = r.fetchFiles(ctx, commit, out)
+	}
 	if isDamage(err) && ctx.Err() == nil {
 		say(out, "%v", err)
 		err = r.renew(ctx, commit, out)
@@ -173,19 +191,19 @@ func (r *Repo) fetchCommit(ctx context.Context, branch, commit string, out io.Wr
 }
 
 // allBranches is where the remote's branches stand here.
-const allBranches = "+refs/heads/*:refs/remotes/origin/*"
+func (r *Repo) allBranches() string { return "+refs/heads/*:" + r.heads + "*" }
 
 // fetchBranch fetches a branch to where it stands here. If the remote has no such
 // branch, or one of another name is in its place (a/b where there was a), the refs
 // of branches that are gone at the remote are removed.
 func (r *Repo) fetchBranch(ctx context.Context, out io.Writer, branch string, more ...string) error {
 	fetch := func() error {
-		return r.fetch(ctx, out, "+refs/heads/"+branch+":refs/remotes/origin/"+branch, more...)
+		return r.fetch(ctx, out, "+refs/heads/"+branch+":"+r.heads+branch, more...)
 	}
 	err := fetch()
 	if missing := isMissing(err); missing || isInTheWay(err) {
 		pruning := *r.contact(ctx, r.dir)
-		pruning.config = append(slices.Clip(pruning.config), [2]string{"remote." + remote + ".fetch", allBranches})
+		pruning.config = append(slices.Clip(pruning.config), [2]string{"remote." + remote + ".fetch", r.allBranches()})
 		// A failure to prune is in out; what keeps the branch from being fetched is err.
 		if pruned := pruning.run(ctx, r.dir, nil, out, "remote", "prune", "--end-of-options", remote); pruned == nil && !missing {
 			return fetch()
@@ -196,6 +214,12 @@ func (r *Repo) fetchBranch(ctx context.Context, out io.Writer, branch string, mo
 
 func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string, more ...string) error {
 	args := append([]string{"fetch", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"}, more...)
+	if r.heads == headsOfStore { // a branch may have the name of its HEAD
+		args = append(args, "--update-head-ok")
+	}
+	if r.isPartial() {
+		args = append(args, "--filter=blob:none")
+	}
 	args = append(args, "--end-of-options", remote, refspec)
 	if r.opts.Tags { // with a refspec of their own, so that one that was moved moves here, too
 		args = append(args, "+refs/tags/*:refs/tags/*")

@@ -33,6 +33,11 @@ func (r *Repo) Tidy(ctx context.Context) (done []Tidied, err error) {
 	if !r.exists() {
 		return nil, nil
 	}
+	if store := r.lender(); store != nil {
+		if done, err = store.Tidy(ctx); err != nil {
+			return done, err
+		}
+	}
 	gitDir := filepath.Join(r.dir, ".git")
 	for _, module := range append(moduleDirs(os.DirFS(gitDir)), ".") {
 		dir := filepath.Join(gitDir, module)
@@ -61,7 +66,11 @@ func (r *Repo) tidy(ctx context.Context, dir string) (packs int, err error) {
 	slow.config = append(slow.config, [2]string{"pack.threads", "1"}) // others deploy meanwhile
 	// Small packs together, so that each object is copied a few times and not every
 	// time; whether something refers to it does not matter.
-	err = slow.run(ctx, dir, nil, nil, "repack", "--geometric=2", "-d", "-l", "-q")
+	how := []string{"--geometric=2"}
+	if r.isPartial() { // git loses track of what such a clone lacks
+		how = []string{"-a", "-k"}
+	}
+	err = slow.run(ctx, dir, nil, nil, append([]string{"repack", "-d", "-l", "-q"}, how...)...)
 	if err != nil {
 		r.removeLeft()
 		return 0, fmt.Errorf("pack the objects in %s: %w", dir, err)
