@@ -1,11 +1,11 @@
 #!/bin/bash
-# Run the unit under a real systemd: deploy/systemd/test.sh [CACHE_DIR]
+# Run the units under a real systemd: deploy/systemd/test.sh [CACHE_DIR [SCRIPT...]]
 #
 # Builds the binary as docs/operations.md says, boots a throw-away Debian that has
 # the packages which the document names (by systemd-box.sh, which is looked for in
-# ../shared/tools, or as SYSTEMD_BOX says), and runs test-in-box.sh there, which
-# runs the other lines of the document. Needs root. CACHE_DIR keeps the Debian
-# tree between runs.
+# ../shared/tools, or as SYSTEMD_BOX says), and runs each SCRIPT there (default: all
+# of test*-in-box.sh), which run the other lines of the document. Needs root. CACHE_DIR
+# keeps the Debian tree between runs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 box=${SYSTEMD_BOX:-../shared/tools/systemd-box.sh}
@@ -18,10 +18,15 @@ eval "$(docs_lines install | grep ' go build ')"
 packages=$(docs_lines install | sed -n 's/^apt-get install -y --no-install-recommends //p' | tr ' ' ,)
 [ -n "$packages" ] || { echo "deploy/systemd/test.sh: docs/operations.md names no packages" >&2; exit 1; }
 
-# A bare system, what the document names, and for the test itself curl and pgrep.
-export BOX_PACKAGES=systemd-sysv,dbus,$packages,curl,procps
-"$box" -t 400 \
-  -c "$PWD/bin:/root/checkout/bin" \
-  -c "$PWD/deploy:/root/checkout/deploy" \
-  -c "$PWD/docs:/root/checkout/docs" \
-  "$cache" -- bash /root/checkout/deploy/systemd/test-in-box.sh
+# A bare system, what the document names, and for the tests themselves curl, pgrep and sudo.
+export BOX_PACKAGES=systemd-sysv,dbus,$packages,curl,procps,sudo
+shift || true
+[ $# -gt 0 ] || set -- deploy/systemd/test*-in-box.sh
+for script; do
+  echo "==== $script"
+  "$box" -t 400 \
+    -c "$PWD/bin:/root/checkout/bin" \
+    -c "$PWD/deploy:/root/checkout/deploy" \
+    -c "$PWD/docs:/root/checkout/docs" \
+    "$cache" -- bash "/root/checkout/$script"
+done

@@ -389,3 +389,35 @@ func TestDoctor_ListenersPort(t *testing.T) {
 		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
 }
+
+func TestDoctor_AsksTheHelper(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	if lines := s.findings(t); !has(lines, "ok helper", "nothing needs root") {
+		t.Errorf("findings %q", lines)
+	}
+	script := filepath.Join(s.dir, "helper")
+	s.extra = fmt.Sprintf(`
+[helper]
+command = [%q]
+[deployments.app]
+repository = "o/app"
+branch = "main"
+path = %q
+handler = "command"
+restart = ["app", "other"]
+`, script, filepath.Join(s.dir, "app"))
+	// The helper's side: it answers by what the request names, and must be asked in the dry form.
+	text := "#!/bin/sh\nread r\ncase $r in *'\"dry\":true'*) ;; *) exit 9 ;; esac\ncase $r in *other*) echo '{\"done\":true,\"error\":\"not allowed\"}' ;; *) echo '{\"done\":true}' ;; esac\n"
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lines := s.findings(t)
+	if !has(lines, "fail helper", `step "restart other" of app: restart other: the helper says: not allowed`) || has(lines, "fail helper", `"restart app"`) {
+		t.Errorf("findings %q", lines)
+	}
+	s.extra = strings.Replace(s.extra, `, "other"`, "", 1)
+	if lines := s.findings(t); !has(lines, "ok helper", "root would do 1 thing") {
+		t.Errorf("findings %q", lines)
+	}
+}

@@ -112,6 +112,11 @@ func systemctl(verb, unit string) task {
 			return tryProgram(out, argv...)
 		},
 		run: func(ctx context.Context, out io.Writer) error {
+			if verb != "reload" {
+				// Else a unit that failed again and again, or was restarted by some pushes
+				// in a row, is not started. It fails where systemd does not know the unit yet.
+				_ = program(ctx, nil, "systemctl", "reset-failed", "--", unit)
+			}
 			err := program(ctx, out, argv...)
 			if _, ok := errors.AsType[*process.ExitError](err); ok {
 				// Its exit code says how the unit is, which is seen.
