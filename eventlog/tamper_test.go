@@ -23,7 +23,7 @@ func newVandal(t testing.TB, pool *pgxpool.Pool) *vandal {
 	t.Helper()
 	v := &vandal{superuser(t, pool)}
 	for _, table := range logTables {
-		// Not null, which is a constraint of its own from Postgres 18 on, hinders nobody.
+		// Not null, which is its own constraint from Postgres 18 on, hinders nobody.
 		v.do(t, "alter table "+table+" disable trigger all", "create table saved_"+table+" as table "+table,
 			fmt.Sprintf(`do $$ declare c name; begin
 				for c in select conname from pg_constraint where conrelid = 'public.%[1]s'::regclass and contype <> 'n' loop

@@ -209,7 +209,7 @@ func (w outputWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// line writes a line of our own on a line of its own.
+// line writes a line of our own on its own line.
 func (l *RunLog) line(format string, args ...any) {
 	text := strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\r' {

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// site is a host of its own: a directory, a configuration, a database.
+// site is its own host: a directory, a configuration, a database.
 type site struct {
 	t *testing.T
 	// dir may be entered by every user, and listed by none other.

@@ -38,7 +38,7 @@ func TestListenAndWorkAsTwoUsers(t *testing.T) {
 		t.Log("only root can make processes of other users: both run as this one")
 	}
 
-	// Each has a configuration of its own: the secret is the listener's, the
+	// Each has its own configuration: the secret is the listener's, the
 	// database the worker's.
 	dsn, secret := s.dsn, s.secret
 	workerConfig := s.config

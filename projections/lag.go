@@ -67,8 +67,8 @@ func (p *Projector) Await(ctx context.Context, within time.Duration) (Lag, error
 }
 
 // serving is the version that serves reads, 0 where there is none. It never
-// goes down, and is dropped only once a version after the next one is built: who
-// has just asked may read it.
+// goes down, and is dropped only once a version after the next one is built: a
+// reader that has just asked may read it.
 func (p *Projector) serving(ctx context.Context, q querier) (int, error) {
 	const newest = `select version from projections.checkpoints where name = $1 and built and version <= $2 order by version desc limit 1`
 	rows, err := q.Query(ctx, newest, name, p.version)

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestCommands runs testdata/*.txtar, a session at a shell each: in an empty
-// directory with the files of the script, a database of its own in DATABASE_URL,
+// directory with the files of the script, its own database in DATABASE_URL,
 // and the commands below. With UPDATE_SCRIPTS=1 in the environment, what cmp
 // finds to be different is written into the scripts.
 func TestCommands(t *testing.T) {

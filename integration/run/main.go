@@ -92,7 +92,7 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// test runs go test in a process group of its own, so that a Ctrl-C reaches it
+// test runs go test in its own process group, so that a Ctrl-C reaches it
 // once and through here.
 func test(ctx context.Context, root, temp string, s servers, args []string) error {
 	argv := slices.Concat([]string{"test", "-count=1", "-tags=integration"}, args, []string{"./integration/..."})

@@ -102,7 +102,7 @@ func checkHost(s setting, text string) string {
 	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' }):
 		s.fail(fmt.Sprintf("%s is not a host: %q", s.name, text), "write a name or an address, without a port")
 	case strings.ContainsAny(text, ":[]") && net.ParseIP(strings.Split(text, "%")[0]) == nil:
-		s.fail(fmt.Sprintf("%s is not a host: %q", s.name, text), "write a name or an address, without brackets; the port has a key of its own")
+		s.fail(fmt.Sprintf("%s is not a host: %q", s.name, text), "write a name or an address, without brackets; the port has its own key")
 	}
 	return text
 }
@@ -243,7 +243,7 @@ func wrongPath(s string) (wrong, suggestion string) {
 	case !filepath.IsAbs(s):
 		return "is a relative path", `begin it with "/"`
 	case filepath.Clean(s) == "/":
-		return "is the root directory", "name a directory of its own"
+		return "is the root directory", "name a directory for it"
 	case strings.ContainsFunc(s, unicode.IsControl):
 		return "has a control character", ""
 	}

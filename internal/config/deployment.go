@@ -27,7 +27,7 @@ func (d *decoder) deployments(c *Config) {
 		}
 		folded[lower] = slug
 		if other, taken := paths[one.Path]; taken && one.Path != "" {
-			d.fail(d.place(key+".path", key), key+".path", fmt.Sprintf("deployments %q and %q have the same path %q", other, slug, one.Path), "each needs a directory of its own")
+			d.fail(d.place(key+".path", key), key+".path", fmt.Sprintf("deployments %q and %q have the same path %q", other, slug, one.Path), "each needs its own directory")
 		}
 		paths[one.Path] = slug
 		d.deployment(c, one, key, base)
@@ -103,7 +103,7 @@ func (d *decoder) steps(one *Deployment, key string) {
 		path := element(key+".steps", i)
 		name, run := d.setting(path+".name"), d.setting(path+".run")
 		if step.Name != "" && earlier[step.Name] {
-			name.fail(fmt.Sprintf("%s %q is the name of another step", name.key, step.Name), "give each step a name of its own")
+			name.fail(fmt.Sprintf("%s %q is the name of another step", name.key, step.Name), "give each step its own name")
 		}
 		earlier[step.Name] = true
 		switch {
@@ -111,7 +111,7 @@ func (d *decoder) steps(one *Deployment, key string) {
 		case len(step.Run) == 0 || step.Run[0] == "":
 			run.fail(run.key+" names no program", `write run = ["program", "argument"]`)
 		case len(step.Run) == 1 && strings.ContainsAny(step.Run[0], " \t"):
-			run.warn(fmt.Sprintf("%s is one word with spaces in it, %q: there is no shell that would split it; write each argument as an element of its own", run.key, step.Run[0]))
+			run.warn(fmt.Sprintf("%s is one word with spaces in it, %q: there is no shell that would split it; write each argument as its own element", run.key, step.Run[0]))
 		}
 		for j, argument := range step.Run {
 			if strings.ContainsRune(argument, 0) {

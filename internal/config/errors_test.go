@@ -105,8 +105,8 @@ func TestErrors(t *testing.T) {
 		},
 		"port too large":         {"listen.port = 65536", `a.toml:1:8: listen.port must be from 0 to 65535, not 65536`},
 		"port negative":          {"admin.port = -1", `a.toml:1:7: admin.port must be from 0 to 65535, not -1`},
-		"a port in host":         {`listen.host = "localhost:80"`, `a.toml:1:8: listen.host is not a host: "localhost:80"; write a name or an address, without brackets; the port has a key of its own`},
-		"brackets in host":       {`listen.host = "[::1]"`, `a.toml:1:8: listen.host is not a host: "[::1]"; write a name or an address, without brackets; the port has a key of its own`},
+		"a port in host":         {`listen.host = "localhost:80"`, `a.toml:1:8: listen.host is not a host: "localhost:80"; write a name or an address, without brackets; the port has its own key`},
+		"brackets in host":       {`listen.host = "[::1]"`, `a.toml:1:8: listen.host is not a host: "[::1]"; write a name or an address, without brackets; the port has its own key`},
 		"spaces in host":         {`listen.host = "a b"`, `a.toml:1:8: listen.host is not a host: "a b"; write a name or an address, without a port`},
 		"two servers, one port":  {"listen = { host = \"127.0.0.1\", port = 3401 }", `a.toml:1:32: listen and admin are both 127.0.0.1:3401; give them different ports`},
 		"too many proxies":       {"proxy_fix.x_for = 17", `a.toml:1:11: proxy_fix.x_for must be from 0 to 16, not 17`},
@@ -130,7 +130,7 @@ func TestErrors(t *testing.T) {
 		},
 		"one path twice": {
 			web(build1) + strings.NewReplacer("web]", "two]", "/www/web", "/www//web/").Replace(web(build1)),
-			`a.toml:4:1: deployments "two" and "web" have the same path "/var/www/web"; each needs a directory of its own`,
+			`a.toml:4:1: deployments "two" and "web" have the same path "/var/www/web"; each needs its own directory`,
 		},
 		"an empty deployment": {
 			"[deployments.web]",
@@ -149,7 +149,7 @@ func TestErrors(t *testing.T) {
 		"repository of dots":    {strings.Replace(web(build1), "octo/web", "octo/..", 1), `a.toml:2:1: deployments.web.repository "octo/.." is not of the form "owner/name"`},
 		"repository.git":        {strings.Replace(web(build1), "octo/web", "octo/web.git", 1), `a.toml:2:1: deployments.web.repository "octo/web.git" ends in .git, which no repository's name does; write "octo/web"`},
 		"relative path":         {strings.Replace(web(build1), "/var/www", "www", 1), `a.toml:4:1: deployments.web.path "www/web" is a relative path; begin it with "/"`},
-		"the root as path":      {strings.Replace(web(build1), "/var/www/web", "/var/..", 1), `a.toml:4:1: deployments.web.path "/var/.." is the root directory; name a directory of its own`},
+		"the root as path":      {strings.Replace(web(build1), "/var/www/web", "/var/..", 1), `a.toml:4:1: deployments.web.path "/var/.." is the root directory; name a directory for it`},
 		"a word for a duration": {web(build1, `timeout = "ten minutes"`), `a.toml:6:1: deployments.web.timeout is not a duration: "ten minutes"; write it like "90s", "10m" or "1h30m", or as whole seconds`},
 		"no time at all":        {web(build1, `timeout = 0`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
 		"negative time":         {web(build1, `timeout = -9223372036854775808`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
@@ -177,12 +177,12 @@ func TestErrors(t *testing.T) {
 		"an escape in a name": {web(`steps = [{ name = "a\u001b[31m", run = ["a"] }]`), `a.toml:5:12: deployments.web.steps[0].name "a\x1b[31m" must be printable, without a space at either end`},
 		"a step name twice": {
 			web(`steps = [{ name = "a", run = ["a"] }, { name = "a", run = ["b"] }]`),
-			`a.toml:5:41: deployments.web.steps[1].name "a" is the name of another step; give each step a name of its own`,
+			`a.toml:5:41: deployments.web.steps[1].name "a" is the name of another step; give each step its own name`,
 		},
 		"a step with the name of a restart": {
 			web(`restart = ["-x", "app.service"]`, `steps = [{ name = "restart app.service", run = ["a"] }]`),
 			`a.toml:5:12: deployments.web.restart[0] "-x" is not the name of a systemd unit` + "\n" +
-				`a.toml:6:12: deployments.web.steps[0].name "restart app.service" is the name of another step; give each step a name of its own`,
+				`a.toml:6:12: deployments.web.steps[0].name "restart app.service" is the name of another step; give each step its own name`,
 		},
 		"a step named fetch": {web(`steps = [{ name = "fetch", run = ["a"] }]`),
 			`a.toml:5:12: deployments.web.steps[0].name "fetch" is the name of a step that comes before the configured ones; choose another`},
@@ -262,7 +262,7 @@ func TestWarnings(t *testing.T) {
 		"refs/heads":    {strings.Replace(web(build1), `"main"`, `"refs/heads/main"`, 1), `a.toml:3: branch "refs/heads/main" is meant without refs/heads/: a push to "main" will not match`},
 		"a shell line": {
 			web(`steps = [{ name = "a", run = ["make all"] }]`),
-			`a.toml:5: deployments.web.steps[0].run is one word with spaces in it, "make all": there is no shell that would split it; write each argument as an element of its own`,
+			`a.toml:5: deployments.web.steps[0].run is one word with spaces in it, "make all": there is no shell that would split it; write each argument as its own element`,
 		},
 		"a path inside of another": {
 			web(build1) + "[deployments.api]\nrepository = \"o/api\"\nbranch = \"main\"\npath = \"/var/www/web/sub/api\"\nhandler = \"command\"\n",

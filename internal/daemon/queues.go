@@ -26,7 +26,7 @@ func QueueDir(cfg *config.Config, name string) string {
 
 // MakeStateDir makes state_dir and the folder of queues where they are missing.
 // Others may pass through state_dir but not list it: the private Postgres runs
-// as a user of its own when we are root, and each folder below guards itself.
+// as its own user when we are root, and each folder below guards itself.
 func MakeStateDir(cfg *config.Config) error {
 	if err := makeDir(cfg.StateDir); err != nil {
 		return fmt.Errorf("make state_dir: %w", err)

@@ -91,7 +91,7 @@ func (s *Store) schema(ctx context.Context, migrate bool) error {
 	return migrations.Check(ctx, conn)
 }
 
-// AsOwner calls f with a connection of its own that works as the owner of the
+// AsOwner calls f with its own connection that works as the owner of the
 // schema, which programs otherwise do only to migrate.
 func (s *Store) AsOwner(ctx context.Context, f func(conn *pgx.Conn) error) error {
 	conn, err := pgx.Connect(ctx, s.dsn)

@@ -294,7 +294,7 @@ func (r Rules) obtain(site string, hosts []string) task {
 		try: func(_ context.Context, out io.Writer) error { return tryProgram(out, argv...) },
 		run: func(ctx context.Context, out io.Writer) error {
 			if c.Authenticator == "nginx" && r.Nginx.Unit != "" {
-				// certbot would start an nginx of its own, outside of systemd.
+				// certbot would start its own nginx, outside of systemd.
 				if err := program(ctx, nil, "systemctl", "is-active", "--quiet", "--", names.WholeUnit(r.Nginx.Unit)); err != nil {
 					return fmt.Errorf("%s does not run: start it first", names.WholeUnit(r.Nginx.Unit))
 				}

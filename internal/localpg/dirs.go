@@ -150,8 +150,8 @@ func (c *Cluster) ownSocketDir(dir string) error {
 }
 
 // removeSocketDir removes a socket's directory that stands elsewhere, so that
-// who removes the cluster's directory has removed all of it. The next start makes
-// it again. The start lock is held and no server runs.
+// nothing is left where the cluster's directory is removed. The next start makes it
+// again. The start lock is held and no server runs.
 func (c *Cluster) removeSocketDir() error {
 	if c.sock == filepath.Join(c.dir, "run") {
 		return nil

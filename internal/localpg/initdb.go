@@ -79,7 +79,7 @@ func (c *Cluster) command(ctx context.Context, program string, args ...string) (
 	return cmd, out
 }
 
-// sessionCommand is a program in a session of its own: a Ctrl-C meant for the
+// sessionCommand is a program in its own session: a Ctrl-C meant for the
 // caller must not leave half a cluster; cancelling ctx is what ends it.
 func sessionCommand(ctx context.Context, program string, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	var out bytes.Buffer

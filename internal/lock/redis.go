@@ -34,7 +34,7 @@ type Redis struct {
 	scope  string
 	ttl    time.Duration
 	log    *slog.Logger
-	// who is written behind the token, for those who ask who holds a lock.
+	// who is written behind the token, so that the holder of a lock can be named.
 	who string
 }
 

@@ -13,7 +13,7 @@ import (
 
 const (
 	// drainWait is how long output is still read when the program is gone and
-	// a process that got away to a session of its own keeps the pipe open.
+	// a process that got away to its own session keeps the pipe open.
 	drainWait = 500 * time.Millisecond
 	// drainMax bounds what is then read of what is left in the pipe (64 KiB by
 	// default, 1 MiB at most for an ordinary user).

@@ -1,5 +1,5 @@
 // Package process runs one program at a time on behalf of a deployment step:
-// argv only, in a session and process group of its own, ended as a whole, and
+// argv only, in its own session and process group, ended as a whole, and
 // reported only once it is reaped.
 //
 // A program gets a new session (setsid) and not just a new group: the effect on

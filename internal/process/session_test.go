@@ -46,7 +46,7 @@ func TestBackgroundChild(t *testing.T) {
 	}
 }
 
-// TestDaemonSurvives: a process in a session of its own is nobody's business,
+// TestDaemonSurvives: a process in its own session is nobody's business,
 // and although it holds the output open it does not hold up the step.
 func TestDaemonSurvives(t *testing.T) {
 	t.Parallel()

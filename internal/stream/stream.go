@@ -15,7 +15,7 @@ import (
 // queueLimit is how much an Async keeps for a reader that is late, in bytes.
 const queueLimit = 1 << 20
 
-// Async passes on what is written to it in a goroutine of its own, so that Write
+// Async passes on what is written to it in its own goroutine, so that Write
 // neither waits nor fails. What finds the queue full, or cannot be written, is
 // dropped and counted.
 type Async struct {

@@ -173,7 +173,7 @@ func (l *lease) release() {
 func (m *memory) take(ctx context.Context, s *share, n int64) error {
 	m.mu.Lock()
 	lane := &m.lanes[s.lane]
-	// Who has the reserve never waits behind those who wait for it.
+	// The holder of the reserve never waits behind those that wait for it.
 	if (len(lane.waiting) == 0 || lane.first == s) && lane.grant(s, n) {
 		m.mu.Unlock()
 		return nil
