@@ -93,6 +93,33 @@ func BenchmarkBareInsert(b *testing.B) {
 	b.ReportMetric(float64(len(rows))/b.Elapsed().Seconds(), "events/s")
 }
 
+// BenchmarkAppend1 has one client that appends one event after the other.
+// Compare with BenchmarkBareInsert1.
+func BenchmarkAppend1(b *testing.B) {
+	l := newLog(b)
+	for n := range 50 {
+		mustAppend(b, l, group(started(fmt.Sprintf("warm-%d", n), "web", 1)))
+	}
+	b.ResetTimer()
+	for n := range b.N {
+		if _, err := l.Append(context.Background(), group(started(fmt.Sprintf("d-%d", n), "web", 1))); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkBareInsert1 commits one row after the other.
+func BenchmarkBareInsert1(b *testing.B) {
+	conn := superuser(b, migrate(b, pgtest.DSN(b)))
+	rows := bareRows(b)
+	b.ResetTimer()
+	for n := range b.N {
+		if _, err := conn.Exec(context.Background(), `insert into events (`+eventColumns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, rows[n]...); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // fill gives the log n events without going through Append.
 func fill(b testing.TB, conn *pgx.Conn, n int) {
 	b.Helper()

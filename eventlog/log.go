@@ -36,7 +36,7 @@ type Log struct {
 	queue queue
 	// appends is the outage that the appender sits out, follows that of all followers.
 	appends, follows *retry.Outage
-	edge             knownEdge     // the appender's alone
+	known            head          // the appender's alone
 	notify           chan struct{} // capacity 1: a NOTIFY is due
 
 	mu        sync.Mutex
