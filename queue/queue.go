@@ -310,7 +310,17 @@ func (q *Queue) Read(e Entry) ([]byte, error) {
 	return b, nil
 }
 
-func (q *Queue) read(e Entry) ([]byte, error) {
+// Open opens an entry, for whoever needs its size or its beginning. Errors are as
+// for Read.
+func (q *Queue) Open(e Entry) (*os.File, error) {
+	f, err := q.open(e)
+	if err != nil {
+		return nil, fmt.Errorf("open entry %s: %w", clip(e.Name), err)
+	}
+	return f, nil
+}
+
+func (q *Queue) open(e Entry) (*os.File, error) {
 	if _, err := ParseName(e.Name); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
@@ -320,7 +330,13 @@ func (q *Queue) read(e Entry) ([]byte, error) {
 		return nil, ErrGone
 	case errors.Is(err, durable.ErrNotRegular):
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
-	case err != nil:
+	}
+	return f, err
+}
+
+func (q *Queue) read(e Entry) ([]byte, error) {
+	f, err := q.open(e)
+	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // opened to read

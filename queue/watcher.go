@@ -26,6 +26,7 @@ type Watcher struct {
 	pending pending
 	// resting are the entries that Next passes over for a while.
 	resting map[string]rest
+	held    map[string]bool // passed over until Release
 	// forgotten collects what was forgotten while a scan is running, whose list
 	// may be older; nil while none is.
 	forgotten map[string]struct{}
@@ -52,7 +53,7 @@ type rest struct {
 // returns. The caller closes the Watcher. Where the system has no watcher to give,
 // the directory is polled.
 func (q *Queue) Watch() (*Watcher, error) {
-	w := &Watcher{q: q, done: make(chan struct{}), grown: make(chan struct{}), resting: map[string]rest{}, refused: map[string]struct{}{}}
+	w := &Watcher{q: q, done: make(chan struct{}), grown: make(chan struct{}), resting: map[string]rest{}, held: map[string]bool{}, refused: map[string]struct{}{}}
 	w.every = q.opts.scanInterval
 	if q.opts.hints != nil {
 		// Told of changes before it is scanned, so that nothing falls between.
@@ -83,7 +84,7 @@ func (q *Queue) Watch() (*Watcher, error) {
 
 // Next waits until there is an entry and returns the smallest, at most max, in
 // order. They stay pending, and are returned again, until Done or Quarantine;
-// those that rest are passed over meanwhile.
+// those that rest or are held are passed over meanwhile.
 // ErrReplaced: the directory is not at its path any more, so that nothing will
 // come; the queue must be opened again.
 func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
@@ -125,11 +126,14 @@ func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 // rest, and where there are none, how long to wait for one that does.
 func (w *Watcher) ready(max int) (entries []Entry, wait time.Duration) {
 	pending := w.pending.names()
-	if len(w.resting) == 0 {
+	if len(w.resting)+len(w.held) == 0 {
 		return parseAll(pending[:min(len(pending), max)]), 0
 	}
 	var names []string
 	for _, name := range pending {
+		if w.held[name] {
+			continue
+		}
 		if left := time.Until(w.resting[name].until); left > 0 {
 			if wait == 0 || left < wait {
 				wait = left
@@ -154,6 +158,25 @@ func (w *Watcher) Rest(e Entry) (pause time.Duration, again bool) {
 	}
 	w.resting[e.Name] = rest{until: time.Now().Add(pause), pause: pause}
 	return pause, again
+}
+
+// Hold keeps Next from returning the entry until Release. It stays pending.
+func (w *Watcher) Hold(e Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pending.has(e.Name) {
+		w.held[e.Name] = true
+	}
+}
+
+// Release ends Hold.
+func (w *Watcher) Release(entries ...Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range entries {
+		delete(w.held, e.Name)
+	}
+	w.wake()
 }
 
 // Pending returns the entries that are not done, in order.
@@ -232,6 +255,7 @@ func (w *Watcher) forget(name string) {
 func (w *Watcher) drop(name string) {
 	w.pending.remove(name)
 	delete(w.resting, name)
+	delete(w.held, name)
 }
 
 // look corrects what is known of one name by what is on disk. It looks with the

@@ -40,6 +40,31 @@ func next(t *testing.T, w *Watcher, max int) []Entry {
 	return entries
 }
 
+func TestNext_PassesOverWhatIsHeld(t *testing.T) {
+	q := open(t, t.TempDir())
+	first, second := put(t, q, "1"), put(t, q, "2")
+	w := watch(t, q)
+	w.Hold(first)
+	if got := next(t, w, 2); !slices.Equal(got, []Entry{second}) {
+		t.Errorf("while it is held: %v", got)
+	}
+	if got := w.Pending(); len(got) != 2 {
+		t.Errorf("pending: %v", got)
+	}
+	if err := w.Done(second); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan []Entry, 1)
+	go func() {
+		entries, _ := w.Next(t.Context(), 2)
+		taken <- entries
+	}()
+	w.Release(first, second)
+	if got := <-taken; !slices.Equal(got, []Entry{first}) {
+		t.Errorf("once it is released: %v", got)
+	}
+}
+
 func TestNextPassesOverWhatRests(t *testing.T) {
 	q := open(t, t.TempDir())
 	first, second := put(t, q, "1"), put(t, q, "2")

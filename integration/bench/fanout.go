@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,8 @@ const (
 	fans = 100
 	// beside is how many pushes of another app a round sends alone, and how many behind that one.
 	beside = 5
+	// hugeBody is near what GitHub sends at most, in bytes.
+	hugeBody = 24 << 20
 )
 
 // follow adds deployments of a repository to a configuration.
@@ -37,7 +40,7 @@ func (s site) follow(config, repository string) error {
 // to another app, one after the other, and compares the time to their `started` with
 // what it is alone.
 func fanout(ctx context.Context, b *bench) (_ []result, err error) {
-	other, err := b.site(ctx, 1+2*beside*b.rounds)
+	other, err := b.site(ctx, 1+3*beside*b.rounds)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ func fanout(ctx context.Context, b *bench) (_ []result, err error) {
 			return time.Time{}, err
 		}
 		sent++
-		return p.push(sent, repository, before, s.commits[i])
+		return p.push(sent, repository, before, s.commits[i], bodySize)
 	}
 	// times are those of n pushes to the other app.
 	times := func(n int) (took []float64, err error) {
@@ -94,7 +97,7 @@ func fanout(ctx context.Context, b *bench) (_ []result, err error) {
 		}
 		return took, nil
 	}
-	var alone, behind, inARow []float64
+	var alone, behind, inARow, large []float64
 	for round := range 1 + b.rounds { // the first one clones
 		quiet, err := times(min(beside, 1+round*beside))
 		if err != nil {
@@ -118,9 +121,22 @@ func fanout(ctx context.Context, b *bench) (_ []result, err error) {
 			case <-time.After(pause):
 			}
 		}
+		if round == 0 {
+			continue
+		}
+		sent++ // of a repository that nothing follows
+		if _, err := p.push(sent, "owner/large", noCommit, commit, hugeBody); err != nil {
+			return nil, err
+		}
+		busy, err := times(beside)
+		if err != nil {
+			return nil, err
+		}
+		large = append(large, slices.Max(busy))
 	}
 	return []result{
 		compare(fmt.Sprintf("POST to `started` behind a push to %d deployments", fans), "that push alone", "ms", behind, alone, target{max: 2}),
 		compare("the same, of five pushes in a row", "that push alone", "ms", inARow, alone, target{}),
+		compare("the slowest of five behind a push of 24 MiB", "that push alone", "ms", large, alone, target{}),
 	}, nil
 }

@@ -59,7 +59,7 @@ func (b *bench) idleMemory(ctx context.Context) (listening, working float64, err
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, listener.stop()) }()
-	if _, err := listener.push(0, "owner/app", noCommit, s.commits[0]); err != nil {
+	if _, err := listener.push(0, "owner/app", noCommit, s.commits[0], bodySize); err != nil {
 		return 0, 0, err
 	}
 	if _, err := reached(ctx, milestones, "deployed", 0); err != nil {

@@ -135,7 +135,7 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 		if i > 0 {
 			before = s.commits[i-1]
 		}
-		begin, err := p.push(i, "owner/app", before, commit)
+		begin, err := p.push(i, "owner/app", before, commit, bodySize)
 		if err != nil {
 			return nil, err
 		}
@@ -175,8 +175,8 @@ func delivery(i int) string { return fmt.Sprintf("%08d-0000-0000-0000-0000000000
 
 // push sends a push that moves main from before to commit, and returns when it
 // began to.
-func (p *process) push(i int, repository, before, commit string) (time.Time, error) {
-	c, err := newClient(p.addr, webhookPath, i, pushTo(repository, before, commit, bodySize))
+func (p *process) push(i int, repository, before, commit string, size int) (time.Time, error) {
+	c, err := newClient(p.addr, webhookPath, i, pushTo(repository, before, commit, size))
 	if err != nil {
 		return time.Time{}, err
 	}

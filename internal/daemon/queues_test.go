@@ -28,7 +28,7 @@ func TestQueueSet_ManyQueuesTakeNoInotifyInstance(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer w.Close() //nolint:errcheck // it has no watcher of the system to close
+		defer w.Close()
 		last = w
 	}
 	if n := inotifyInstances(t) - before; n != 0 {

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
@@ -180,4 +181,20 @@ func decodeOwn(b []byte) (Delivery, bool) {
 	}
 	d.Body = body[:n]
 	return d, true
+}
+
+// headLimit is far above what there is before the body of an entry.
+const headLimit = 64 << 10
+
+// BodyOf reads the body of an entry as it comes from its file, so that the rest of a
+// large one need not be read. It is false for a form that EncodeTo does not write.
+func BodyOf(entry io.Reader) (io.Reader, bool) {
+	in := bufio.NewReaderSize(entry, headLimit)
+	head, _ := in.Peek(headLimit) // of a small one this is all
+	at := bytes.Index(head, []byte(bodyMember))
+	if at < 0 {
+		return nil, false
+	}
+	_, _ = in.Discard(at + len(bodyMember)) // they are in the buffer
+	return base64.NewDecoder(base64.StdEncoding, in), true
 }

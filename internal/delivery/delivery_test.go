@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -63,6 +64,24 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // However a body is cut into chunks, the file is the same.
+func TestBodyOf_GivesTheBodyAsDecodeDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := anyDelivery(t)
+		raw, err := encode(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, ok := BodyOf(bytes.NewReader(raw))
+		if !ok {
+			t.Fatalf("no body in %q", raw)
+		}
+		got := make([]byte, len(d.Body))
+		if _, err := io.ReadFull(body, got); err != nil || !bytes.Equal(got, d.Body) {
+			t.Fatalf("%q, %v; want %q", got, err, d.Body)
+		}
+	})
+}
+
 func TestChunksMakeNoDifference(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyDelivery(t)

@@ -25,12 +25,16 @@ type work struct {
 // because the log holds it, it is in quarantine, it rests, or it is still
 // pending. An error says that some are pending for a reason that needs a pause.
 func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
-	batch := r.load(entries)
+	rules := r.o.Rules()
+	return r.commit(ctx, r.load(entries, rules), rules)
+}
+
+// commit appends what is decided of a batch.
+func (r *Router) commit(ctx context.Context, batch []work, rules []Rule) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	rules := r.o.Rules()
-	if err := r.ask(ctx, batch, rules); err != nil {
+	if err := r.ask(ctx, batch); err != nil {
 		return err
 	}
 	var groups []eventlog.Group
@@ -80,8 +84,9 @@ func (r *Router) route(ctx context.Context, entries []queue.Entry) error {
 }
 
 // load reads entries in order, up to the batch's bytes, and one of each
-// delivery: the next of the same ID is decided on what this one leads to.
-func (r *Router) load(entries []queue.Entry) []work {
+// delivery: the next of the same ID is decided on what this one leads to. It decides
+// each by itself, and holds those that are to wait for a large one.
+func (r *Router) load(entries []queue.Entry, rules []Rule) []work {
 	var batch []work
 	size := 0
 	taken := map[string]bool{}
@@ -89,44 +94,56 @@ func (r *Router) load(entries []queue.Entry) []work {
 		if taken[e.DeliveryID] {
 			continue
 		}
-		raw, err := r.o.Queue.Read(e)
-		switch {
-		case errors.Is(err, queue.ErrGone):
-			r.done(e)
-			continue
-		case err != nil && !errors.Is(err, queue.ErrUnreadable):
-			r.rest(e, err)
+		if repository, large := r.peek(e); large && r.holds(e, repository, true) {
 			continue
 		}
-		var d delivery.Delivery
-		if err == nil {
-			d, err = delivery.Decode(raw)
-		}
-		if err == nil && d.ID != e.DeliveryID {
-			err = fmt.Errorf("the file is named for delivery %s but holds %s", e.DeliveryID, d.ID)
-		}
-		if err != nil {
-			r.quarantine(e, err)
+		w, ok := r.read(e, rules)
+		if !ok || r.holds(e, lowerASCII(w.decision.push.repository), false) {
 			continue
 		}
-		batch = append(batch, work{entry: e, delivery: d})
+		batch = append(batch, w)
 		taken[e.DeliveryID] = true
-		if size += len(raw); size >= r.o.BatchBytes {
+		if size += len(w.delivery.Body); size >= r.o.BatchBytes {
 			break
 		}
 	}
 	return batch
 }
 
-// ask decides each entry by itself, and reads in one round trip what the log says
-// of the deliveries, and of other pushes to the same commits.
-func (r *Router) ask(ctx context.Context, batch []work, rules []Rule) error {
+// read reads an entry and decides it by itself. It is false for one that is dealt
+// with: gone, in quarantine, or resting.
+func (r *Router) read(e queue.Entry, rules []Rule) (work, bool) {
+	raw, err := r.o.Queue.Read(e)
+	switch {
+	case errors.Is(err, queue.ErrGone):
+		r.done(e)
+		return work{}, false
+	case err != nil && !errors.Is(err, queue.ErrUnreadable):
+		r.rest(e, err)
+		return work{}, false
+	}
+	var d delivery.Delivery
+	if err == nil {
+		d, err = delivery.Decode(raw)
+	}
+	if err == nil && d.ID != e.DeliveryID {
+		err = fmt.Errorf("the file is named for delivery %s but holds %s", e.DeliveryID, d.ID)
+	}
+	if err != nil {
+		r.quarantine(e, err)
+		return work{}, false
+	}
+	return work{entry: e, delivery: d, decision: Decide(d, rules)}, true
+}
+
+// ask reads in one round trip what the log says of the deliveries, and of other
+// pushes to the same commits.
+func (r *Router) ask(ctx context.Context, batch []work) error {
 	ids := make([]string, len(batch))
 	filters := make([]eventlog.Filter, 1, 1+len(batch))
 	var pushes []*work
 	for i := range batch {
 		w := &batch[i]
-		w.decision = Decide(w.delivery, rules)
 		ids[i] = w.delivery.ID
 		if key, ok := w.decision.key(); ok {
 			filters, pushes = append(filters, r.pushesTo(key.after, 0)), append(pushes, w)

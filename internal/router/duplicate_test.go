@@ -141,8 +141,8 @@ func TestTwins_LeaveOutTheDeliveryItself(t *testing.T) {
 		t.Fatal("the push has no key")
 	}
 	r := New(Options{Instance: "test", Log: log, Queue: &crashingQueue{}})
-	batch := []work{{delivery: d}}
-	if err := r.ask(t.Context(), batch, rules); err != nil {
+	batch := []work{{delivery: d, decision: Decide(d, rules)}}
+	if err := r.ask(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
 	twins, err := r.twins(t.Context(), batch[0], key)

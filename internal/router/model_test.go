@@ -66,6 +66,7 @@ func TestRouterAgainstAModel(t *testing.T) {
 			}
 			stop := start(t, q, Options{
 				Instance: instance, Log: faulty, BatchSize: rapid.IntRange(1, 5).Draw(t, "batch"),
+				Large: rapid.SampledFrom([]int64{1, 1 << 20}).Draw(t, "large"),
 				Queue: &crashingQueue{drops: rapid.IntRange(0, 2).Draw(t, "drops")},
 			})
 			if last := round == rounds-1; last || rapid.Bool().Draw(t, "drain") {

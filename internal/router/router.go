@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -18,10 +20,14 @@ type Queue interface {
 	// They stay pending until Done or Quarantine.
 	Next(ctx context.Context, max int) ([]queue.Entry, error)
 	Read(e queue.Entry) ([]byte, error)
+	Open(e queue.Entry) (*os.File, error)
 	Done(e queue.Entry) error
 	Quarantine(e queue.Entry, reason error) error
 	// Rest keeps Next from returning the entry for a while, longer each time.
 	Rest(e queue.Entry) (pause time.Duration, again bool)
+	// Hold keeps Next from returning the entry until Release.
+	Hold(e queue.Entry)
+	Release(entries ...queue.Entry)
 }
 
 // Log is what the router needs of the event log.
@@ -49,7 +55,10 @@ func Watch(q *queue.Queue) (*Watched, error) {
 // Read implements Queue.
 func (w *Watched) Read(e queue.Entry) ([]byte, error) { return w.files.Read(e) }
 
-// Options configure a Router. All but BatchSize, BatchBytes and Logger are required.
+// Open implements Queue.
+func (w *Watched) Open(e queue.Entry) (*os.File, error) { return w.files.Open(e) }
+
+// Options configure a Router. All but BatchSize, BatchBytes, Large and Logger are required.
 type Options struct {
 	Instance string
 	Queue    Queue
@@ -60,21 +69,26 @@ type Options struct {
 	// BatchSize bounds the deliveries that are appended in one commit (default 64).
 	BatchSize int
 	// BatchBytes bounds what their entries hold together, and so the memory of
-	// a backlog (default 4 MiB); a larger single entry is a batch of its own.
+	// a backlog (default 4 MiB).
 	BatchBytes int
+	// Large is the size from which an entry is routed beside the others (default 1 MiB).
+	Large int64
 }
 
 // Router moves deliveries from the main queue into the log. Create it with New.
 type Router struct {
 	o Options
-	// conflicts counts, by entry, how often the log said otherwise. Only Run's
-	// goroutine uses it.
+
+	mu sync.Mutex
+	// conflicts counts, by entry, how often the log said otherwise.
 	conflicts map[ulid.ULID]int
+	aside     *aside // nil while no large entry is routed
 }
 
 const (
 	defaultBatchSize  = 64
 	defaultBatchBytes = 4 << 20
+	defaultLarge      = 1 << 20
 
 	// maxConflicts is how often an entry may meet a log that says otherwise: once
 	// when two routers race, more only when something is wrong with it.
@@ -89,6 +103,9 @@ func New(o Options) *Router {
 	if o.BatchBytes <= 0 {
 		o.BatchBytes = defaultBatchBytes
 	}
+	if o.Large <= 0 {
+		o.Large = defaultLarge
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -102,6 +119,9 @@ func New(o Options) *Router {
 // Run twice at once on one queue is safe for the log (the loser of each race
 // reads again), but has no use.
 func (r *Router) Run(ctx context.Context) error {
+	var large sync.WaitGroup
+	defer r.release()
+	defer large.Wait()
 	for {
 		entries, err := r.o.Queue.Next(ctx, r.o.BatchSize)
 		if ctx.Err() != nil {
@@ -112,6 +132,10 @@ func (r *Router) Run(ctx context.Context) error {
 		}
 		if err := r.route(ctx, entries); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("routing paused; the deliveries wait in the queue: %w", err)
+		}
+		// After the batch, which may have older ones of the same repository.
+		if begin := r.begin(ctx); begin != nil {
+			large.Go(begin)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlo
 		case errors.As(err, &conflict), errors.Is(err, eventlog.ErrRedacted):
 			// Another router was faster, or the redaction of this delivery. The next
 			// batch reads what was appended.
-			if r.conflicts[w.entry.ID]++; r.conflicts[w.entry.ID] < maxConflicts {
+			if r.conflict(w.entry) < maxConflicts {
 				err = nil
 				break
 			}
@@ -74,7 +74,7 @@ func (r *Router) done(e queue.Entry) {
 		r.rest(e, fmt.Errorf("remove entry %s, which the log holds: %w", e.Name, err))
 		return
 	}
-	delete(r.conflicts, e.ID)
+	r.forget(e)
 }
 
 // quarantine is for what can never be routed; see rest.
@@ -84,7 +84,7 @@ func (r *Router) quarantine(e queue.Entry, reason error) {
 		r.rest(e, fmt.Errorf("quarantine entry %s (%w): %w", e.Name, reason, err))
 		return
 	}
-	delete(r.conflicts, e.ID)
+	r.forget(e)
 }
 
 // rest leaves an acknowledged entry where it is, because what keeps it from being
@@ -94,4 +94,17 @@ func (r *Router) rest(e queue.Entry, why error) {
 		r.o.Logger.Warn("cannot route an entry for now; it is tried again with growing pauses, and the others go on",
 			"entry", e.Name, "retry_in", pause, "error", why)
 	}
+}
+
+func (r *Router) conflict(e queue.Entry) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conflicts[e.ID]++
+	return r.conflicts[e.ID]
+}
+
+func (r *Router) forget(e queue.Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conflicts, e.ID)
 }
