@@ -62,6 +62,9 @@ type Reporter interface {
 // not succeed. It returns once everything that it started has ended; rep may be nil.
 func Execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
 	var result Result
+	if plan.Finally != nil {
+		defer plan.Finally()
+	}
 	for _, step := range plan.Steps {
 		if ctx.Err() != nil {
 			result.fail(step.Name, Canceled, context.Cause(ctx))

@@ -53,7 +53,12 @@ type Step struct {
 }
 
 // Plan is what a job comes to. It can be printed without being run.
-type Plan struct{ Steps []Step }
+type Plan struct {
+	Steps []Step
+	// Finally, if set, frees what the steps hold. Execute calls it after the last
+	// step that was started, however that ended.
+	Finally func()
+}
 
 // Names lists the steps in order.
 func (p Plan) Names() []string {

@@ -45,14 +45,14 @@ func (h ending) Plan(ctx context.Context, job Job) (Plan, error) {
 	if err != nil {
 		return plan, err
 	}
-	steps := slices.Clone(plan.Steps)
+	plan.Steps = slices.Clone(plan.Steps)
 	for _, unit := range h.restart {
-		steps = append(steps, unitStep(names.VerbRestart, unit))
+		plan.Steps = append(plan.Steps, unitStep(names.VerbRestart, unit))
 	}
 	for _, unit := range h.reload {
-		steps = append(steps, unitStep(names.VerbReload, unit))
+		plan.Steps = append(plan.Steps, unitStep(names.VerbReload, unit))
 	}
-	return Plan{Steps: steps}, nil
+	return plan, nil
 }
 
 func unitStep(verb, unit string) Step {

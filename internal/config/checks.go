@@ -22,18 +22,22 @@ import (
 // checks are what tags name: each says what is wrong with the text of a setting (or
 // an element of a list), and returns what of it is kept; of an element "" keeps none.
 var checks = map[string]func(s setting, text string) string{
+	"argument":      is(wrongArgument),
 	"branch":        checkBranch,
 	"database":      checkDatabase,
 	"dir":           checkDir,
 	"env_file":      checkEnvFile,
 	"health":        is(wrongHealth),
 	"host":          checkHost,
+	"inner_path":    is(wrongInnerPath),
 	"instance":      checkInstance,
 	"instance_name": is(wrongInstanceName),
 	"lock_url":      checkLockURL,
 	"origin":        checkOrigin,
 	"pass":          checkPass,
 	"path":          checkPath,
+	"pm2_home":      is(wrongPM2Home),
+	"pnpm_script":   is(wrongScript),
 	"remote":        checkRemote,
 	"repository":    is(wrongRepository),
 	"search_path":   checkSearchPath,
@@ -341,6 +345,46 @@ func wrongStepDir(s string) (wrong, suggestion string) {
 		return "", ""
 	}
 	return "is not inside of the deployment's path", `write it relative to path, without ".."`
+}
+
+func wrongArgument(s string) (wrong, suggestion string) {
+	if strings.ContainsRune(s, 0) {
+		return "has a NUL character, which no program can be given", ""
+	}
+	return "", ""
+}
+
+// wrongInnerPath keeps a path usable in a filter of pnpm.
+func wrongInnerPath(s string) (wrong, suggestion string) {
+	if s == "" || !filepath.IsLocal(s) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || strings.ContainsRune("{}*!^", r) || unprintable(r) }) {
+		return "is not a path inside of the deployment's", `write it relative to path, without "..", spaces and patterns`
+	}
+	return "", ""
+}
+
+// wrongPM2Home refuses a directory whose socket's path would be too long: pm2 would
+// wait for it for ever.
+func wrongPM2Home(s string) (wrong, suggestion string) {
+	if wrong, suggestion := wrongPath(s); wrong != "" {
+		return wrong, suggestion
+	}
+	if len(s) > 90 {
+		return "is longer than the 90 bytes that leave room for pm2's sockets", "name a directory with a shorter path"
+	}
+	return "", ""
+}
+
+func wrongScript(s string) (wrong, suggestion string) {
+	if wrong, suggestion := wrongStepName(s); wrong != "" {
+		return wrong, suggestion
+	}
+	if strings.HasPrefix(s, "-") {
+		return "begins with a dash", ""
+	}
+	if slices.Contains(names.PM2Steps[:], s) {
+		return "is the name of a step of the handler", "give the script another name in package.json"
+	}
+	return "", ""
 }
 
 func wrongInstanceName(s string) (wrong, suggestion string) {

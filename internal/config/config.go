@@ -170,6 +170,8 @@ type Deployment struct {
 	// that always are passed on: those of Variables.
 	Env []string `json:"-"`
 
+	PM2
+
 	// Digest is hex SHA-256 of MarshalJSON, and so of the effective settings. It
 	// depends neither on the order of files and keys nor on formatting.
 	Digest string `json:"-"`
@@ -195,6 +197,22 @@ type Step struct {
 type Health struct {
 	URL     string        `toml:"url" check:"health" need:"url = \"http://localhost:3000/healthz\"" json:"health_url,omitempty"`
 	Timeout time.Duration `toml:"timeout" default:"30s" json:"health_timeout_ns,omitempty"`
+}
+
+// PM2 is what the pm2 handler is told beside instance_name. What was not written is
+// filled in after the Digest was made.
+type PM2 struct {
+	// Workspaces are directories of packages, relative to the deployment's path.
+	Workspaces []string `toml:"workspaces" check:"inner_path" json:"workspaces,omitempty"`
+	Ecosystem  string   `toml:"ecosystem" check:"inner_path" json:"ecosystem,omitempty"`
+	// Migrate is run by pnpm in the first workspace; an empty list runs nothing.
+	Migrate []string `toml:"migrate" check:"argument" json:"migrate,omitzero"`
+	Scripts []string `toml:"scripts" check:"pnpm_script" json:"scripts,omitzero"`
+	Install []string `toml:"install" check:"argument" json:"install,omitzero"`
+	// PM2Home is PM2_HOME; empty is .pm2 in HOME.
+	PM2Home   string        `toml:"pm2_home" check:"pm2_home" json:"pm2_home,omitempty"`
+	Settle    time.Duration `toml:"settle" json:"settle_ns,omitempty"`
+	PM2Reload bool          `toml:"pm2_reload" json:"pm2_reload,omitempty"`
 }
 
 // SiteRule is one filter of the nginx handler; the last rule that selects a

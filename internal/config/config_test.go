@@ -231,14 +231,15 @@ func TestHandlerFollowsFromTheKeys(t *testing.T) {
 		if d.Handler != test.handler {
 			t.Errorf("%s: handler %q, want %q", test.lines, d.Handler, test.handler)
 		}
-		if (d.Unsupported == "") != (test.handler == "command") || (len(c.Problems()) == 0) != (test.handler == "command") {
+		runs := test.handler == "command" || test.handler == "pm2"
+		if (d.Unsupported == "") != runs || (len(c.Problems()) == 0) != runs {
 			t.Errorf("%s: unsupported %q, problems %v", test.lines, d.Unsupported, c.Problems())
 		}
 	}
 }
 
 func TestProblemsRefuseHandlersOfLaterReleases(t *testing.T) {
-	c := mustParse(t, web(`instance_name = "web"`)+`
+	c := mustParse(t, web(`sites = []`)+`
 [deployments.off]
 enabled = false
 repository = "octo/off"
@@ -247,7 +248,7 @@ path = "/srv/off"
 systemd_unit_name = "off"
 `)
 	problems := c.Problems()
-	const want = `a.toml:1:14: deployment "web" is refused: handler "pm2" comes in a later release of durhack-deployer; ` +
+	const want = `a.toml:1:14: deployment "web" is refused: handler "nginx" comes in a later release of durhack-deployer; ` +
 		`until then set enabled = false, or write its commands as [[deployments.web.steps]] with handler = "command"`
 	if len(problems) != 1 || problems[0].Error() != want {
 		t.Errorf("problems are %q, want %q", problems, want)
@@ -425,7 +426,7 @@ func TestPythonLayoutLoadsUnchanged(t *testing.T) {
 	if d := c.Deployments["deployer"]; d.SystemdUnitName != "deployer-queue-workers" || d.UWSGIConfigPath != "/etc/uwsgi/vassals/deploy.example.com.ini" {
 		t.Errorf("deployer is %+v", *d)
 	}
-	if len(c.Problems()) != 3 { // website-staging is disabled
+	if len(c.Problems()) != 2 { // those of self and nginx
 		t.Errorf("problems are %v", c.Problems())
 	}
 	var warnings []string
@@ -498,5 +499,50 @@ func TestUnspecifiedIPv4AddressMeansIPv4Alone(t *testing.T) {
 		if got := (HostPort{Host: host}).Network(); got != want {
 			t.Errorf("%q listens on %s, want %s", host, got, want)
 		}
+	}
+}
+
+func TestPM2Keys(t *testing.T) {
+	d := mustParse(t, web(`instance_name = "web"`)).Deployments["web"]
+	preset := PM2{
+		Workspaces: []string{"server"}, Ecosystem: "ecosystem.config.js", Migrate: []string{"prisma", "migrate", "deploy"},
+		Scripts: []string{"generate", "build"}, Install: []string{"--frozen-lockfile"}, Settle: 10 * time.Second,
+	}
+	if !reflect.DeepEqual(d.PM2, preset) {
+		t.Errorf("the presets are %+v", d.PM2)
+	}
+	d = mustParse(t, web(`instance_name = "web"`, `migrate = []`, `scripts = ["compile"]`, `workspaces = ["apps/client", "server"]`, `pm2_home = "/srv/pm2"`)).Deployments["web"]
+	if len(d.Migrate) != 0 || !reflect.DeepEqual(d.Scripts, []string{"compile"}) || len(d.Workspaces) != 2 || d.PM2Home != "/srv/pm2" {
+		t.Errorf("written keys gave %+v", d.PM2)
+	}
+	for lines, want := range map[string]string{
+		`workspaces = []`:                                `workspaces names no workspace; write workspaces = ["server"]`,
+		`workspaces = ["../a"]`:                          `"../a" is not a path inside of the deployment's`,
+		`workspaces = ["a}..."]`:                         `"a}..." is not a path inside of the deployment's`,
+		`ecosystem = "/etc/x.js"`:                        `"/etc/x.js" is not a path inside of the deployment's`,
+		`scripts = ["install"]`:                          `"install" is the name of a step of the handler; give the script another name in package.json`,
+		`scripts = ["--help"]`:                           `"--help" begins with a dash`,
+		`pm2_home = "pm2"`:                               `"pm2" is a relative path; begin it with "/"`,
+		`pm2_home = "/` + strings.Repeat("a", 100) + `"`: `is longer than the 90 bytes`,
+		`settle = "soon"`:                                `settle is not a duration: "soon"`,
+	} {
+		_, err := parse(environment(), web(`instance_name = "web"`, lines))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", lines, err, want)
+		}
+	}
+	_, err := parse(environment(), web(`instance_name = "web"`)+`
+[deployments.staging]
+repository = "octo/web"
+branch = "staging"
+path = "/srv/staging"
+instance_name = "web"
+`)
+	if err == nil || !strings.Contains(err.Error(), `deployments "staging" and "web" have the same instance_name "web"`) {
+		t.Errorf("a name that is there twice gave %v", err)
+	}
+	c := mustParse(t, web(build1, `settle = "5s"`))
+	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), `deployments.web.settle has no effect: the handler is "command"`) {
+		t.Errorf("warnings are %v", c.Warnings)
 	}
 }

@@ -130,7 +130,7 @@ func (d *decoder) strict(v any, f *field, path string) any {
 func (d *decoder) table(m map[string]any, f *field, path string, into reflect.Value) {
 	for _, key := range f.keys {
 		known, inner := f.fields[key], join(path, key)
-		target, need := into.Field(known.index), known.tag.Get("need")
+		target, need := into.FieldByIndex(known.index), known.tag.Get("need")
 		switch v, written := m[key]; {
 		case written && v != any(bad{}):
 			d.value(v, known, d.setting(inner), target)
@@ -232,9 +232,9 @@ func (d *decoder) tables(v any, f *field, s setting, into reflect.Value) {
 	case string:
 		for _, key := range f.keys {
 			if inner := f.fields[key]; key == f.tag.Get("single") {
-				d.value(v, inner, s, into.Field(inner.index))
+				d.value(v, inner, s, into.FieldByIndex(inner.index))
 			} else {
-				preset(inner, into.Field(inner.index))
+				preset(inner, into.FieldByIndex(inner.index))
 			}
 		}
 	case []any:

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -17,7 +19,7 @@ import (
 // others, and compares them with each other.
 func (d *decoder) deployments(c *Config) {
 	base := d.variablesOf(c, "", Variables{}, c.Variables, true)
-	folded, paths := map[string]string{}, map[string]string{}
+	folded, paths, instances := map[string]string{}, map[string]string{}, map[string]string{}
 	for _, slug := range c.Slugs() {
 		one, key := c.Deployments[slug], join("deployments", slug)
 		one.Slug, one.at = slug, d.at[key]
@@ -31,6 +33,14 @@ func (d *decoder) deployments(c *Config) {
 		}
 		paths[one.Path] = slug
 		d.deployment(c, one, key, base)
+		if name := one.PM2Home + "\x00" + one.InstanceName; one.Handler == HandlerPM2 && one.InstanceName != "" {
+			if other, taken := instances[name]; taken {
+				at := key + ".instance_name"
+				d.fail(d.at[at], at, fmt.Sprintf("deployments %q and %q have the same instance_name %q", other, slug, one.InstanceName),
+					"give each another: the names of their apps are made from it")
+			}
+			instances[name] = slug
+		}
 	}
 	for _, slug := range c.Slugs() {
 		one, key := c.Deployments[slug], join("deployments", slug)+".path"
@@ -60,7 +70,8 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	} else {
 		d.idleKeys(one, key)
 	}
-	if one.Handler != "" && one.Handler != HandlerCommand {
+	d.pm2(one, key)
+	if one.Handler == HandlerNginx || one.Handler == HandlerSelf {
 		one.Unsupported = fmt.Sprintf("handler %q comes in a later release of durhack-deployer", one.Handler)
 		if !one.Enabled {
 			d.warn(one.at, key, fmt.Sprintf("deployment %q is disabled, and could not be enabled yet: %s", one.Slug, one.Unsupported))
@@ -72,6 +83,54 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	}
 	sum := sha256.Sum256(canonical)
 	one.Digest = hex.EncodeToString(sum[:])
+	if one.Handler == HandlerPM2 {
+		d.presetPM2(one, key)
+	}
+}
+
+// pm2 looks at the keys of the pm2 handler where it is another one that is meant.
+func (d *decoder) pm2(one *Deployment, key string) {
+	for _, name := range fieldOf(reflect.TypeFor[PM2](), "", "").keys {
+		s := d.setting(join(key, name))
+		switch {
+		case one.Handler == HandlerPM2:
+			continue
+		case d.has(s.key):
+			s.warn(fmt.Sprintf("%s has no effect: the handler is %q", s.key, one.Handler))
+		}
+		delete(d.values, s.key)
+	}
+}
+
+// presetPM2 fills in what was not written.
+func (d *decoder) presetPM2(one *Deployment, key string) {
+	lists := []struct {
+		name  string
+		list  *[]string
+		value []string
+	}{
+		{"workspaces", &one.Workspaces, []string{"server"}},
+		{"migrate", &one.Migrate, []string{"prisma", "migrate", "deploy"}},
+		{"scripts", &one.Scripts, []string{"generate", "build"}},
+		{"install", &one.Install, []string{"--frozen-lockfile"}},
+	}
+	for _, l := range lists {
+		if s := d.setting(join(key, l.name)); !d.has(s.key) {
+			*l.list = l.value
+			s.show(l.value, "default")
+		}
+	}
+	if len(one.Workspaces) == 0 {
+		d.fail(d.at[key+".workspaces"], key+".workspaces", key+".workspaces names no workspace", `write workspaces = ["server"]`)
+	}
+	if s := d.setting(key + ".ecosystem"); !d.has(s.key) {
+		one.Ecosystem = "ecosystem.config.js"
+		s.show(one.Ecosystem, "default")
+	}
+	if s := d.setting(key + ".settle"); !d.has(s.key) {
+		one.Settle = 10 * time.Second
+		s.show(one.Settle.String(), "default")
+	}
 }
 
 // MarshalJSON is the effective settings without what is secret: the passwords of

@@ -62,7 +62,7 @@ type field struct {
 	form   form
 	kinds  string
 	tag    reflect.StructTag
-	index  int               // in its struct
+	index  []int             // in its struct, or in one that is embedded there
 	fields map[string]*field // of a table: the known keys
 	keys   []string          // of a table: those with an effect, in order
 	each   *field            // what an element of a list holds, or a key that people choose
@@ -130,11 +130,25 @@ func fieldOf(t reflect.Type, tag reflect.StructTag, path string) *field {
 
 func (f *field) addFields(t reflect.Type, path string) {
 	f.fields = map[string]*field{}
-	for i := 0; t.Kind() == reflect.Struct && i < t.NumField(); i++ {
-		if key := t.Field(i).Tag.Get("toml"); key != "" {
-			f.fields[key] = fieldOf(t.Field(i).Type, t.Field(i).Tag, join(path, key))
-			f.fields[key].index = i
-			f.keys = append(f.keys, key)
+	var members []reflect.StructField
+	if t.Kind() == reflect.Struct {
+		members = reflect.VisibleFields(t)
+	}
+	hidden := 0 // how deep inside of a table that is embedded, and has a key of its own
+	for _, member := range members {
+		if hidden > 0 && len(member.Index) > hidden {
+			continue
+		}
+		hidden = 0
+		key := member.Tag.Get("toml")
+		if key == "" {
+			continue
+		}
+		f.fields[key] = fieldOf(member.Type, member.Tag, join(path, key))
+		f.fields[key].index = member.Index
+		f.keys = append(f.keys, key)
+		if member.Anonymous {
+			hidden = len(member.Index)
 		}
 	}
 	for _, old := range python {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
@@ -32,13 +33,20 @@ func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) 
 	if d.Unsupported != "" {
 		return nil, fmt.Errorf("deployment %q: %s", d.Slug, d.Unsupported)
 	}
-	steps := make([]command.StepConfig, len(d.Steps))
-	for i, s := range d.Steps {
-		steps[i] = command.StepConfig(s)
-	}
 	src := source.Source{
 		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
 		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
+	}
+	if d.Handler == config.HandlerPM2 {
+		return pm2.New(pm2.Config{
+			Source: src, Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
+			Scripts: d.Scripts, Install: d.Install, Env: d.Env, Home: d.PM2Home, Settle: d.Settle, Reload: d.PM2Reload,
+			Definition: filepath.Join(cfg.StateDir, "pm2", d.Slug+".json"),
+		}), nil
+	}
+	steps := make([]command.StepConfig, len(d.Steps))
+	for i, s := range d.Steps {
+		steps[i] = command.StepConfig(s)
 	}
 	return command.New(command.Config{Source: src, Steps: steps}), nil
 }

@@ -85,3 +85,6 @@ func Branch(s string) bool {
 	wrong, _ := WrongBranch(s)
 	return wrong == ""
 }
+
+// PM2Steps are the steps of the pm2 handler beside those that scripts give their names.
+var PM2Steps = [...]string{"install", "migrate", "ecosystem", "daemon", "retire", "restart", "settle", "save"}

@@ -1,0 +1,290 @@
+package pm2
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
+)
+
+// evaluator writes what an ecosystem file exports as JSON.
+//
+//go:embed evaluate.mjs
+var evaluator string
+
+// app is one of the ecosystem file's, as pm2 is given it.
+type app struct {
+	name string
+	// definition is the hash of all that `pm2 restart` does not apply.
+	definition string
+	// instances is how many there are; 0 is a number that depends on the machine.
+	instances int
+	cluster   bool
+	// once says that the app is not started again when it ends by itself.
+	once   bool
+	cwd    string
+	fields map[string]any
+}
+
+// The variables by which we know the apps again.
+const (
+	deploymentVar = "DURHACK_DEPLOYMENT"
+	definitionVar = "DURHACK_DEFINITION"
+)
+
+// maxEcosystem bounds what the evaluated file may be.
+const maxEcosystem = 1 << 20
+
+// evaluate runs the ecosystem file once. pm2 is given what it said then, so that what
+// was checked is what runs.
+func (r *run) evaluate(ctx context.Context, env handlers.Env) error {
+	file := filepath.Join(r.Path, r.Ecosystem)
+	if _, err := os.Stat(file); err != nil {
+		return fmt.Errorf("there is no %s at this commit; it has to say what pm2 runs", r.Ecosystem)
+	}
+	if err := os.MkdirAll(filepath.Dir(r.Definition), 0o700); err != nil {
+		return err
+	}
+	r.earlier = namesIn(r.Definition)
+	dir, err := os.MkdirTemp(filepath.Dir(r.Definition), ".evaluate-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	out := filepath.Join(dir, "apps.json")
+	env.Say("$ node --eval ... -- %s", file)
+	env.SearchPaths = slices.Concat(r.SearchPaths, env.SearchPaths)
+	if err := env.Run(ctx, r.Path, []string{"INSTANCE_NAME=" + r.Instance},
+		"node", "--input-type=module", "--eval", evaluator, "--", file, out); err != nil {
+		return fmt.Errorf("evaluate %s: %w", r.Ecosystem, err)
+	}
+	text, err := os.ReadFile(out)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s ended node before it exported anything; it must export apps", r.Ecosystem)
+	case err != nil:
+		return err
+	case len(text) > maxEcosystem:
+		return fmt.Errorf("%s exports more than %d bytes", r.Ecosystem, maxEcosystem)
+	}
+	if r.apps, err = r.parse(text, env); err != nil {
+		return fmt.Errorf("%s: %w", r.Ecosystem, err)
+	}
+	definition, err := json.MarshalIndent(map[string]any{"apps": fields(r.apps)}, "", "  ")
+	if err != nil {
+		return err
+	}
+	for _, a := range r.apps {
+		env.Say("%s: %v in %s", a.name, a.fields["script"], a.cwd)
+	}
+	return durable.WriteFile(r.Definition, definition, 0o600)
+}
+
+func fields(apps []app) []map[string]any {
+	all := make([]map[string]any, len(apps))
+	for i, a := range apps {
+		all[i] = a.fields
+	}
+	return all
+}
+
+// namesIn are the names in a definition that was written earlier.
+func namesIn(file string) []string {
+	var earlier struct{ Apps []struct{ Name string } }
+	text, err := os.ReadFile(file)
+	if err != nil || json.Unmarshal(text, &earlier) != nil {
+		return nil // it is one of two ways to know apps again
+	}
+	var names []string
+	for _, a := range earlier.Apps {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
+// parse checks the apps that a file exported, and adds what they are given.
+func (r *run) parse(text []byte, env handlers.Env) ([]app, error) {
+	var exported struct {
+		Apps []map[string]any `json:"apps"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&exported); err != nil {
+		return nil, fmt.Errorf("it exports no list of apps: %w", err)
+	}
+	if len(exported.Apps) == 0 {
+		return nil, errors.New("it exports no apps; to stop them all, disable the deployment and delete them with pm2")
+	}
+	var apps []app
+	for i, f := range exported.Apps {
+		a, err := r.app(f, env)
+		if err != nil {
+			return nil, fmt.Errorf("app %d (%q): %w", i+1, f["name"], err)
+		}
+		if slices.ContainsFunc(apps, func(b app) bool { return a.name == b.name }) {
+			return nil, fmt.Errorf("two apps have the name %q", a.name)
+		}
+		apps = append(apps, a)
+	}
+	for _, a := range apps {
+		if space, _ := a.fields["namespace"].(string); space != a.name && slices.ContainsFunc(apps, func(b app) bool { return b.name == space }) {
+			return nil, fmt.Errorf("%q is the name of an app and the namespace of another", space)
+		}
+	}
+	return apps, nil
+}
+
+func (r *run) app(f map[string]any, env handlers.Env) (app, error) {
+	name, _ := f["name"].(string)
+	if err := checkName(name); err != nil {
+		return app{}, err
+	}
+	script, _ := f["script"].(string)
+	if script == "" {
+		return app{}, errors.New("it has no script")
+	}
+	a := app{name: name, fields: f, once: f["autorestart"] == false}
+	// pm2 takes a relative one for relative to its own directory.
+	a.cwd = r.Path
+	if cwd, _ := f["cwd"].(string); filepath.IsAbs(cwd) {
+		a.cwd = filepath.Clean(cwd)
+	} else if cwd != "" {
+		a.cwd = filepath.Join(r.Path, cwd)
+	}
+	f["cwd"] = a.cwd
+	mode, _ := f["exec_mode"].(string)
+	_, counted := f["instances"]
+	a.cluster = strings.HasPrefix(mode, "cluster") || mode == "" && counted
+	a.instances = 1
+	if n, ok := f["instances"].(json.Number); ok {
+		count, err := n.Int64()
+		a.instances = int(max(count, 0)) // 0 and less: depends on the processors
+		if err != nil {
+			return app{}, fmt.Errorf("instances is %s, which is no whole number", n)
+		}
+	} else if counted {
+		a.instances = 0 // "max"
+	}
+	vars, ok := f["env"].(map[string]any)
+	if !ok {
+		if f["env"] != nil {
+			return app{}, errors.New("env is not an object")
+		}
+		vars = map[string]any{}
+	}
+	for _, kv := range slices.Concat(r.Env, []string{"INSTANCE_NAME=" + r.Instance, deploymentVar + "=" + r.job.Deployment, "DURHACK_COMMIT=" + r.job.Commit}) {
+		key, value, _ := strings.Cut(kv, "=")
+		vars[key] = value
+	}
+	f["env"] = vars
+	if err := r.found(a, script, env); err != nil {
+		return app{}, err
+	}
+	var err error
+	if a.definition, err = definition(f); err != nil {
+		return app{}, err
+	}
+	vars[definitionVar] = a.definition
+	return a, nil
+}
+
+// definition hashes what a restart does not apply: everything but the values of
+// variables and the arguments.
+func definition(f map[string]any) (string, error) {
+	rest := map[string]any{}
+	for key, value := range f {
+		switch key {
+		case "args", "node_args":
+		case "env":
+			var keys []string
+			for k := range value.(map[string]any) {
+				if k != definitionVar {
+					keys = append(keys, k)
+				}
+			}
+			slices.Sort(keys)
+			rest[key] = keys
+		default:
+			rest[key] = value
+		}
+	}
+	text, err := json.Marshal(rest) // with sorted keys
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8]), err
+}
+
+// found looks for the programs of an app, before anything that runs is stopped.
+func (r *run) found(a app, script string, env handlers.Env) error {
+	if info, err := os.Stat(a.cwd); err != nil || !info.IsDir() {
+		return fmt.Errorf("cwd %s is no directory; the build may not have made it", a.cwd)
+	}
+	if interpreter, _ := a.fields["interpreter"].(string); filepath.IsAbs(interpreter) {
+		if _, err := exec.LookPath(interpreter); err != nil {
+			return fmt.Errorf("its interpreter %s is no program here", interpreter)
+		}
+	}
+	if strings.ContainsAny(script, " \t") {
+		return nil // pm2 has a shell run it
+	}
+	at := script
+	if !filepath.IsAbs(at) {
+		at = filepath.Join(a.cwd, script)
+	}
+	if _, err := os.Stat(at); err == nil {
+		return nil
+	}
+	if !strings.Contains(script, "/") {
+		for _, dir := range slices.Concat(r.SearchPaths, env.SearchPaths, pathOf(env.Vars)) {
+			if _, err := exec.LookPath(filepath.Join(dir, script)); err == nil {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("its script %s does not exist; the build may not have made it", at)
+}
+
+func pathOf(vars []string) (dirs []string) {
+	for _, kv := range vars {
+		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
+			dirs = filepath.SplitList(path)
+		}
+	}
+	return dirs
+}
+
+var (
+	namePattern = regexp.MustCompile(`\A[A-Za-z0-9_@][A-Za-z0-9_.@:-]{0,199}\z`)
+	fileEnding  = regexp.MustCompile(`\.json|\.ya?ml|\.config\.(js|cjs|mjs)`)
+	numeric     = regexp.MustCompile(`\A[0-9]+\z`)
+)
+
+// checkName refuses the names that pm2's command line takes for something else.
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("it has no name")
+	case !namePattern.MatchString(name):
+		return errors.New("a name is letters, digits and any of _ . @ : -, and begins with a letter, a digit, _ or @")
+	case name == "all" || name == "default":
+		return fmt.Errorf("pm2 takes the name %q for all apps", name)
+	case numeric.MatchString(name):
+		return errors.New("pm2 takes a name of digits for the number of an app")
+	case fileEnding.MatchString(name):
+		return errors.New("pm2 takes a name with the ending of a file for a file")
+	}
+	return nil
+}

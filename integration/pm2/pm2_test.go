@@ -1,0 +1,458 @@
+//go:build integration
+
+// Package pm2 tries the pm2 handler with the real programs: git, node, pnpm and pm2.
+package pm2
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
+)
+
+// toolsets are the versions that are tried together.
+var toolsets = map[string]*toolset{
+	"pm2 7, pnpm 10": {packages: []string{"pm2@7.0.4", "pnpm@10.34.9"}},
+	"pm2 6, pnpm 9":  {packages: []string{"pm2@6.0.14", "pnpm@9.15.9"}},
+}
+
+type toolset struct {
+	packages []string
+	mu       sync.Mutex
+}
+
+// tools installs programs from npm once and returns the directory that they are in.
+func (s *toolset) tools(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := filepath.Join(cache, "durhack-deployer-test", strings.ReplaceAll(strings.Join(s.packages, "-"), "@", "-"))
+	bin := filepath.Join(dir, "node_modules", ".bin")
+	if _, err := os.Stat(filepath.Join(dir, "whole")); err == nil {
+		return bin
+	}
+	run(t, "", "npm", append([]string{"install", "--prefix", dir, "--no-audit", "--no-fund", "--loglevel=error"}, s.packages...)...)
+	if err := os.WriteFile(filepath.Join(dir, "whole"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+func run(t *testing.T, dir, program string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// host is one PM2_HOME with its programs.
+type host struct {
+	t         *testing.T
+	bin, home string
+}
+
+func newHost(t *testing.T, set *toolset) *host {
+	h := &host{t: t, bin: set.tools(t)}
+	var err error
+	if h.home, err = os.MkdirTemp("", "h"); err != nil { // the path of its socket must be short
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		pid := h.pid()
+		_ = h.pm2(context.Background(), "kill").Run()
+		if pid > 0 {
+			for range 500 {
+				if syscall.Kill(pid, 0) != nil {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		_ = os.RemoveAll(h.home)
+	})
+	return h
+}
+
+// env has nothing but what pm2 and its apps need.
+func (h *host) env() []string {
+	return []string{
+		"HOME=" + h.home, "PATH=" + h.bin + ":" + os.Getenv("PATH"), "PM2_HOME=" + h.home + "/.pm2",
+		"npm_config_registry=http://127.0.0.1:9/", // nothing is fetched
+		"LOG=" + filepath.Join(h.home, "starts"),
+	}
+}
+
+func (h *host) pm2(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "pm2"), args...)
+	cmd.Env = h.env()
+	return cmd
+}
+
+// pid is that of pm2's daemon.
+func (h *host) pid() int {
+	text, _ := os.ReadFile(filepath.Join(h.home, ".pm2", "pm2.pid"))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return pid
+}
+
+// running are the apps by name, as pm2 lists them.
+func (h *host) running() map[string]int {
+	h.t.Helper()
+	var out bytes.Buffer
+	cmd := h.pm2(h.t.Context(), "jlist")
+	cmd.Stdout = &out
+	if err := cmd.Run(); err != nil {
+		h.t.Fatal(err)
+	}
+	var list []struct {
+		Name string `json:"name"`
+		PID  int    `json:"pid"`
+	}
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(line, "[") {
+			if err := json.Unmarshal([]byte(line), &list); err != nil {
+				continue
+			}
+		}
+	}
+	pids := map[string]int{}
+	for _, p := range list {
+		pids[p.Name] = p.PID
+	}
+	return pids
+}
+
+// project is a repository with a workspace, and the deployment of it.
+type project struct {
+	*host
+	t    *testing.T
+	slug string
+	work string // where commits are made
+	live string
+	port int
+	cfg  pm2.Config
+	// previous is what was deployed last.
+	previous string
+	runs     int
+}
+
+const server = `import http from 'node:http'
+import common from 'common'
+http.createServer((q, r) => r.end(['VERSION', common, process.env.INSTANCE_NAME, process.env.EXTRA, process.cwd().split('/').pop(), process.pid].join(' '))).listen(process.env.PORT)
+`
+
+func (h *host) project(slug string) *project {
+	t := h.t
+	p := &project{host: h, t: t, slug: slug, work: t.TempDir(), live: filepath.Join(t.TempDir(), slug), port: freePort(t)}
+	testkit.Git(t, p.work, "init", "--quiet", "--initial-branch=main")
+	p.write("package.json", `{"name":"root","private":true}`)
+	p.write("pnpm-workspace.yaml", "packages:\n  - server\n  - common\n  - prisma\n")
+	p.write(".gitignore", "node_modules\ndist\n")
+	p.write("prisma/package.json", `{"name":"prisma","version":"1.0.0","bin":{"prisma":"./cli.mjs"}}`)
+	p.write("prisma/cli.mjs", "#!/usr/bin/env node\nconsole.log('migrated', process.argv.slice(2).join(' '), process.cwd())\n")
+	p.write("common/package.json", `{"name":"common","version":"1.0.0","type":"module","main":"dist/index.mjs","scripts":{"generate":"echo generated","build":"mkdir -p dist && cp index.mjs dist/"}}`)
+	p.write("common/index.mjs", "export default 'common'\n")
+	p.write("server/package.json", `{"name":"server","version":"1.0.0","type":"module","scripts":{"generate":"echo generated","build":"mkdir -p dist && cp main.mjs dist/"},"dependencies":{"common":"workspace:*"},"devDependencies":{"prisma":"workspace:*"}}`)
+	p.write("server/main.mjs", strings.ReplaceAll(server, "VERSION", "v1"))
+	p.ecosystem(`{ name: N + '-server', script: './dist/main.mjs', cwd: './server', env: { PORT: P, EXTRA: 'extra' } }`)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(h.bin, "pnpm"), "--dir", p.work, "install", "--lockfile-only")
+	cmd.Env = append(h.env(), "CI=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make the lockfile: %v\n%s", err, out)
+	}
+	p.cfg = pm2.Config{
+		Source:   source.Source{Path: p.live, Remote: p.work},
+		Instance: slug, Workspaces: []string{"server"}, Ecosystem: "ecosystem.config.js",
+		Migrate: []string{"prisma", "migrate", "deploy"}, Scripts: []string{"generate", "build"}, Install: []string{"--frozen-lockfile"},
+		Home: filepath.Join(h.home, ".pm2"), Definition: filepath.Join(h.home, "definitions", slug+".json"), Settle: 1500 * time.Millisecond,
+	}
+	return p
+}
+
+func freePort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (p *project) write(name, text string) {
+	p.t.Helper()
+	file := filepath.Join(p.work, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// ecosystem writes the file for these apps; N and P are the instance's name and the port.
+func (p *project) ecosystem(apps string) {
+	p.write("ecosystem.config.js", fmt.Sprintf("const N = process.env.INSTANCE_NAME, P = %d\nif (!N) throw new Error('no INSTANCE_NAME')\nexport const apps = [%s]\n", p.port, apps))
+}
+
+func (p *project) commit() string {
+	testkit.Git(p.t, p.work, "add", "--all")
+	testkit.Git(p.t, p.work, "commit", "--quiet", "--allow-empty", "-m", "push")
+	return testkit.Git(p.t, p.work, "rev-parse", "HEAD")
+}
+
+// push deploys what was written.
+func (p *project) push() (handlers.Result, string) {
+	p.t.Helper()
+	p.runs++
+	job := handlers.Job{Deployment: p.slug, DeliveryID: "d", Attempt: p.runs, Branch: "main", Commit: p.commit(), PreviousCommit: p.previous, Path: p.live}
+	plan, err := pm2.New(p.cfg).Plan(p.t.Context(), job)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var out bytes.Buffer
+	vars := append(handlers.Environment(job, nil, nil), p.env()...)
+	r := handlers.Execute(p.t.Context(), plan, handlers.Env{Out: &out, Vars: vars, SearchPaths: []string{p.bin}}, nil)
+	p.previous = job.Commit
+	return r, out.String()
+}
+
+func (p *project) succeeds() string {
+	p.t.Helper()
+	r, out := p.push()
+	if r.Err != nil {
+		p.t.Fatalf("the deploy failed: %v\n%s", r.Err, out)
+	}
+	return out
+}
+
+// fails deploys, and wants it to fail in a step with a text.
+func (p *project) fails(step, text string) string {
+	p.t.Helper()
+	r, out := p.push()
+	if r.Err == nil || r.FailedStep != step || !strings.Contains(r.Err.Error()+out, text) {
+		p.t.Fatalf("want step %s to fail with %q: step %q, %v\n%s", step, text, r.FailedStep, r.Err, out)
+	}
+	return out
+}
+
+// answer is what the app says, without its process number.
+func (p *project) answer() (text string, pid int) {
+	p.t.Helper()
+	var last error
+	for range 100 {
+		client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", p.port))
+		if err == nil {
+			body, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			i := bytes.LastIndexByte(body, ' ')
+			pid, _ = strconv.Atoi(string(body[i+1:]))
+			return string(body[:i]), pid
+		}
+		last = err
+		time.Sleep(50 * time.Millisecond)
+	}
+	p.t.Fatalf("the app does not answer: %v", last)
+	return "", 0
+}
+
+func (p *project) answers(want string) int {
+	p.t.Helper()
+	text, pid := p.answer()
+	if text != want {
+		p.t.Fatalf("the app answers %q, want %q", text, want)
+	}
+	return pid
+}
+
+func TestPM2(t *testing.T) {
+	for name, set := range toolsets {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, set)
+			p := h.project("web")
+
+			if out := p.succeeds(); !strings.Contains(out, "migrated migrate deploy") || !strings.Contains(out, "/web/server") {
+				t.Errorf("the migration did not run in server:\n%s", out)
+			}
+			first := p.answers("v1 common web extra server")
+
+			// A push of other code restarts the app.
+			p.write("server/main.mjs", strings.ReplaceAll(server, "VERSION", "v2"))
+			if out := p.succeeds(); strings.Contains(out, "it is replaced") {
+				t.Errorf("an app of the same definition was replaced:\n%s", out)
+			}
+			if pid := p.answers("v2 common web extra server"); pid == first {
+				t.Error("the app was not restarted")
+			}
+
+			// An app that is renamed wants the same port.
+			p.ecosystem(`{ name: N + '-api', script: './dist/main.mjs', cwd: './server', env: { PORT: P, EXTRA: 'extra' } }`)
+			p.succeeds()
+			p.answers("v2 common web extra server")
+			if pids := h.running(); len(pids) != 1 || pids["web-api"] == 0 {
+				t.Errorf("apps are %v", pids)
+			}
+
+			// script and cwd, which a restart leaves as they were.
+			p.write("server/package.json", strings.ReplaceAll(read(t, p.work, "server/package.json"), "cp main.mjs dist/", "cp main.mjs dist/other.mjs"))
+			p.ecosystem(`{ name: N + '-api', script: 'other.mjs', cwd: './server/dist', env: { PORT: P, EXTRA: 'extra' } }`)
+			p.succeeds()
+			p.answers("v2 common web extra dist")
+
+			// A variable that was removed, and one whose value changed.
+			p.ecosystem(`{ name: N + '-api', script: 'other.mjs', cwd: './server/dist', env: { PORT: P } }`)
+			p.succeeds()
+			p.answers("v2 common web  dist")
+			p.ecosystem(`{ name: N + '-api', script: 'other.mjs', cwd: './server/dist', env: { PORT: P, EXTRA: 'more' } }`)
+			p.succeeds()
+			before := p.answers("v2 common web more dist")
+
+			// What fails before apps are touched leaves them as they are.
+			build := read(t, p.work, "server/package.json")
+			p.write("server/package.json", strings.Replace(build, "mkdir -p dist", "false", 1))
+			p.fails("build", "")
+			p.write("server/package.json", build)
+			ecosystem, cfg := read(t, p.work, "ecosystem.config.js"), p.cfg
+			p.cfg.Migrate, p.cfg.Scripts = nil, nil
+			for text, want := range map[string]string{
+				"export const apps = [":               "SyntaxError",
+				"throw new Error('broken')":           "broken",
+				"export default () => ({ apps: [] })": "exports a function",
+				"export const other = 1":              "exports no apps",
+				"export const apps = []":              "exports no apps",
+				"process.exit(0)":                     "before it exported anything",
+				"export default { name: 'all', script: 'other.mjs', cwd: 'server/dist' }":                                   "for all apps",
+				"export const apps = [{name:'web-x',script:'gone.mjs',cwd:'server/dist'}]":                                  "its script",
+				"export const apps = [{name:'web-x',script:'other.mjs',cwd:'gone'}]":                                        "is no directory",
+				"export const apps = [{name:'web-x',script:'other.mjs',cwd:'server/dist',interpreter:'/nonexistent/node'}]": "its interpreter",
+			} {
+				p.write("ecosystem.config.js", text)
+				p.fails("ecosystem", want)
+			}
+			if pid := p.answers("v2 common web more dist"); pid != before {
+				t.Error("a deploy that failed early restarted the app")
+			}
+
+			// The fix goes live, in another form of the file.
+			p.cfg = cfg
+			p.write("ecosystem.config.js", strings.Replace(ecosystem, "export const apps =", "module.exports.apps =", 1))
+			p.succeeds()
+			p.answers("v2 common web more dist")
+
+			// An app that ends at once is seen.
+			p.write("server/main.mjs", "process.exit(3)\n")
+			p.fails("settle", "exit code")
+			p.write("server/main.mjs", strings.ReplaceAll(server, "VERSION", "v3"))
+			p.succeeds()
+			p.answers("v3 common web more dist")
+		})
+	}
+}
+
+func read(t *testing.T, dir, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Without its daemon pm2 would start an empty one, and the next save would drop the
+// apps of everybody else.
+func TestPM2_DaemonIsLost(t *testing.T) {
+	for name, set := range toolsets {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, set)
+			a, b := h.project("one"), h.project("two")
+			a.succeeds()
+			b.succeeds()
+			old := h.pid()
+			pids := h.running()
+			if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // as a reboot does
+			}
+			a.succeeds()
+			a.answers("v1 common one extra server")
+			b.answers("v1 common two extra server")
+			if now := h.running(); len(now) != 2 || h.pid() == old {
+				t.Errorf("apps are %v, under the daemon %d", now, h.pid())
+			}
+			dump := read(t, h.home, ".pm2/dump.pm2")
+			for _, name := range []string{"one-server", "two-server"} {
+				if !strings.Contains(dump, strconv.Quote(name)) {
+					t.Errorf("%s is not in the dump", name)
+				}
+			}
+			for _, secret := range []string{"DURHACK_DELIVERY_ID", "DURHACK_PROCESS_MARK", `"CI"`} {
+				if strings.Contains(dump, secret) {
+					t.Errorf("the dump has %s", secret)
+				}
+			}
+		})
+	}
+}
+
+// Two deployments whose first commands come at the same moment get one daemon.
+func TestPM2_TwoAtOnce(t *testing.T) {
+	for name, set := range toolsets {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, set)
+			a, b := h.project("one"), h.project("two")
+			type result struct {
+				r   handlers.Result
+				out string
+			}
+			done := make(chan result)
+			go func() {
+				r, out := a.push()
+				done <- result{r, out}
+			}()
+			r, out := b.push()
+			other := <-done
+			if err := errors.Join(r.Err, other.r.Err); err != nil {
+				t.Fatalf("%v\n%s\n%s", err, out, other.out)
+			}
+			a.answers("v1 common one extra server")
+			b.answers("v1 common two extra server")
+			// Neither takes a name of the other.
+			b.write("ecosystem.config.js", strings.ReplaceAll(read(t, b.work, "ecosystem.config.js"), "N + '-server'", "'one-server'"))
+			b.fails("daemon", `belongs to deployment "one"`)
+			a.answers("v1 common one extra server")
+			b.answers("v1 common two extra server")
+		})
+	}
+}

@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+)
+
+// The page of each handler has a configuration that loads, and makes a plan.
+func TestHandler_PagesHaveConfigurationsThatLoad(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("../../docs/handlers/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	toml := regexp.MustCompile("(?s)```toml\n(.*?)```")
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		loaded := 0
+		for _, example := range toml.FindAllStringSubmatch(string(text), -1) {
+			if !strings.Contains(example[1], "[deployments.") {
+				continue
+			}
+			loaded++
+			file := filepath.Join(t.TempDir(), "page.toml")
+			if err := os.WriteFile(file, []byte(example[1]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cfg, err := config.Load([]string{file}, func(string) string { return "" })
+			if err != nil {
+				t.Errorf("%s: %v", page, err)
+				continue
+			}
+			if problems, warnings := cfg.Problems(), cfg.Warnings; len(problems)+len(warnings) > 0 {
+				t.Errorf("%s: %v %v", page, problems, warnings)
+			}
+			for slug, d := range cfg.Deployments {
+				h, err := Handler(cfg, d)
+				if err != nil {
+					t.Errorf("%s: %v", page, err)
+					continue
+				}
+				plan, err := h.Plan(t.Context(), handlers.Job{Deployment: slug, Branch: d.Branch, Commit: strings.Repeat("a", 40)})
+				if err != nil || len(plan.Steps) < 3 {
+					t.Errorf("%s: %s would do %q, %v", page, slug, plan.Names(), err)
+				}
+			}
+		}
+		if loaded == 0 && filepath.Base(page) != "helper.md" { // which is about the other side
+			t.Errorf("%s has no configuration of a deployment", page)
+		}
+	}
+}
