@@ -70,6 +70,8 @@ func TestAppend_KnowsTheHead(t *testing.T) {
 		{"of a run that has gone on", fenced("c", Fence{Deployment: "web"}), 2, refused(ErrFenced)},
 		{"of a delivery that has gone on", fenced("c", Fence{DeliveryID: "c", Position: 1}), 2, refused(ErrFenced)},
 		{"of a delivery as it was", fenced("c", Fence{DeliveryID: "c", Position: 4}), 1, nil},
+		{"of a void", group(Transition{Instance: "test", DeliveryID: "d", Deployment: "api", Attempt: 1, Data: Voided{Reason: ReasonSuperseded}}), 1, nil},
+		{"of a run that was voided", Group{Transitions: []Transition{started("d", "api", 1)}, Fence: &Fence{Instance: "test", Deployment: "api"}}, 2, refused(ErrFenced)},
 		{"again", group(received("a")), 2, nil},
 		{"after a repetition", group(received("d")), 1, nil},
 		{"in conflict", group(conflict), 2, func(err error) bool { return errors.As(err, new(*ConflictError)) }},

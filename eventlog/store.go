@@ -108,16 +108,14 @@ func appendTo(ctx context.Context, conn *pgx.Conn, h head, batch []*request) (de
 	if h.position == 0 || s.at.Before(h.at) {
 		return decision{}, head{}, nil
 	}
-	var redactions columns
+	var against columns
 	var f fences
 	var newest []int64
 	for _, r := range batch {
 		if slices.ContainsFunc(r.rows, func(row row) bool { return row.typ == TypeRedacted }) {
 			return decision{}, head{}, nil // the delivery's bodies have to be read
 		}
-		if r.payload != nil {
-			redactions.add(row{identity: r.rows[0].delivery().redaction()})
-		}
+		r.addAgainst(&against)
 		if r.fence == nil {
 			continue
 		}
@@ -137,9 +135,9 @@ func appendTo(ctx context.Context, conn *pgx.Conn, h head, batch []*request) (de
 		sql += fmt.Sprintf(sqlIfFences, len(args)+1, len(args)+2, len(args)+3, len(args)+4)
 		args = append(args, f.instances, f.deployments, f.deliveryIDs, newest)
 	}
-	if redactions.ids != nil {
+	if against.ids != nil {
 		sql += fmt.Sprintf(sqlIfNot, len(args)+1, len(args)+2, len(args)+3, len(args)+4, len(args)+5)
-		args = append(args, redactions.keys()...)
+		args = append(args, against.keys()...)
 	}
 	appended := false
 	var b pgx.Batch
@@ -215,9 +213,7 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 				s.bodies[row.delivery()] = []string{}
 			}
 		}
-		if r.payload != nil {
-			keys.add(row{identity: r.rows[0].delivery().redaction()})
-		}
+		r.addAgainst(&keys)
 		if r.fence == nil {
 			continue
 		}
@@ -294,6 +290,18 @@ func write(ctx context.Context, conn *pgx.Conn, d decision, hashes [][]byte) err
 		return fmt.Errorf("write %d events: %w", len(d.events), err)
 	}
 	return nil
+}
+
+// addAgainst adds the identities of events that would have the group refused.
+func (r *request) addAgainst(keys *columns) {
+	if r.payload != nil {
+		keys.add(row{identity: r.rows[0].delivery().redaction()})
+	}
+	for _, started := range r.rows {
+		if started.typ == TypeStarted && r.fence != nil {
+			keys.add(row{identity: started.void()})
+		}
+	}
 }
 
 func queueCommit(b *pgx.Batch) {
