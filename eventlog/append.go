@@ -286,12 +286,12 @@ func (l *Log) commit(batch []*request) {
 				r.finish(results[i])
 			}
 			return
-		case l.ctx.Err() != nil, l.isStopping() && transient(err):
+		case l.ctx.Err() != nil, l.isStopping() && Transient(err):
 			for _, r := range batch {
 				r.finish(Result{Err: ErrClosed})
 			}
 			return
-		case transient(err):
+		case Transient(err):
 			l.sleep(l.ctx, l.appends.Failed(err))
 			batch = stillWaiting(batch)
 		case len(batch) == 1:

@@ -83,10 +83,16 @@ func Refused(err error) bool {
 		strings.HasPrefix(pg.Code, "54")) // program limit exceeded
 }
 
-// transient says whether trying again may help. Trying again is always safe,
+// Full says that the server has no connection left.
+func Full(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "53300"
+}
+
+// Transient says whether trying again may help. Trying again is always safe,
 // because transitions have identities; so whatever is not known to be permanent
 // counts as transient: lost connections, timeouts, a server that starts or stops.
-func transient(err error) bool {
+func Transient(err error) bool {
 	if errors.Is(err, puddle.ErrClosedPool) || errors.Is(err, context.Canceled) {
 		return false
 	}

@@ -22,11 +22,11 @@ func TestTransientIsWhatPassesByItself(t *testing.T) {
 		"42P01": false, // undefined_table
 		"23514": false, "22P02": false, "54000": false, "XX001": false,
 	} {
-		if got := transient(&pgconn.PgError{Code: code}); got != want {
+		if got := Transient(&pgconn.PgError{Code: code}); got != want {
 			t.Errorf("%s: transient is %t, want %t", code, got, want)
 		}
 	}
-	if transient(context.Canceled) || !transient(errors.New("connection reset by peer")) {
+	if Transient(context.Canceled) || !Transient(errors.New("connection reset by peer")) {
 		t.Error("without an answer of Postgres")
 	}
 }

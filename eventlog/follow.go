@@ -29,6 +29,7 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 	defer leave()
 	poll := time.NewTicker(l.poll)
 	defer poll.Stop()
+	var ear ear
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -54,6 +55,12 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 				return err
 			}
 			after = events[len(events)-1].Position
+			continue
+		}
+		if l.lone {
+			if err := l.hear(ctx, &ear); err != nil && ctx.Err() == nil {
+				l.sleep(ctx, l.follows.Failed(err))
+			}
 			continue
 		}
 		select {

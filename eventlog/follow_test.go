@@ -98,6 +98,62 @@ func TestFollowIsWokenByAnotherProcess(t *testing.T) {
 	f.until(t, 1)
 }
 
+// sessions counts those of our programs at the server.
+func sessions(t *testing.T, conn *pgx.Conn) (n int) {
+	t.Helper()
+	err := conn.QueryRow(testContext(t), `select count(*) from pg_stat_activity
+		where datname = current_database() and pid <> pg_backend_pid() and application_name = 'follower'`).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// As above, but what listens is what reads.
+func TestFollow_OneConnection(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	pool := migrate(t, dsn)
+	writer := openLog(t, pool)
+	reader := openLog(t, pgtest.Pool(t, dsn+" application_name=follower"), WithPoll(time.Hour), OneConnection())
+	f := startFollower(t, reader)
+	conn := superuser(t, pool)
+	for n := range 3 {
+		mustAppend(t, writer, group(received(fmt.Sprint("d", n))))
+		f.reach(t, int64(n+1))
+		if n := sessions(t, conn); n != 1 {
+			t.Errorf("a follower has %d connections", n)
+		}
+	}
+	f.until(t, 3)
+}
+
+// Where the server has few connections to spare, followers hold none between two looks.
+func TestFollow_LeavesConnectionsToOthers(t *testing.T) {
+	server := pgtest.NewServer(t)
+	pool := migrate(t, server.DSN())
+	conn := superuser(t, pool)
+	var spare int
+	if err := conn.QueryRow(testContext(t), "select current_setting('max_connections')::int * 3 / 4").Scan(&spare); err != nil {
+		t.Fatal(err)
+	}
+	for range spare {
+		superuser(t, pool)
+	}
+	writer := openLog(t, pool)
+	const poll = 200 * time.Millisecond
+	reader := openLog(t, pgtest.Pool(t, server.DSN()+" application_name=follower"), WithPoll(poll), OneConnection())
+	f := startFollower(t, reader)
+	mustAppend(t, writer, group(received("d1")))
+	f.reach(t, 1)
+	for deadline := time.Now().Add(patience); sessions(t, conn) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the follower never gives its connection up")
+		}
+	}
+	mustAppend(t, writer, group(received("d2")))
+	f.until(t, 2)
+}
+
 func TestFollowIsNudgedInProcess(t *testing.T) {
 	pool := migrate(t, pgtest.DSN(t))
 	l := openLog(t, pool, WithPoll(time.Hour))

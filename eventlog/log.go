@@ -24,6 +24,8 @@ type Log struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 	poll time.Duration
+	// lone is OneConnection.
+	lone bool
 	// silence is attemptTimeout, but in tests of a network that loses what is sent.
 	silence time.Duration
 
@@ -52,6 +54,13 @@ type Option func(*Log)
 // woken; DefaultPoll otherwise.
 func WithPoll(interval time.Duration) Option {
 	return func(l *Log) { l.poll = interval }
+}
+
+// OneConnection is for a process that only follows: its followers hear of new events
+// on the connection that they read with, and where the server has few to spare, they
+// hold none between two looks.
+func OneConnection() Option {
+	return func(l *Log) { l.lone = true }
 }
 
 // Open makes a Log on the pool, which the caller keeps and closes after the

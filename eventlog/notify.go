@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +13,14 @@ import (
 
 // channel carries the hint that events were committed; its payload is empty.
 const channel = "durhack_events"
+
+const (
+	// gather is how long a hint to other processes waits for the next one.
+	gather = 20 * time.Millisecond
+	// apart is how far followers of other processes are spread that one hint wakes:
+	// a hundred of them must not read at the moment at which a deploy begins.
+	apart = 100 * time.Millisecond
+)
 
 // committed tells followers that there is something new: those of this process
 // at once, those of others by a NOTIFY that is soon sent.
@@ -36,14 +45,23 @@ func (l *Log) wakeFollowers() {
 
 // runNotifier sends the hints. A NOTIFY within an append's transaction would
 // make all commits of the server queue for one lock, so it has its own, after
-// the commit; many commits share one. A lost hint costs a follower its poll
-// interval, so failures are not tried again.
+// the commit; many commits share one, and it comes after what this process does at
+// once. A lost hint costs a follower its poll interval, so failures are not tried again.
 func (l *Log) runNotifier() {
 	for {
 		select {
 		case <-l.stop:
-			return
+			select { // or the last of a short command would be lost
+			case <-l.notify:
+			default:
+				return
+			}
 		case <-l.notify:
+			l.sleep(l.ctx, gather)
+			select {
+			case <-l.notify:
+			default:
+			}
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, l.silence)
 		if _, err := l.pool.Exec(ctx, "notify "+channel); err != nil {
@@ -63,7 +81,7 @@ func (l *Log) follow() (wake chan struct{}, leave func(), ok bool) {
 		return nil, nil, false
 	}
 	l.followers[wake] = struct{}{}
-	if !l.listening {
+	if !l.listening && !l.lone {
 		l.listening = true
 		l.owned.Go(l.runListener)
 	}
@@ -123,4 +141,55 @@ func (l *Log) listen(ctx context.Context, outage *retry.Outage) error {
 			return err
 		}
 	}
+}
+
+// ear is the connection of the pool that one follower listens on.
+type ear struct{ conn *pgx.Conn }
+
+// few says whether the server has no more connections to spare than it should keep
+// for the daemon, and for commands that come and go: a quarter of them, at least 20.
+const few = `select max.n - (select sum(numbackends) from pg_stat_database) < greatest(20, max.n / 4)
+	from (select current_setting('max_connections')::int) max (n)`
+
+// hear waits for a hint, at most for the time of a poll, on a connection of the pool.
+// That is given back then, so that questions of the same process have their turn.
+func (l *Log) hear(ctx context.Context, ear *ear) error {
+	within, cancel := context.WithTimeout(ctx, l.poll)
+	defer cancel()
+	pooled, err := l.pool.Acquire(within)
+	if err != nil {
+		return err
+	}
+	defer pooled.Release()
+	conn := pooled.Conn()
+	if ear.conn != conn {
+		var scarce bool
+		var b pgx.Batch
+		b.Queue("listen " + channel)
+		b.Queue(few).QueryRow(func(row pgx.Row) error { return row.Scan(&scarce) })
+		if err := conn.SendBatch(within, &b).Close(); err != nil {
+			return err
+		}
+		if scarce {
+			if err := conn.Close(within); err != nil {
+				return err
+			}
+			l.sleep(ctx, l.poll+rand.N(l.poll))
+			return nil
+		}
+		ear.conn = conn
+		return nil // hints were missed while nobody listened, so look again
+	}
+	_, err = conn.WaitForNotification(within)
+	if err != nil && within.Err() == nil {
+		return err
+	}
+	if err == nil {
+		l.sleep(ctx, rand.N(apart))
+	}
+	cancel()
+	for err == nil { // one look is for all hints so far
+		_, err = conn.WaitForNotification(within)
+	}
+	return nil
 }

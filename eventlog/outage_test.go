@@ -197,7 +197,17 @@ func startFollower(t *testing.T, l *Log) *followed {
 	return f
 }
 
+// until waits until the follower is there, and ends it.
 func (f *followed) until(t *testing.T, position int64) {
+	t.Helper()
+	f.reach(t, position)
+	f.cancel()
+	if err := <-f.ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("follower ended with %v, want context.Canceled", err)
+	}
+}
+
+func (f *followed) reach(t *testing.T, position int64) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for f.position.Load() < position {
@@ -210,10 +220,6 @@ func (f *followed) until(t *testing.T, position int64) {
 			t.Fatalf("follower is at %d, want %d", f.position.Load(), position)
 		}
 		time.Sleep(time.Millisecond)
-	}
-	f.cancel()
-	if err := <-f.ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("follower ended with %v, want context.Canceled", err)
 	}
 }
 

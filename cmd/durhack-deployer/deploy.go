@@ -56,7 +56,8 @@ something newer is live: that is how to go back on purpose.`,
 				}
 				return nil
 			}
-			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
+			// It is queued, so what counts is how it goes, however long the database is away.
+			return c.withStoreOnce(cmd.Context(), cmd.Context(), eventlog.Transient, func(cfg *config.Config, store *daemon.Store) error {
 				return c.awaitLive(cmd.Context(), cfg, store, id, 0, asJSON)
 			})
 		},

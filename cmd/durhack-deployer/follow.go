@@ -26,7 +26,14 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	var state router.DeliveryState
 	var known atomic.Pointer[router.DeliveryState]
 	defer c.tellWaits(ctx, cfg, store, id, &known)()
-	after, err := before(ctx, cfg, store, id)
+	var after int64
+	var err error
+	c.databaseOutage().Until(ctx, func() error {
+		if after, err = before(ctx, cfg, store, id); err != nil && eventlog.Transient(err) {
+			return err
+		}
+		return nil
+	})
 	if err == nil {
 		err = store.Log.Follow(ctx, after, func(_ context.Context, events []eventlog.Event) error {
 			for _, e := range events {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"maps"
@@ -27,6 +28,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -413,7 +415,7 @@ type queueRow struct {
 func queueEntries(cfg *config.Config, name string) ([]queueRow, error) {
 	dir := daemon.QueueDir(cfg, name)
 	entries, err := queue.List(dir)
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list queue %s: %w", name, err)
 	}
 	var rows []queueRow
@@ -421,7 +423,7 @@ func queueEntries(cfg *config.Config, name string) ([]queueRow, error) {
 		rows = append(rows, queueRow{Queue: name, Entry: e.Name, DeliveryID: e.DeliveryID, Since: ulid.Time(e.ID.Time())})
 	}
 	bad, err := queue.ListQuarantine(dir)
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list the quarantine of queue %s: %w", name, err)
 	}
 	for _, q := range bad {
@@ -434,19 +436,40 @@ func queueEntries(cfg *config.Config, name string) ([]queueRow, error) {
 	return rows, nil
 }
 
+// fullPatience is how long a command waits for a free connection of the server.
+const fullPatience = 10 * time.Second
+
 // withStore runs f with the configuration and the open log. A private cluster
 // that is stopped is started for as long as f needs it.
 func (c *cli) withStore(ctx context.Context, f func(cfg *config.Config, store *daemon.Store) error) error {
+	patience, cancel := context.WithTimeout(ctx, fullPatience)
+	defer cancel()
+	return c.withStoreOnce(ctx, patience, eventlog.Full, f)
+}
+
+// withStoreOnce is withStore that waits until patience ends for what passes.
+func (c *cli) withStoreOnce(ctx, patience context.Context, passes func(error) bool, f func(cfg *config.Config, store *daemon.Store) error) error {
 	cfg, err := c.config()
 	if err != nil {
 		return err
 	}
-	store, err := daemon.OpenStore(ctx, cfg, c.logger(slog.LevelWarn), false)
+	var store *daemon.Store
+	c.databaseOutage().Until(patience, func() error {
+		if store, err = daemon.OpenStore(ctx, cfg, c.logger(slog.LevelWarn), false); err != nil && passes(err) {
+			return err
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	defer store.Close()
 	return f(cfg, store)
+}
+
+// databaseOutage is told of as a wait for the database.
+func (c *cli) databaseOutage() *retry.Outage {
+	return retry.New(c.logger(slog.LevelWarn), slog.LevelWarn, "waiting for the database")
 }
 
 // heldElse looks at the paths that do not hold what was deployed last.

@@ -54,6 +54,9 @@ func TestCommands(t *testing.T) {
 			"code":     cmdCode,
 
 			"newdatabase": cmdNewDatabase,
+			"newserver":   cmdNewServer,
+			"fill":        cmdFill,
+			"free":        cmdFree,
 			"waitfor":     cmdWaitFor,
 		},
 	})
@@ -64,6 +67,7 @@ func setup(env *testscript.Env) error {
 	env.Values[worldKey{}] = w
 	env.Defer(w.end)
 	w.newDatabase = func() string { return pgtest.DSN(env.T().(testing.TB)) } // Run's T is a testing.TB, by its documentation
+	w.newServer = func() string { return pgtest.NewServer(env.T().(testing.TB)).DSN() }
 	w.dsn = w.newDatabase()
 	// A socket of Postgres must be in a short path, which the script's own is not.
 	tmp, err := os.MkdirTemp("", "dd-")

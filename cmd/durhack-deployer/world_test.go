@@ -38,6 +38,8 @@ type worldKey struct{}
 type world struct {
 	dsn         string
 	newDatabase func() string
+	newServer   func() string
+	idle        []*pgx.Conn // what fill has opened
 	daemons     map[string]*running
 }
 
@@ -49,6 +51,9 @@ type running struct {
 }
 
 func (w *world) end() {
+	for _, conn := range w.idle {
+		_ = conn.Close(context.Background()) // the server goes, too
+	}
 	for _, p := range w.daemons {
 		_ = p.cmd.Process.Kill() // it may have ended
 		<-p.end
@@ -257,6 +262,46 @@ func cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, args[0])
 	ts.Check(err)
+}
+
+// newserver gives the script a server of its own, with an empty database.
+func cmdNewServer(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "newserver")
+	w := worldOf(ts)
+	w.dsn = w.newServer()
+	ts.Setenv("DATABASE_URL", w.dsn)
+}
+
+// fill takes all connections of the server that are left.
+func cmdFill(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "fill")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := worldOf(ts)
+	for {
+		conn, err := pgx.Connect(ctx, w.dsn)
+		if eventlog.Full(err) {
+			return
+		}
+		ts.Check(err)
+		w.idle = append(w.idle, conn)
+	}
+}
+
+// free TYPE gives them back once the log has an event of the type.
+func cmdFree(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "free TYPE")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := worldOf(ts)
+	until(ts, "a "+args[0], func() (found bool) {
+		ts.Check(w.idle[0].QueryRow(ctx, "select exists (select from events where type = $1)", args[0]).Scan(&found))
+		return found
+	})
+	for _, conn := range w.idle {
+		ts.Check(conn.Close(ctx))
+	}
+	w.idle = nil
 }
 
 // processesIn lists the processes that work in a directory.

@@ -114,12 +114,7 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, parts.close(ctx)) }()
-	milestones := make(chan milestone, 64)
-	p, err := b.deployer(ctx, "serve", s.config, "working", func(at time.Time, line string) {
-		if strings.Contains(line, " delivery=") {
-			milestones <- milestone{at, line}
-		}
-	})
+	p, milestones, err := b.worksite(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -127,23 +122,9 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 
 	var tail, partsTail, typical, partsTypical []float64
 	var took, alone []time.Duration
-	for i, commit := range s.commits {
-		if err := s.advance(i); err != nil {
-			return nil, err
-		}
-		before := noCommit
-		if i > 0 {
-			before = s.commits[i-1]
-		}
-		begin, err := p.push(i, "owner/app", before, commit, bodySize)
+	for i := range s.commits {
+		once, err := s.pushed(ctx, p, milestones, i)
 		if err != nil {
-			return nil, err
-		}
-		at, err := reached(ctx, milestones, "started", i)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := reached(ctx, milestones, "deployed", i); err != nil {
 			return nil, err
 		}
 		time.Sleep(pause)
@@ -155,7 +136,7 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 		if i < warm { // the clone, and caches
 			continue
 		}
-		took, alone = append(took, at.Sub(begin)), append(alone, sum)
+		took, alone = append(took, once), append(alone, sum)
 		if len(took) == pushes {
 			b.round(len(tail))
 			tail, partsTail = append(tail, p99(took)), append(partsTail, p99(alone)) // sorts
@@ -168,6 +149,39 @@ func started(ctx context.Context, b *bench) (_ []result, err error) {
 		compare("POST to `started`, p99", "its parts", "ms", tail, partsTail, target{max: 2}),
 		compare("the same, median", "its parts", "ms", typical, partsTypical, target{}),
 	}, nil
+}
+
+// worksite starts `serve` for a site, and hands on what its log says of deliveries.
+func (b *bench) worksite(ctx context.Context, s site) (*process, <-chan milestone, error) {
+	milestones := make(chan milestone, 64)
+	p, err := b.deployer(ctx, "serve", s.config, "working", func(at time.Time, line string) {
+		if strings.Contains(line, " delivery=") {
+			milestones <- milestone{at, line}
+		}
+	})
+	return p, milestones, err
+}
+
+// pushed sends the i-th push, waits until it is live, and returns how long it took
+// from the POST to the committed `started`.
+func (s site) pushed(ctx context.Context, p *process, milestones <-chan milestone, i int) (time.Duration, error) {
+	if err := s.advance(i); err != nil {
+		return 0, err
+	}
+	before := noCommit
+	if i > 0 {
+		before = s.commits[i-1]
+	}
+	begin, err := p.push(i, "owner/app", before, s.commits[i], bodySize)
+	if err != nil {
+		return 0, err
+	}
+	at, err := reached(ctx, milestones, "started", i)
+	if err != nil {
+		return 0, err
+	}
+	_, err = reached(ctx, milestones, "deployed", i)
+	return at.Sub(begin), err
 }
 
 // delivery names the i-th push; see client.

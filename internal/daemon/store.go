@@ -32,10 +32,20 @@ type Store struct {
 	dsn     string
 }
 
-// OpenStore connects to the configured database, or to the private cluster,
-// which it starts when it is not running. It brings the schema up to date when
-// migrate is set or the cluster is private, and else refuses one that is not.
-func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrate bool) (_ *Store, err error) {
+// OpenStore connects a command to the configured database, or to the private
+// cluster, which it starts when it is not running. It brings the schema up to date
+// when migrate is set or the cluster is private, and else refuses one that is not.
+func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrate bool) (*Store, error) {
+	return openStore(ctx, cfg, log, migrate, func(*pgxpool.Config) {}, eventlog.OneConnection())
+}
+
+// openWorkersStore is OpenStore for the daemon, whose connections are all made at
+// once and kept: the server may be full of others later.
+func openWorkersStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*Store, error) {
+	return openStore(ctx, cfg, log, true, func(pool *pgxpool.Config) { pool.MinConns = pool.MaxConns })
+}
+
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrate bool, set func(*pgxpool.Config), options ...eventlog.Option) (_ *Store, err error) {
 	s := &Store{dsn: cfg.DatabaseURL}
 	defer func() {
 		if err != nil {
@@ -52,14 +62,7 @@ func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrat
 		if err != nil {
 			return nil, fmt.Errorf("open the private Postgres of %s: %w", cfg.StateDir, err)
 		}
-		if err := s.cluster.EnsureDatabase(ctx, database); err != nil {
-			return nil, err
-		}
 		s.dsn = s.cluster.DSN(database)
-		migrate = true
-	}
-	if err := s.schema(ctx, migrate); err != nil {
-		return nil, err
 	}
 	poolConfig, err := pgxpool.ParseConfig(s.dsn)
 	if err != nil {
@@ -71,24 +74,52 @@ func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger, migrat
 	if poolConfig.ConnConfig.RuntimeParams["application_name"] == "" {
 		poolConfig.ConnConfig.RuntimeParams["application_name"] = "durhack-deployer"
 	}
+	set(poolConfig)
+	if migrate {
+		if err := s.migrate(ctx); err != nil {
+			return nil, err
+		}
+	}
 	s.Pool, err = pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
 		return nil, fmt.Errorf("open the connection pool: %w", err)
 	}
-	s.Log = eventlog.Open(s.Pool, log)
+	if !migrate {
+		// With the connection that is used then: a command needs no other.
+		err := s.Pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return migrations.Check(ctx, c.Conn()) })
+		if s.cluster != nil && unmade(err) {
+			if err = s.migrate(ctx); err == nil {
+				s.Pool.Reset() // who connected before did so without its role
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("connect to Postgres: %w", err)
+		}
+	}
+	s.Log = eventlog.Open(s.Pool, log, options...)
 	return s, nil
 }
 
-func (s *Store) schema(ctx context.Context, migrate bool) error {
+// unmade says that the database is not there, or of an older version.
+func unmade(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "3D000" || errors.As(err, new(*migrations.TooOldError)) // invalid_catalog_name
+}
+
+// migrate makes the database of a private cluster where it is missing, and brings
+// the schema up to date.
+func (s *Store) migrate(ctx context.Context) error {
+	if s.cluster != nil {
+		if err := s.cluster.EnsureDatabase(ctx, database); err != nil {
+			return err
+		}
+	}
 	conn, err := pgx.Connect(ctx, s.dsn)
 	if err != nil {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if migrate {
-		return migrations.Migrate(ctx, conn)
-	}
-	return migrations.Check(ctx, conn)
+	return migrations.Migrate(ctx, conn)
 }
 
 // AsOwner calls f with its own connection that works as the owner of the

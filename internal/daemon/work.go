@@ -133,7 +133,7 @@ func awaitStore(ctx context.Context, o Options, state *condition) (*Store, error
 	var tooNew *migrations.TooNewError
 	outage := retry.New(o.Logger, slog.LevelWarn, "waiting for the database; pushes are accepted and queued")
 	outage.Until(ctx, func() (err error) {
-		store, err = OpenStore(ctx, o.Config, o.Logger, true)
+		store, err = openWorkersStore(ctx, o.Config, o.Logger)
 		if errors.As(err, &tooNew) {
 			return nil
 		}
