@@ -20,6 +20,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -295,7 +296,7 @@ func (q *Queue) List() ([]Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list queue: %w", err)
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return compareNames(a.Name, b.Name) })
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return entries, nil
 }
 

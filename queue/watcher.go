@@ -125,7 +125,7 @@ func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 // ready is called with the lock held. It returns the first entries that do not
 // rest, and where there are none, how long to wait for one that does.
 func (w *Watcher) ready(max int) (entries []Entry, wait time.Duration) {
-	pending := w.pending.names()
+	pending := w.pending
 	if len(w.resting)+len(w.held) == 0 {
 		return parseAll(pending[:min(len(pending), max)]), 0
 	}
@@ -183,7 +183,7 @@ func (w *Watcher) Release(entries ...Entry) {
 func (w *Watcher) Pending() []Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return parseAll(w.pending.names())
+	return parseAll(w.pending)
 }
 
 func parseAll(names []string) []Entry {
@@ -357,7 +357,7 @@ func (w *Watcher) lost() {
 // scan makes pending what the directory holds. One scan runs at a time.
 func (w *Watcher) scan() error {
 	w.mu.Lock()
-	before := slices.Clone(w.pending.names())
+	before := slices.Clone(w.pending)
 	w.forgotten = map[string]struct{}{}
 	w.mu.Unlock()
 
@@ -401,7 +401,7 @@ func (w *Watcher) merge(names, before []string) {
 			fresh = append(fresh, name)
 		}
 	}
-	if w.pending.addAll(fresh) {
+	if w.pending.add(fresh...) {
 		w.wake()
 	}
 }

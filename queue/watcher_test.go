@@ -324,7 +324,7 @@ func TestPendingIsASortedSet(t *testing.T) {
 				}
 				model[n] = true
 			},
-			"addAll": func(t *rapid.T) {
+			"add many": func(t *rapid.T) {
 				names := rapid.SliceOfN(name, 0, 10).Draw(t, "names")
 				fresh := false
 				for _, n := range names {
@@ -333,8 +333,8 @@ func TestPendingIsASortedSet(t *testing.T) {
 				for _, n := range names {
 					model[n] = true
 				}
-				if p.addAll(names) != fresh {
-					t.Fatal("addAll")
+				if p.add(names...) != fresh {
+					t.Fatalf("add %q", names)
 				}
 			},
 			"remove": func(t *rapid.T) {
@@ -343,17 +343,17 @@ func TestPendingIsASortedSet(t *testing.T) {
 				delete(model, n)
 			},
 			"first": func(*rapid.T) {
-				if p.len() > 0 {
-					n := p.names()[0]
+				if len(p) > 0 {
+					n := p[0]
 					p.remove(n)
 					delete(model, n)
 				}
 			},
 			"": func(t *rapid.T) {
-				if p.len() != len(model) || !slices.IsSorted(p.names()) {
-					t.Fatalf("%v", p.names())
+				if len(p) != len(model) || !slices.IsSorted(p) {
+					t.Fatalf("%v", p)
 				}
-				for _, n := range p.names() {
+				for _, n := range p {
 					if !model[n] || !p.has(n) {
 						t.Fatalf("%s", n)
 					}

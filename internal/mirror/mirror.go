@@ -282,7 +282,7 @@ func (m *Mirror) step(ctx context.Context) {
 	if err == nil && (look || was != nil && was != q) { // another: the directory was lost, with all that was in it
 		err = m.equal(ctx, slug)
 	} else if err == nil {
-		err = m.follow(ctx, q, changed)
+		err = m.update(ctx, q, changed)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -294,8 +294,8 @@ func (m *Mirror) step(ctx context.Context) {
 	}
 }
 
-// follow makes the files of some entries what the orders say.
-func (m *Mirror) follow(ctx context.Context, q *queue.Queue, changed []Entry) error {
+// update makes the files of some entries what the orders say.
+func (m *Mirror) update(ctx context.Context, q *queue.Queue, changed []Entry) error {
 	for _, e := range changed {
 		var err error
 		if _, wanted := m.want[e.Deployment][e.Name()]; wanted {
@@ -392,13 +392,13 @@ func (m *Mirror) equal(ctx context.Context, slug string) error {
 			m.setAside[name] = true
 		}
 	}
-	return errors.Join(later, m.sweep(ctx, q, extra))
+	return errors.Join(later, m.dispose(ctx, q, extra))
 }
 
-// sweep deals with entries that are not open: those that have ended go, those that
+// dispose deals with entries that are not open: those that have ended go, those that
 // this log never ordered go to quarantine, and those of events that are yet to be
 // folded stay.
-func (m *Mirror) sweep(ctx context.Context, q *queue.Queue, extra []Entry) error {
+func (m *Mirror) dispose(ctx context.Context, q *queue.Queue, extra []Entry) error {
 	if len(extra) == 0 {
 		return nil
 	}

@@ -487,7 +487,7 @@ func TestMirrorAgainstAModel(t *testing.T) {
 				model.interrupt(t)
 			case "crash":
 				stop()
-				model.settle(t) // a worker goes on without it
+				model.endWithout(t) // a worker goes on without it
 				if rapid.Bool().Draw(t, "read models up to date") {
 					if err := projections.New(s.pool, s.log, quiet).Rebuild(context.Background(), nil); err != nil {
 						t.Fatal(err)

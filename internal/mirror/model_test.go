@@ -95,10 +95,10 @@ func (m *model) interrupt(t *rapid.T) {
 	m.open[slug] = m.open[slug][1:]
 }
 
-// settle ends the first run of a deployment in the log alone: the file, if
+// endWithout ends the first run of a deployment in the log alone: the file, if
 // there is one, is of no use any more.
-func (m *model) settle(t *rapid.T) {
-	slug := rapid.SampledFrom([]string{"web", "docs"}).Draw(t, "settled")
+func (m *model) endWithout(t *rapid.T) {
+	slug := rapid.SampledFrom([]string{"web", "docs"}).Draw(t, "ended")
 	if len(m.open[slug]) == 0 || !slices.Contains(m.s.files(t), m.open[slug][0]) {
 		return
 	}

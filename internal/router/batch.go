@@ -80,7 +80,7 @@ func (r *Router) commit(ctx context.Context, batch []work, rules []Rule) error {
 	if err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
-	return r.settle(groups, appended, results)
+	return r.clear(groups, appended, results)
 }
 
 // load reads entries in order, up to the batch's bytes, and one of each

@@ -8,8 +8,8 @@ import (
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
-// settle removes the files of what was committed, and deals with what was refused.
-func (r *Router) settle(groups []eventlog.Group, batch []work, results []eventlog.Result) error {
+// clear removes the files of what was committed, and deals with what was refused.
+func (r *Router) clear(groups []eventlog.Group, batch []work, results []eventlog.Result) error {
 	if len(results) != len(batch) {
 		return fmt.Errorf("append: %d results for %d groups", len(results), len(batch))
 	}
