@@ -62,27 +62,37 @@ func ReadStat(pid int) (Stat, bool) {
 // sessionMembers lists the processes of a session that are alive; zombies, which
 // wait for whoever must reap them, are not.
 func sessionMembers(sid int) []Stat {
+	return processes(func(pid int) bool {
+		// Nearly all belong to others, and this is ten times as fast as their stat.
+		session, err := unix.Getsid(pid)
+		return err != nil || session == sid
+	}, func(s Stat) bool { return s.Session == sid })
+}
+
+// Children lists the processes that are alive and whose parent is pid.
+func Children(pid int) []Stat {
+	return processes(func(int) bool { return true }, func(s Stat) bool { return s.Parent == pid })
+}
+
+// processes lists those that are alive, that may be wanted and are.
+func processes(maybe func(pid int) bool, wanted func(Stat) bool) []Stat {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = dir.Close() }()
 	names, _ := dir.Readdirnames(-1)
-	var members []Stat
+	var list []Stat
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil {
+		if err != nil || !maybe(pid) {
 			continue
 		}
-		// Nearly all belong to others, and this is ten times as fast as their stat.
-		if session, err := unix.Getsid(pid); err == nil && session != sid {
-			continue
-		}
-		if s, ok := ReadStat(pid); ok && s.Session == sid && s.Alive() {
-			members = append(members, s)
+		if s, ok := ReadStat(pid); ok && wanted(s) && s.Alive() {
+			list = append(list, s)
 		}
 	}
-	return members
+	return list
 }
 
 // signalSession sends sig to each process group of a session. The caller knows

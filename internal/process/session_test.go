@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -240,5 +241,24 @@ func TestKillOrphanSparesStrangers(t *testing.T) {
 	}
 	if killed, err := KillOrphan(file, time.Second); !killed || err != nil || alive(pid) {
 		t.Errorf("the right file: %v, %v", killed, err)
+	}
+}
+
+func TestChildren_AreThoseOfOneParent(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	of := func(parent int) bool {
+		return slices.ContainsFunc(Children(parent), func(s Stat) bool { return s.PID == cmd.Process.Pid })
+	}
+	if !of(os.Getpid()) || of(1) {
+		t.Errorf("it is a child of ours: %v; of the first process: %v", of(os.Getpid()), of(1))
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if of(os.Getpid()) {
+		t.Error("it has ended and is still a child")
 	}
 }
