@@ -58,13 +58,30 @@ type Reporter interface {
 	StepEnded(r StepResult)
 }
 
+// undoWithin bounds Plan.Undo.
+const undoWithin = 2 * time.Minute
+
 // Execute runs the steps of a plan in order and stops at the first that does
-// not succeed. It returns once everything that it started has ended; rep may be nil.
+// not succeed; then what must not stay is undone. It returns once everything that it
+// started has ended; rep may be nil.
 func Execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
-	var result Result
 	if plan.Finally != nil {
 		defer plan.Finally()
 	}
+	result := execute(ctx, plan, env, rep)
+	if result.Err != nil && plan.Undo != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWithin)
+		defer cancel()
+		if stands := plan.Undo(ctx, env); stands != "" {
+			env.Say("%s", stands)
+			result.Err = fmt.Errorf("%w; %s", result.Err, stands)
+		}
+	}
+	return result
+}
+
+func execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
+	var result Result
 	for _, step := range plan.Steps {
 		if ctx.Err() != nil {
 			result.fail(step.Name, Canceled, context.Cause(ctx))

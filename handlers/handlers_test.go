@@ -411,3 +411,38 @@ func FuzzTail(f *testing.F) {
 		}
 	})
 }
+
+func TestExecute_UndoesWhatDidNotComeToItsEnd(t *testing.T) {
+	t.Parallel()
+	errStop := errors.New("shutting down")
+	for name, c := range map[string]struct {
+		steps []Step
+		want  string // in the error; empty is success
+	}{
+		"done":     {[]Step{step("a", nothing)}, ""},
+		"failed":   {[]Step{step("a", nothing), program("b", "false")}, `step "b": false exited with code 1; the old one serves`},
+		"canceled": {[]Step{step("a", nil), step("b", nothing)}, `step "b": shutting down; the old one serves`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			if c.steps[0].Run == nil {
+				c.steps[0].Run = func(context.Context, Env) error { cancel(errStop); return nil }
+			}
+			undone := 0
+			r := Execute(ctx, Plan{Steps: c.steps, Undo: func(ctx context.Context, _ Env) string {
+				if undone++; ctx.Err() != nil {
+					t.Errorf("it cannot be undone: %v", ctx.Err())
+				}
+				return "the old one serves"
+			}}, testEnv, nil)
+			switch {
+			case c.want == "" && (r.Err != nil || undone > 0):
+				t.Errorf("result %+v, undone %d times", r, undone)
+			case c.want != "" && (undone != 1 || r.Err == nil || r.Err.Error() != c.want):
+				t.Errorf("result %v, undone %d times; want %s", r.Err, undone, c.want)
+			}
+		})
+	}
+}

@@ -55,6 +55,10 @@ type Step struct {
 // Plan is what a job comes to. It can be printed without being run.
 type Plan struct {
 	Steps []Step
+	// Undo, if set, is called once where a run did not come to its end, also where it was
+	// canceled between two steps. It undoes what must not stay, and says in half a
+	// sentence what stands now; "" where there is nothing to say.
+	Undo func(ctx context.Context, env Env) string
 	// Finally, if set, frees what the steps hold. Execute calls it after the last
 	// step that was started, however that ended.
 	Finally func()
