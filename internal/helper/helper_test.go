@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
@@ -434,5 +435,28 @@ func TestRules_OfTheDocumentsLoad(t *testing.T) {
 		if r, err := parseRules("helper.toml", []byte(text)); err != nil || len(r.Restart) == 0 {
 			t.Errorf("%s: %v, %+v", name, err, r)
 		}
+	}
+}
+
+func TestHere_DoesWhatTheRulesAllow(t *testing.T) {
+	t.Parallel()
+	nginx := script(t, `echo "nginx $*"; [ "$2" != reload ] || exit 3`)
+	here := Here{Rules{Nginx: Nginx{Signal: true, Command: []string{nginx, "-c"}}}}
+	var out bytes.Buffer
+	err := here.Call(t.Context(), Request{Verb: names.VerbNginxReload}, &out)
+	if err != nil || out.String() != "nginx -c -s reload\n" {
+		t.Errorf("it said %q, %v", out.String(), err)
+	}
+	here.Nginx.Command = []string{nginx}
+	err = here.Call(t.Context(), Request{Verb: names.VerbNginxReload}, nil)
+	if exit, ok := errors.AsType[*process.ExitError](err); !ok || exit.Code != 3 {
+		t.Errorf("its exit code is in %v", err)
+	}
+	if err := here.Call(t.Context(), Request{Verb: names.VerbRestart, Args: []string{"x"}}, nil); err == nil || !strings.Contains(err.Error(), "is not allowed") {
+		t.Errorf("restart: %v", err)
+	}
+	out.Reset()
+	if err := here.Call(t.Context(), Request{Verb: names.VerbNginxReload, Dry: true}, &out); err != nil || !strings.HasPrefix(out.String(), "would run ") {
+		t.Errorf("dry: %q, %v", out.String(), err)
 	}
 }

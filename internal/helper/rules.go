@@ -36,9 +36,11 @@ type Rules struct {
 	file string
 }
 
-// Nginx is about nginx-test, nginx-reload and nginx-errors; without a unit they are refused.
+// Nginx is about nginx-test, nginx-reload and nginx-errors; without a unit they are
+// refused, unless nginx is to be reloaded by its own signal.
 type Nginx struct {
-	Unit string `toml:"unit" check:"unit"`
+	Unit   string `toml:"unit" check:"unit"`
+	Signal bool   `toml:"signal"`
 	// Command is nginx, and options that it always gets.
 	Command  []string `toml:"command"`
 	ErrorLog string   `toml:"error_log" check:"dir" default:"/var/log/nginx/error.log"`

@@ -42,13 +42,16 @@ func (r Rules) task(call Request, peer peer) (task, error) {
 		}
 		return systemctl("start", names.WholeUnit(r.PM2.Unit)), none(args)
 	case names.VerbNginxTest, names.VerbNginxReload, names.VerbNginxErrors:
-		if r.Nginx.Unit == "" {
+		if r.Nginx.Unit == "" && !r.Nginx.Signal {
 			return task{}, r.lacks(call.Verb, `[nginx] unit = "nginx.service"`)
 		}
 		switch call.Verb {
 		case names.VerbNginxTest:
 			return r.Nginx.test(), none(args)
 		case names.VerbNginxReload:
+			if r.Nginx.Signal {
+				return r.Nginx.signal(), none(args)
+			}
 			return systemctl("reload", names.WholeUnit(r.Nginx.Unit)), none(args)
 		}
 		return r.Nginx.errors(), none(args)
