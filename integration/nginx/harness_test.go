@@ -1,0 +1,207 @@
+//go:build integration
+
+// Package nginx_test tests the handler nginx with the real nginx, and the real certbot
+// against a CA on this machine.
+package nginx_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/handlers/nginx"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
+	"github.com/ducompsoc/durhack-deployer/internal/helper"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
+)
+
+func TestMain(m *testing.M) { os.Exit(testkit.MainNoLeaks(m)) }
+
+// site is a repository of site files, and an nginx of the test's own that serves them.
+type site struct {
+	*testing.T
+	dir, repo, remote, live string
+	port, tlsPort           int
+	cfg                     nginx.Config
+	certificates            helper.Certificates
+	n                       int
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	dir := t.TempDir()
+	s := &site{T: t, dir: dir, repo: filepath.Join(dir, "repo"), remote: filepath.Join(dir, "remote.git"), live: filepath.Join(dir, "live"), port: freePort(t), tlsPort: freePort(t)}
+	for _, d := range []string{"nginx/conf.d", "nginx/snippets", "log", "tmp", "repo/production", "repo/snippets", "webroot", "state"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var conf strings.Builder
+	if os.Getuid() == 0 {
+		conf.WriteString("user root;\n") // the test's directories are its user's alone
+	}
+	fmt.Fprintf(&conf, "pid %[1]s/nginx.pid;\nerror_log %[1]s/log/error.log;\nworker_processes 1;\nevents { worker_connections 64; }\nhttp {\n\taccess_log %[1]s/log/access.log;\n", dir)
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		fmt.Fprintf(&conf, "\t%s_temp_path %s/tmp/%[1]s;\n", kind, dir)
+	}
+	fmt.Fprintf(&conf, "\tserver { listen 127.0.0.1:%d default_server; location /.well-known/acme-challenge/ { root %s/webroot; } location / { return 404 nobody; } }\n", s.port, dir)
+	fmt.Fprintf(&conf, "\tinclude %s/nginx/conf.d/*.nginxconf;\n}\n", dir)
+	s.file("nginx/nginx.conf", conf.String())
+	testkit.Git(t, dir, "init", "--quiet", "--bare", s.remote)
+	testkit.Git(t, dir, "init", "--quiet", s.repo)
+	s.cfg = nginx.Config{
+		Source:  source.Source{Path: s.live, Remote: s.remote},
+		Rules:   []nginx.Rule{{Include: true, Select: []string{"*"}}},
+		ConfDir: filepath.Join(dir, "nginx/conf.d"), SnippetsDir: filepath.Join(dir, "nginx/snippets"),
+		Production: "production", Snippets: "snippets", LocalLive: "local-live", Unit: "nginx", PIDFile: filepath.Join(dir, "nginx.pid"),
+		IncludePaths: []string{filepath.Join(dir, "nginx")}, LogPaths: []string{filepath.Join(dir, "log")},
+		StateFile: filepath.Join(dir, "state/nginx/site.json"), Certificates: nginx.Certificates{Authenticator: nginx.AuthenticatorNone, Directory: filepath.Join(dir, "le")},
+	}
+	if out, err := exec.Command("nginx", "-c", s.conf()).CombinedOutput(); err != nil {
+		t.Fatalf("start nginx: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		pid := s.master()
+		_ = exec.Command("nginx", "-c", s.conf(), "-s", "stop").Run()
+		testkit.Wait(t, "nginx has ended", func() bool { _, alive := process.ReadStat(pid); return !alive })
+	})
+	testkit.Wait(t, "nginx has its pid file", func() bool { _, err := os.Stat(s.cfg.PIDFile); return err == nil })
+	return s
+}
+
+func (s *site) conf() string { return filepath.Join(s.dir, "nginx/nginx.conf") }
+
+func (s *site) master() int {
+	s.Helper()
+	text, err := os.ReadFile(s.cfg.PIDFile)
+	if err != nil {
+		s.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		s.Fatal(err)
+	}
+	return pid
+}
+
+func (s *site) file(name, text string) {
+	s.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o644); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// push commits these files (an empty text removes one) and returns the commit.
+func (s *site) push(files map[string]string) string {
+	s.Helper()
+	for name, text := range files {
+		full := filepath.Join(s.repo, name)
+		if text == "" {
+			if err := os.Remove(full); err != nil {
+				s.Fatal(err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			s.Fatal(err)
+		}
+		if err := os.WriteFile(full, []byte(text), 0o644); err != nil {
+			s.Fatal(err)
+		}
+	}
+	testkit.Git(s.T, s.repo, "add", "--all")
+	testkit.Git(s.T, s.repo, "commit", "--quiet", "--allow-empty", "-m", "change")
+	testkit.Git(s.T, s.repo, "push", "--quiet", "--force", s.remote, "HEAD:refs/heads/main")
+	return testkit.Git(s.T, s.repo, "rev-parse", "HEAD")
+}
+
+// deploy runs the whole plan, and returns what it wrote.
+func (s *site) deploy(commit string) (string, handlers.Result) {
+	s.Helper()
+	s.n++
+	job := handlers.Job{Deployment: "nginx", DeliveryID: fmt.Sprint("d", s.n), Attempt: 1, Branch: "main", Commit: commit, Path: s.live}
+	plan, err := nginx.New(s.cfg).Plan(s.Context(), job)
+	if err != nil {
+		s.Fatal(err)
+	}
+	var out bytes.Buffer
+	r := handlers.Execute(s.Context(), plan, handlers.Env{Out: &out, Vars: handlers.Environment(job, nil, nil), Root: s.root(), Job: job}, nil)
+	return out.String(), r
+}
+
+func (s *site) mustDeploy(commit string) string {
+	s.Helper()
+	out, r := s.deploy(commit)
+	if r.Err != nil {
+		s.Fatalf("%v\n%s", r.Err, out)
+	}
+	return out
+}
+
+// get asks nginx for the host's root page.
+func (s *site) get(host string) string {
+	s.Helper()
+	req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/", s.port), nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	req.Host, req.Close = host, true
+	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return string(body)
+}
+
+func (s *site) expect(host, want string) {
+	s.Helper()
+	if got := s.get(host); got != want {
+		s.Errorf("%s answers %q, want %q", host, got, want)
+	}
+}
+
+// server is a site file that answers with a text.
+func (s *site) server(host, text string) string {
+	return fmt.Sprintf("server {\n    listen 127.0.0.1:%d;\n    server_name %s;\n    location / { return 200 %q; }\n}\n", s.port, host, text)
+}
+
+// here does what root would do, as the test's user.
+type here struct{ helper.Here }
+
+func (h here) Call(ctx context.Context, _ handlers.Job, out io.Writer, verb string, args ...string) error {
+	return h.Here.Call(ctx, helper.Request{Verb: verb, Args: args}, out)
+}
+
+func (s *site) root() here {
+	return here{helper.Here{Rules: helper.Rules{
+		Nginx:        helper.Nginx{Signal: true, Command: []string{"/usr/sbin/nginx", "-c", s.conf()}, ErrorLog: filepath.Join(s.dir, "log/error.log")},
+		Certificates: s.certificates,
+	}}}
+}

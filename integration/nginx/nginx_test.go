@@ -1,0 +1,74 @@
+//go:build integration
+
+package nginx_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDeploy_SitesFollowTheRepository(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	first := s.push(map[string]string{
+		"production/[a.test].nginxconf": s.server("a.test", "a1"), "production/[b.test].nginxconf": s.server("b.test", "b1"),
+		"production/plain.nginxconf": s.server("plain.test", "plain"), "production/.gitkeep": "x", "snippets/s.nginxconf": "add_header X-A b;\n",
+	})
+	s.mustDeploy(first)
+	s.expect("a.test", "a1")
+	s.expect("b.test", "b1")
+	s.expect("plain.test", "plain")
+
+	if out := s.mustDeploy(first); strings.Contains(out, "new workers") {
+		t.Errorf("nothing has changed, and nginx was reloaded:\n%s", out)
+	}
+	second := s.push(map[string]string{
+		"production/[a.test].nginxconf": s.server("a.test", "a2"), "production/[b.test].nginxconf": "",
+		"production/[b.test].nginxconf.disabled": s.server("b.test", "b2"),
+	})
+	s.mustDeploy(second)
+	s.expect("a.test", "a2")
+	s.expect("b.test", "nobody")
+	if _, err := os.Stat(filepath.Join(s.cfg.ConfDir, "[b.test].nginxconf.disabled")); err != nil {
+		t.Errorf("the disabled site has no link: %v", err)
+	}
+	s.mustDeploy(first)
+	s.expect("a.test", "a1")
+	s.expect("b.test", "b1")
+}
+
+func TestDeploy_BrokenSiteLeavesTheOldTreeAndItsFixGoesLive(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a1")}))
+	broken := s.push(map[string]string{
+		"production/[a.test].nginxconf": s.server("a.test", "a2"),
+		"production/[b.test].nginxconf": "server { listen 127.0.0.1:1; nonsense on; }\n",
+	})
+	out, r := s.deploy(broken)
+	if r.FailedStep != "test" || !strings.Contains(r.Err.Error(), `unknown directive "nonsense"`) || !strings.Contains(r.Err.Error(), "is back in place and serves") {
+		t.Errorf("result %+v\n%s", r, out)
+	}
+	s.expect("a.test", "a1")
+	if _, err := os.Lstat(filepath.Join(s.cfg.ConfDir, "[b.test].nginxconf")); err == nil {
+		t.Error("the broken site's link is still there")
+	}
+	s.mustDeploy(s.push(map[string]string{"production/[b.test].nginxconf": s.server("b.test", "b")}))
+	s.expect("a.test", "a2")
+	s.expect("b.test", "b")
+}
+
+func TestDeploy_PortInUseIsSeenAndUndone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.cfg.ReloadWithin = 4e9
+	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a1")}))
+	taken := newSite(t)
+	out, r := s.deploy(s.push(map[string]string{"production/[a.test].nginxconf": taken.server("a.test", "a2")}))
+	if r.FailedStep != "reload" || !strings.Contains(r.Err.Error(), "bind() to") || !strings.Contains(r.Err.Error(), "is back in place and serves") {
+		t.Errorf("result %+v\n%s", r, out)
+	}
+	s.expect("a.test", "a1")
+}
