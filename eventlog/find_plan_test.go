@@ -37,6 +37,7 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 		first, rows int
 	}{
 		"a commit":                       {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit}, "events_commit", 308, 1},
+		"a whole commit":                 {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit, Whole: true}, "events_commit", 308, 1},
 		"the beginning of a commit":      {Filter{Instance: "prod", Types: []Type{TypeReceived}, Commit: commit[:9]}, "events_commit", 308, 1},
 		"no commit":                      {Filter{Types: []Type{TypeReceived}, Commit: "0000000"}, "events_commit", 0, 0},
 		"the beginning of a delivery":    {Filter{Instance: "prod", Types: []Type{TypeReceived}, DeliveryPrefix: "d123"}, "events_delivery", 492, 11},

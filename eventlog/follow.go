@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -37,7 +38,7 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 		if l.isStopping() {
 			return ErrClosed
 		}
-		events, err := l.readWithin(ctx, after)
+		events, err := l.next(ctx, after)
 		var hole *HoleError
 		switch {
 		case errors.As(err, &hole):
@@ -70,6 +71,18 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 		case <-poll.C:
 		}
 	}
+}
+
+// next is what follows the position: what this process has just committed, or else
+// what is read.
+func (l *Log) next(ctx context.Context, after int64) ([]Event, error) {
+	if recent := l.recent.Load(); recent != nil {
+		first := (*recent)[0].Position
+		if i := after + 1 - first; i >= 0 && i < int64(len(*recent)) {
+			return slices.Clone((*recent)[i:]), nil
+		}
+	}
+	return l.readWithin(ctx, after)
 }
 
 // readWithin reads the next batch; a server that has gone silent, as one behind a

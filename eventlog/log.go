@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -40,6 +41,9 @@ type Log struct {
 	appends, follows *retry.Outage
 	known            head          // the appender's alone
 	notify           chan struct{} // capacity 1: a NOTIFY is due
+	// recent are the events of this process's last commit: what a follower that has
+	// come so far need not read.
+	recent atomic.Pointer[[]Event]
 
 	mu        sync.Mutex
 	closed    bool // guards owned against Add after Wait

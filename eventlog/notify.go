@@ -23,8 +23,9 @@ const (
 )
 
 // committed tells followers that there is something new: those of this process
-// at once, those of others by a NOTIFY that is soon sent.
-func (l *Log) committed() {
+// at once, with the events, those of others by a NOTIFY that is soon sent.
+func (l *Log) committed(events []Event) {
+	l.recent.Store(&events)
 	l.wakeFollowers()
 	select {
 	case l.notify <- struct{}{}:

@@ -67,7 +67,7 @@ func (l *Log) attempt(batch []*request) ([]Result, error) {
 	}
 	l.known = now
 	if len(d.events) > 0 {
-		l.committed()
+		l.committed(d.events)
 	}
 	return d.results, nil
 }

@@ -99,7 +99,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
 			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {
-				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, o.Config.Deployments[slug])
+				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, m, o.Config.Deployments[slug])
 			}, state.tell)
 		})
 	}

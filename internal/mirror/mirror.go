@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +54,7 @@ type Options struct {
 // the deployments' queues equal to them. Create it with New.
 type Mirror struct {
 	o        Options
+	mu       sync.Mutex // held to change state, want and folded, and by Waits
 	state    *projections.State
 	orders   map[string][]Entry          // those that are open, by delivery
 	want     map[string]map[string]Entry // the same, by deployment and file name
@@ -84,12 +86,24 @@ func New(o Options) *Mirror {
 // before Run has found out.
 func (m *Mirror) Position() int64 { return m.position.Load() }
 
+// Waits says whether the order waits for its first run, as far as is known: false
+// where the log is to be asked, which is also where it was not read up to the position yet.
+func (m *Mirror) Waits(e Entry, position int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state == nil || m.folded < position || m.want[e.Deployment][e.Name()] != e {
+		return false
+	}
+	newest, ok := m.state.Newest(m.o.Instance, e.DeliveryID, e.Deployment, e.Position)
+	return ok && newest.Outcome == projections.OutcomeWaiting && newest.Attempt == e.Attempt
+}
+
 // Run follows the log until ctx ends, and then returns nil. A queue that cannot be
 // written to stops no other, and is tried again with a growing pause; so are
 // errors of the database. A hole in the log or an event that this binary does not
 // know ends it with that error.
 func (m *Mirror) Run(ctx context.Context) error {
-	m.state = nil
+	m.forget()
 	outage := retry.New(m.o.Logger, slog.LevelWarn, "the queues do not follow the log")
 	for ctx.Err() == nil {
 		err := m.turn(ctx, outage)
@@ -106,13 +120,19 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return nil
 }
 
+// forget makes the next turn read what is open.
+func (m *Mirror) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state = nil
+}
+
 // turn looks at all directories, and follows the log until they are to be looked at
 // again. It reads on while there is still something to write, so that what comes while
 // one delivery is handed to many deployments does not wait for the last of them.
 func (m *Mirror) turn(ctx context.Context, outage *retry.Outage) error {
 	if m.state == nil {
 		if err := m.load(ctx); err != nil {
-			m.state = nil // what was not read yet must not count as ended
 			return err
 		}
 	}
@@ -175,11 +195,18 @@ func (m *Mirror) turn(ctx context.Context, outage *retry.Outage) error {
 
 // load reads what is open: from the read models what they know, and the events
 // that ordered it.
-func (m *Mirror) load(ctx context.Context) error {
+func (m *Mirror) load(ctx context.Context) (err error) {
 	state, err := m.o.Resume(ctx, m.o.Instance)
 	if err != nil {
 		return err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer func() {
+		if err != nil {
+			m.state = nil // what was not read yet must not count as ended
+		}
+	}()
 	m.setAside, m.foreign = map[string]bool{}, map[string]bool{}
 	m.state, m.orders, m.want, m.todo = state, map[string][]Entry{}, map[string]map[string]Entry{}, turns{}
 	m.folded = state.Position()
@@ -227,6 +254,8 @@ func (m *Mirror) open(e Entry) bool {
 
 // fold applies events to the orders, and notes which files are to follow.
 func (m *Mirror) fold(events []eventlog.Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	type part struct{ delivery, deployment string } // the deployment is "" for all
 	touched := map[part]bool{}
 	var changed []Entry

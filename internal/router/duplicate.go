@@ -108,7 +108,7 @@ func (r *Router) twins(ctx context.Context, w work, key pushKey) ([]twin, error)
 // pushesTo chooses the newest pushes to a commit after a position.
 func (r *Router) pushesTo(commit string, after int64) eventlog.Filter {
 	return eventlog.Filter{
-		Instance: r.o.Instance, Commit: asNamed(commit), After: after, Types: []eventlog.Type{eventlog.TypeReceived}, Newest: true, Limit: maxTwins,
+		Instance: r.o.Instance, Commit: asNamed(commit), Whole: true, After: after, Types: []eventlog.Type{eventlog.TypeReceived}, Newest: true, Limit: maxTwins,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
+	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -16,11 +17,15 @@ import (
 // that was not recorded first.
 var errNotOrdered = errors.New("the log has no such assignment")
 
-// decide voids an assignment that no longer makes sense, and runs the others.
-func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Entry) error {
-	order, err := w.order(held, job)
-	if err != nil {
-		return err
+// decide voids an assignment that no longer makes sense, and runs the others. Where
+// waits does not know the order, the log is asked.
+func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Entry, waits func(mirror.Entry, int64) bool) error {
+	order := order{known: true, next: job.Attempt, newest: projections.Attempt{Outcome: projections.OutcomeWaiting}}
+	if waits == nil || !waits(job, max(w.seen.position, w.voided)) {
+		var err error
+		if order, err = w.order(held, job); err != nil {
+			return err
+		}
 	}
 	if order.other != "" {
 		return w.rest(e, fmt.Errorf("it is left alone: it is of instance %q, and this is %q", order.other, w.o.Instance))
@@ -46,7 +51,7 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Ent
 		return w.run(ctx, held, limited, e, job, attempt, check)
 	}
 	void.Commit = job.Commit
-	_, err = w.o.Log.Append(held, eventlog.Group{
+	events, err := w.o.Log.Append(held, eventlog.Group{
 		Transitions: []eventlog.Transition{w.transition(job.DeliveryID, attempt, job.Actor, *void)},
 		// Another worker may be running it, if we have lost the lock.
 		Fence: w.fence(w.seen.position),
@@ -54,6 +59,7 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Ent
 	if err != nil {
 		return fmt.Errorf("append voided: %w", err)
 	}
+	w.voided = events[0].Position
 	w.o.Logger.Info("voided", "delivery", job.DeliveryID, "reason", string(void.Reason))
 	return w.done(e)
 }

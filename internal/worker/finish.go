@@ -38,6 +38,7 @@ func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlo
 	}
 	switch {
 	case errors.Is(over, errTakenOver):
+		w.current = false
 		return nil // the entry is dealt with again, on what the other has recorded
 	case over != nil:
 		return over

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"iter"
 	"testing"
 
@@ -96,4 +97,34 @@ func TestHistory_StartsFromTheNewestEvents(t *testing.T) {
 			t.Fatalf("from the newest events %+v, from all %+v", newest, all)
 		}
 	})
+}
+
+// What is remembered may lag behind what another host has done: the log refuses what
+// was decided on it, and is asked.
+func TestMemory_ThatLagsBehindAnotherHostRunsNothingTwice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	commit := s.push(`touch $DIR/ran.$DURHACK_DELIVERY_ID`)
+	defer s.start(func(o *Options) { o.Waits = func(mirror.Entry, int64) bool { return true } })()
+	s.order("first", commit, false)
+	s.drained()
+	elsewhere := func(delivery string, end ...eventlog.Data) {
+		order := eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: eventlog.Forwarded{
+			Order: eventlog.Order{Branch: "main", Commit: commit, Rule: "r", ConfigDigest: "c"}}}
+		event := s.append(order)[0]
+		for _, data := range end {
+			s.append(eventlog.Transition{DeliveryID: delivery, Attempt: 1, Actor: "sam", Data: data})
+		}
+		s.enqueue(event)
+		s.drained()
+	}
+	elsewhere("voided", eventlog.Voided{Reason: eventlog.ReasonSuperseded})
+	elsewhere("deployed", eventlog.Started{Commit: commit, Host: "there"}, eventlog.Deployed{Commit: commit})
+	elsewhere("interrupted", eventlog.Started{Commit: commit, Host: "there"})
+	elsewhere("last")
+	s.expect("voided", "forwarded 1", "voided 1")
+	s.expect("deployed", "forwarded 1", "started 1", "deployed 1")
+	s.expect("interrupted", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
+	s.expect("last", "forwarded 1", "started 1", "deployed 1")
+	s.checkRuns()
 }

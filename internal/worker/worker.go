@@ -96,6 +96,10 @@ type Options struct {
 	Files      Files
 	Log        Log
 	Locker     Locker
+	// Waits says whether the order is known, from the log as far as the position at
+	// least, to wait for its first run; see mirror.Mirror. Where it says no, and where
+	// it is nil, the log is asked.
+	Waits func(e mirror.Entry, position int64) bool
 	// RunsDir is {state_dir}/runs; the worker makes its own folder in it.
 	RunsDir string
 	// Secrets are masked in run logs and output tails.
@@ -121,6 +125,11 @@ type Worker struct {
 	o    Options
 	runs string
 	seen history
+	// current says that seen holds all that this process knows of; what another one
+	// has run since refuses the next append.
+	current bool
+	// voided is the position of the newest void that this worker has recorded.
+	voided int64
 	// running is true from before `started` is appended until the run has ended.
 	running atomic.Bool
 	ran     bool // since Idle was called
@@ -194,13 +203,20 @@ func (w *Worker) idle(ctx context.Context) (stop func()) {
 // deployment's runs since our history was read, which must be read again.
 var errTakenOver = errors.New("another worker has taken over")
 
+// outdated says that another worker has gone on since the history was read.
+func outdated(err error) bool {
+	var conflict *eventlog.ConflictError
+	return errors.Is(err, eventlog.ErrFenced) || errors.As(err, &conflict)
+}
+
 // outage is told of as what cannot be done for now.
 func (w *Worker) outage(doing string) *retry.Outage {
 	return retry.New(w.o.Logger.With("doing", doing), slog.LevelWarn, "will try again")
 }
 
-// locked runs f with the deployment's lock held, on a history that is up to
-// date and in which no earlier run is open.
+// locked runs f with the deployment's lock held, on a history in which no earlier
+// run is open. It is read again only after an error: where another worker has gone
+// on since, the fence refuses what f appends.
 func (w *Worker) locked(ctx context.Context, f func(held context.Context) error) (err error) {
 	// The end of ctx gives up the wait for the lock and all that reads the log,
 	// but a run that has begun outlasts it: runContext drains it.
@@ -220,9 +236,13 @@ func (w *Worker) locked(ctx context.Context, f func(held context.Context) error)
 			w.o.Logger.Warn("release the lock", "error", rerr)
 		}
 	}()
-	if err := w.seen.catchUp(held, w.o.Log, w.o.Instance, w.o.Deployment.Slug); err != nil {
-		return err
+	if !w.current {
+		if err := w.seen.catchUp(held, w.o.Log, w.o.Instance, w.o.Deployment.Slug); err != nil {
+			return err
+		}
+		w.current = true
 	}
+	defer func() { w.current = w.current && err == nil }()
 	if w.seen.open != nil {
 		if err := w.endOpenRun(held); err != nil {
 			return err
@@ -250,9 +270,12 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	if job.Deployment != w.o.Deployment.Slug || job.Name() != e.Name {
 		return w.quarantine(e, fmt.Errorf("it holds the entry %s of deployment %s", job.Name(), job.Deployment))
 	}
-	err = w.locked(ctx, func(held context.Context) error {
-		return w.decide(ctx, held, e, job)
-	})
+	decide := func(waits func(mirror.Entry, int64) bool) error {
+		return w.locked(ctx, func(held context.Context) error { return w.decide(ctx, held, e, job, waits) })
+	}
+	if err = decide(w.o.Waits); outdated(err) {
+		err = decide(nil) // on what the log says now
+	}
 	var unknown *eventlog.UnknownEventError
 	switch {
 	case eventlog.Refused(err) && !errors.Is(err, errRefused):
