@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 const (
@@ -104,7 +106,7 @@ func (l *Log) AppendAll(ctx context.Context, groups []Group) ([]Result, error) {
 		}
 		requests, at = append(requests, r), append(at, i)
 	}
-	if !l.queue.put(requests) {
+	if !l.inbox.put(requests) {
 		return nil, ErrClosed
 	}
 	var err error
@@ -178,44 +180,44 @@ func (r *request) finish(result Result) {
 	close(r.done)
 }
 
-// queue holds what callers have handed in, in order.
-type queue struct {
-	mu      sync.Mutex
-	waiting []*request
-	closed  bool
-	wake    chan struct{} // capacity 1: something waits
+// inbox is what callers have handed in, in order.
+type inbox struct {
+	mu       sync.Mutex
+	requests []*request
+	closed   bool
+	wake     chan struct{} // capacity 1: something waits
 }
 
-func (q *queue) put(requests []*request) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
+func (in *inbox) put(requests []*request) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
 		return false
 	}
 	if len(requests) > 0 {
-		q.waiting = append(q.waiting, requests...)
-		q.signal()
+		in.requests = append(in.requests, requests...)
+		in.signal()
 	}
 	return true
 }
 
-func (q *queue) signal() {
+func (in *inbox) signal() {
 	select {
-	case q.wake <- struct{}{}:
+	case in.wake <- struct{}{}:
 	default:
 	}
 }
 
-// settle lets callers that the last commit has just released hand in what they
+// fill lets callers that the last commit has just released hand in what they
 // have next, so that it shares this commit: it gives way for as long as more
 // comes. Alone, a caller waits for one turn of the scheduler, which is nothing;
 // with 64 it makes batches half as large again.
-func (q *queue) settle() {
+func (in *inbox) fill() {
 	for before, turns := 0, 0; turns < maxBatchRows; turns++ {
 		runtime.Gosched()
-		q.mu.Lock()
-		now := len(q.waiting)
-		q.mu.Unlock()
+		in.mu.Lock()
+		now := len(in.requests)
+		in.mu.Unlock()
 		if now <= before {
 			return
 		}
@@ -225,12 +227,12 @@ func (q *queue) settle() {
 
 // take returns the requests of the next batch, without those whose callers
 // have left.
-func (q *queue) take() []*request {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+func (in *inbox) take() []*request {
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	var batch []*request
 	rows, size, n := 0, 0, 0
-	for _, r := range q.waiting {
+	for _, r := range in.requests {
 		if r.ctx.Err() == nil {
 			if len(batch) > 0 && (rows+len(r.rows) > maxBatchRows || size+r.bytes > maxBatchBytes) {
 				break
@@ -240,21 +242,21 @@ func (q *queue) take() []*request {
 		}
 		n++
 	}
-	if n == len(q.waiting) {
-		q.waiting = nil
+	if n == len(in.requests) {
+		in.requests = nil
 	} else {
-		q.waiting = q.waiting[n:]
-		q.signal()
+		in.requests = in.requests[n:]
+		in.signal()
 	}
 	return batch
 }
 
-func (q *queue) close() []*request {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	rest := q.waiting
-	q.waiting = nil
+func (in *inbox) close() []*request {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+	rest := in.requests
+	in.requests = nil
 	return rest
 }
 
@@ -263,13 +265,13 @@ func (q *queue) close() []*request {
 func (l *Log) runAppender() {
 	for !l.isStopping() {
 		select {
-		case <-l.stop:
-		case <-l.queue.wake:
-			l.queue.settle()
-			l.commit(l.queue.take())
+		case <-l.open.Done():
+		case <-l.inbox.wake:
+			l.inbox.fill()
+			l.commit(l.inbox.take())
 		}
 	}
-	for _, r := range l.queue.close() {
+	for _, r := range l.inbox.close() {
 		r.finish(Result{Err: ErrClosed})
 	}
 }
@@ -292,7 +294,7 @@ func (l *Log) commit(batch []*request) {
 			}
 			return
 		case Transient(err):
-			l.sleep(l.ctx, l.appends.Failed(err))
+			retry.Sleep(l.open, l.appends.Failed(err))
 			batch = stillWaiting(batch)
 		case len(batch) == 1:
 			batch[0].finish(Result{Err: fmt.Errorf("append: %w", err)})

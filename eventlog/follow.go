@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 const (
@@ -28,6 +30,8 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 		return ErrClosed
 	}
 	defer leave()
+	open, end := l.whileOpen(ctx)
+	defer end()
 	poll := time.NewTicker(l.poll)
 	defer poll.Stop()
 	var ear ear
@@ -47,7 +51,7 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 			if ctx.Err() != nil {
 				continue
 			}
-			l.sleep(ctx, l.follows.Failed(err))
+			retry.Sleep(open, l.follows.Failed(err))
 			continue
 		}
 		l.follows.Over()
@@ -59,14 +63,13 @@ func (l *Log) Follow(ctx context.Context, after int64, apply func(ctx context.Co
 			continue
 		}
 		if l.lone {
-			if err := l.hear(ctx, &ear); err != nil && ctx.Err() == nil {
-				l.sleep(ctx, l.follows.Failed(err))
+			if err := l.hear(open, &ear); err != nil && open.Err() == nil {
+				retry.Sleep(open, l.follows.Failed(err))
 			}
 			continue
 		}
 		select {
-		case <-ctx.Done():
-		case <-l.stop:
+		case <-open.Done():
 		case <-wake:
 		case <-poll.C:
 		}

@@ -30,13 +30,14 @@ type Log struct {
 	// silence is attemptTimeout, but in tests of a network that loses what is sent.
 	silence time.Duration
 
-	stop   chan struct{}      // closed by Close: begin nothing new
-	ctx    context.Context    // ends closeGrace after stop: abandon what is under way
+	open   context.Context    // ended by Close: begin nothing new
+	stop   context.CancelFunc // ends open
+	ctx    context.Context    // ends closeGrace after open: abandon what is under way
 	cancel context.CancelFunc // ends ctx
 	once   sync.Once
 	owned  sync.WaitGroup // every goroutine of the Log
 
-	queue queue
+	inbox inbox
 	// appends is the outage that the appender sits out, follows that of all followers.
 	appends, follows *retry.Outage
 	known            head          // the appender's alone
@@ -71,12 +72,13 @@ func OneConnection() Option {
 // Log. It does not connect, so it works while the database is down.
 func Open(pool *pgxpool.Pool, log *slog.Logger, options ...Option) *Log {
 	ctx, cancel := context.WithCancel(context.Background())
+	open, stop := context.WithCancel(ctx)
 	l := &Log{
 		pool: pool, log: log, poll: DefaultPoll, silence: attemptTimeout,
-		stop: make(chan struct{}), ctx: ctx, cancel: cancel,
+		open: open, stop: stop, ctx: ctx, cancel: cancel,
 		appends:   retry.New(log, slog.LevelWarn, "append waits for the database"),
 		follows:   retry.New(log, slog.LevelWarn, "follower waits for the database"),
-		queue:     queue{wake: make(chan struct{}, 1)},
+		inbox:     inbox{wake: make(chan struct{}, 1)},
 		notify:    make(chan struct{}, 1),
 		followers: make(map[chan struct{}]struct{}),
 	}
@@ -96,7 +98,7 @@ func (l *Log) Close() {
 		l.mu.Lock()
 		l.closed = true
 		l.mu.Unlock()
-		close(l.stop)
+		l.stop()
 		grace := time.AfterFunc(closeGrace, l.cancel)
 		l.owned.Wait()
 		grace.Stop()
@@ -104,28 +106,15 @@ func (l *Log) Close() {
 	})
 }
 
-func (l *Log) isStopping() bool {
-	select {
-	case <-l.stop:
-		return true
-	default:
-		return false
-	}
+func (l *Log) isStopping() bool { return l.open.Err() != nil }
+
+// whileOpen is ctx until the Log is closed.
+func (l *Log) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	forget := context.AfterFunc(l.open, cancel)
+	return ctx, func() { forget(); cancel() }
 }
 
 // Waiting returns why nothing can be appended for now, and since when; nil where
 // the last attempt succeeded.
 func (l *Log) Waiting() (since time.Time, err error) { return l.appends.Now() }
-
-// sleep waits for d and returns false where ctx or the Log ended before that.
-func (l *Log) sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-	case <-l.stop:
-	}
-	return false
-}

@@ -51,14 +51,14 @@ func (l *Log) wakeFollowers() {
 func (l *Log) runNotifier() {
 	for {
 		select {
-		case <-l.stop:
+		case <-l.open.Done():
 			select { // or the last of a short command would be lost
 			case <-l.notify:
 			default:
 				return
 			}
 		case <-l.notify:
-			l.sleep(l.ctx, gather)
+			retry.Sleep(l.open, gather)
 			select {
 			case <-l.notify:
 			default:
@@ -96,23 +96,8 @@ func (l *Log) follow() (wake chan struct{}, leave func(), ok bool) {
 // runListener turns the hints of other processes into wake-ups, on a connection
 // of its own, until the Log is closed.
 func (l *Log) runListener() {
-	ctx, cancel := context.WithCancel(l.ctx)
-	defer cancel()
-	l.owned.Go(func() {
-		select {
-		case <-l.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	outage := retry.New(l.log, slog.LevelDebug, "lost the connection that hears of appended events; followers poll meanwhile")
-	for ctx.Err() == nil {
-		err := l.listen(ctx, outage)
-		if ctx.Err() != nil {
-			return
-		}
-		l.sleep(ctx, outage.Failed(err))
-	}
+	outage.Until(l.open, func() error { return l.listen(l.open, outage) })
 }
 
 func (l *Log) listen(ctx context.Context, outage *retry.Outage) error {
@@ -175,7 +160,7 @@ func (l *Log) hear(ctx context.Context, ear *ear) error {
 			if err := conn.Close(within); err != nil {
 				return err
 			}
-			l.sleep(ctx, l.poll+rand.N(l.poll))
+			retry.Sleep(ctx, l.poll+rand.N(l.poll))
 			return nil
 		}
 		ear.conn = conn
@@ -186,7 +171,7 @@ func (l *Log) hear(ctx context.Context, ear *ear) error {
 		return err
 	}
 	if err == nil {
-		l.sleep(ctx, rand.N(apart))
+		retry.Sleep(ctx, rand.N(apart))
 	}
 	cancel()
 	for err == nil { // one look is for all hints so far

@@ -204,11 +204,6 @@ func lockAndRead(ctx context.Context, conn *pgx.Conn, batch []*request) (snapsho
 	for _, r := range batch {
 		for _, row := range r.rows {
 			keys.add(row)
-			if row.typ == TypeStarted && r.fence != nil {
-				void := row
-				void.identity = row.void()
-				keys.add(void)
-			}
 			if row.typ == TypeRedacted {
 				s.bodies[row.delivery()] = []string{}
 			}

@@ -1,10 +1,12 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/sumdb/tlog"
@@ -96,6 +98,116 @@ func (s *eventStream) next() error {
 	return nil
 }
 
+// treeWalk builds the tree of the events, position by position, and compares it with
+// the stored hashes. What does not fit is told at the position where it is: a stored
+// hash is right where it is that of the events, or of what is stored below it, where
+// that was told of already.
+type treeWalk struct {
+	edge   Edge         // of the events
+	stored []storedNode // what is stored for the nodes of the edge
+	hashes []byte       // those of the position at hand, as the events give them
+	lastID string
+	lastAt time.Time
+	fault  func(Fault)
+	// sizes are those at which the root is asked for, in order; roots are the answers.
+	sizes []int64
+	roots map[int64]tlog.Hash
+}
+
+// storedNode is a stored hash, or what follows from those below where it is missing.
+type storedNode struct {
+	hash  tlog.Hash
+	known bool
+}
+
+func newTreeWalk(from Edge, fault func(Fault)) *treeWalk {
+	w := &treeWalk{edge: from, fault: fault, roots: make(map[int64]tlog.Hash)}
+	for _, h := range from.nodes {
+		w.stored = append(w.stored, storedNode{h, true})
+	}
+	return w
+}
+
+const (
+	textChanged     = "it was changed: the row and the stored hashes do not fit together"
+	textNoHashes    = "its stored hashes are missing"
+	textNoRow       = "the row is missing"
+	textNeither     = "the row and its stored hashes are missing"
+	textInserted    = "a row was inserted that has no place in the log"
+	textHashesExtra = "hashes are stored that have no place in the tree"
+	textOutOfOrder  = "it is out of order: its ID does not follow that of the position before"
+	textBackDated   = "its time is before that of the position before"
+)
+
+func (w *treeWalk) report(position int64, text string) {
+	w.fault(Fault{Position: position, Text: text})
+}
+
+// add adds the next position: its event with the hash of its leaf (nil where the
+// row is missing) and its stored hashes (nil where they are missing).
+func (w *treeWalk) add(e *Event, leaf *tlog.Hash, stored []byte) {
+	position := w.edge.size + 1
+	if want := completed(position) * tlog.HashSize; stored != nil && len(stored) != want {
+		w.report(position, fmt.Sprintf("%d bytes of hashes are stored, where it should be %d", len(stored), want))
+		stored = nil
+	} else if stored == nil && e != nil {
+		w.report(position, textNoHashes)
+	}
+	var hash tlog.Hash
+	switch {
+	case e != nil:
+		w.order(position, e)
+		hash = *leaf
+	case stored != nil:
+		hash = tlog.Hash(stored[:tlog.HashSize])
+	}
+	w.hashes = w.edge.Add(hash, w.hashes[:0])
+	if top := len(w.edge.nodes) - 1; bytes.Equal(w.hashes, stored) {
+		w.stored = append(w.stored[:top], storedNode{w.edge.nodes[top], true})
+	} else if !w.compare(storedNode{hash, e != nil || stored != nil}, stored) {
+		w.report(position, textChanged)
+	}
+	for len(w.sizes) > 0 && w.sizes[0] <= w.edge.size {
+		if w.sizes[0] == w.edge.size {
+			w.roots[w.edge.size] = w.edge.Root()
+		}
+		w.sizes = w.sizes[1:]
+	}
+}
+
+func (w *treeWalk) order(position int64, e *Event) {
+	if e.ID <= w.lastID {
+		w.report(position, textOutOfOrder)
+	}
+	if e.RecordedAt.Before(w.lastAt) {
+		w.report(position, textBackDated)
+	}
+	w.lastID, w.lastAt = e.ID, e.RecordedAt
+}
+
+// compare says whether what is stored from the leaf x upwards is right.
+func (w *treeWalk) compare(x storedNode, stored []byte) bool {
+	right := true
+	for at := 0; at < len(w.hashes); at += tlog.HashSize {
+		if at > 0 {
+			top := len(w.stored) - 1
+			left := w.stored[top]
+			w.stored = w.stored[:top]
+			x = storedNode{tlog.NodeHash(left.hash, x.hash), left.known && x.known}
+		}
+		if stored == nil {
+			continue
+		}
+		have := tlog.Hash(stored[at : at+tlog.HashSize])
+		if x.known && have != x.hash && have != tlog.Hash(w.hashes[at:at+tlog.HashSize]) {
+			right = false
+		}
+		x = storedNode{have, true}
+	}
+	w.stored = append(w.stored, x)
+	return right
+}
+
 // maxGap is how many positions in a row may be missing before the rest is not
 // looked at: what stands behind such a gap is no part of this log.
 const maxGap = 1 << 16
@@ -118,7 +230,7 @@ func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, u
 	}
 	defer func() { cancel(); stored.rows.Close() }()
 	for !rows.ended || !stored.ended {
-		position := w.size + 1
+		position := w.edge.size + 1
 		next := min(rows.position, stored.position)
 		if next < position {
 			if rows.position == next {

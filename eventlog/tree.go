@@ -47,18 +47,15 @@ func (t *Edge) Add(leaf tlog.Hash, stored []byte) []byte {
 	return stored
 }
 
-// Root is the root of the tree.
-func (t *Edge) Root() tlog.Hash { return rootOf(t.nodes) }
-
-// rootOf is the root over the subtrees of an edge; the empty tree's is SHA-256 of nothing.
-func rootOf(nodes []tlog.Hash) tlog.Hash {
-	if len(nodes) == 0 {
+// Root is the root of the tree; the empty tree's is SHA-256 of nothing.
+func (t *Edge) Root() tlog.Hash {
+	if len(t.nodes) == 0 {
 		empty, _ := tlog.TreeHash(0, nil) // reads nothing, and cannot fail
 		return empty
 	}
-	h := nodes[len(nodes)-1]
-	for i := len(nodes) - 2; i >= 0; i-- {
-		h = tlog.NodeHash(nodes[i], h)
+	h := t.nodes[len(t.nodes)-1]
+	for i := len(t.nodes) - 2; i >= 0; i-- {
+		h = tlog.NodeHash(t.nodes[i], h)
 	}
 	return h
 }
@@ -186,10 +183,10 @@ func (l *Log) Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error) {
 	if err := walkRows(ctx, l.pool, l.pool, walk, old.N+1, head, namesBody, nil); err != nil {
 		return tlog.Tree{}, err
 	}
-	if walk.finish(); fault != nil {
+	if fault != nil {
 		return tlog.Tree{}, fault
 	}
-	now := tlog.Tree{N: walk.size, Hash: walk.root()}
+	now := tlog.Tree{N: walk.edge.size, Hash: walk.edge.Root()}
 	if now.N != head {
 		return tlog.Tree{}, &TreeError{now.N + 1, fmt.Sprintf("the events end before it, but the log should end at %d", head)}
 	}

@@ -107,20 +107,20 @@ func (m *Moment) Events(ctx context.Context, old tlog.Tree, each func(*Event) er
 		if fault != nil {
 			return fault
 		}
-		if w.size == old.N && w.root() != old.Hash {
+		if w.edge.size == old.N && w.edge.Root() != old.Hash {
 			return &TreeError{old.N, "the events up to here are not those of the checkpoint that was signed"}
 		}
 		return each(e)
 	}); err != nil {
 		return tlog.Tree{}, err
 	}
-	if w.finish(); fault != nil {
+	if fault != nil {
 		return tlog.Tree{}, fault
 	}
-	if w.size != head {
-		return tlog.Tree{}, &TreeError{min(w.size, head) + 1, fmt.Sprintf("the events end at %d, and the head of the log is %d", w.size, head)}
+	if w.edge.size != head {
+		return tlog.Tree{}, &TreeError{min(w.edge.size, head) + 1, fmt.Sprintf("the events end at %d, and the head of the log is %d", w.edge.size, head)}
 	}
-	return tlog.Tree{N: w.size, Hash: w.root()}, nil
+	return tlog.Tree{N: w.edge.size, Hash: w.edge.Root()}, nil
 }
 
 // Verify reads the whole log, as it stands at one moment, and recomputes all
@@ -145,7 +145,7 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	w := newTreeWalk(Edge{}, found.add)
 	w.sizes = slices.Compact(slices.Sorted(slices.Values(o.Sizes)))
 	for len(w.sizes) > 0 && w.sizes[0] <= 0 {
-		w.roots[w.sizes[0]], w.sizes = rootOf(nil), w.sizes[1:]
+		w.roots[w.sizes[0]], w.sizes = w.edge.Root(), w.sizes[1:]
 	}
 	each := func(*Event) error { return nil }
 	g, gctx := errgroup.WithContext(ctx)
@@ -157,8 +157,8 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	}
 	g.Go(func() error {
 		err := walkRows(gctx, m.txs[0], m.txs[1], w, math.MinInt64, math.MaxInt64, namesBody, func(e *Event) error {
-			if o.Progress != nil && w.size%4096 == 0 {
-				o.Progress(w.size, head)
+			if o.Progress != nil && w.edge.size%4096 == 0 {
+				o.Progress(w.edge.size, head)
 			}
 			return each(e)
 		})
@@ -170,24 +170,23 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	if err := g.Wait(); err != nil {
 		return v, fmt.Errorf("verify the log: %w", err)
 	}
-	w.finish()
 	if o.Progress != nil {
-		o.Progress(w.size, max(head, w.size))
+		o.Progress(w.edge.size, max(head, w.edge.size))
 	}
 	switch {
 	case !counted: // reported
-	case head > w.size:
-		found.add(Fault{Position: w.size + 1, Last: head, Text: "missing, because rows at the end were removed, or the head of the log, which goes so far, was changed"})
-	case head < w.size:
-		found.add(Fault{Position: max(head, 0) + 1, Last: w.size, Text: fmt.Sprintf("past the head of the log, which is at %d: rows were inserted at the end, or the head was changed", head)})
+	case head > w.edge.size:
+		found.add(Fault{Position: w.edge.size + 1, Last: head, Text: "missing, because rows at the end were removed, or the head of the log, which goes so far, was changed"})
+	case head < w.edge.size:
+		found.add(Fault{Position: max(head, 0) + 1, Last: w.edge.size, Text: fmt.Sprintf("past the head of the log, which is at %d: rows were inserted at the end, or the head was changed", head)})
 	case head > 0 && lastID != w.lastID:
 		found.addf(head, "the head of the log names another last ID than the row has")
 	}
-	v.Tree, v.Roots = tlog.Tree{N: w.size, Hash: w.root()}, w.roots
+	v.Tree, v.Roots = tlog.Tree{N: w.edge.size, Hash: w.edge.Root()}, w.roots
 	if b != nil {
 		v.Bodies, v.Redacted, v.LeftOut, v.LeftOutTo = b.compared, b.gone, b.leftOut, b.leftOutTo
-		if b.leftOutTo > w.size {
-			found.addf(0, "an import is said to have left out the bodies up to position %d, but the log ends at %d", b.leftOutTo, w.size)
+		if b.leftOutTo > w.edge.size {
+			found.addf(0, "an import is said to have left out the bodies up to position %d, but the log ends at %d", b.leftOutTo, w.edge.size)
 		}
 	}
 	v.Faults, v.More = found.sorted()

@@ -305,10 +305,10 @@ func TestExportRefusesWhatWasChanged(t *testing.T) {
 	t.Parallel()
 	const rehash = "; delete from event_hashes; select event_log_fill_hashes()"
 	for name, c := range map[string]struct{ sql, want string }{
-		"row":             {"update events set actor = 'eve' where position = 4", "position 4: the row was changed"},
+		"row":             {"update events set actor = 'eve' where position = 4", "position 4: it was changed"},
 		"row and hashes":  {"update events set actor = 'eve' where position = 4" + rehash, "position 14: the events up to here are not those of the checkpoint"},
 		"last row":        {"update events set actor = 'eve' where position = 14", "position 14: "},
-		"hash":            {"update event_hashes set hashes = set_byte(hashes, 0, 255 - get_byte(hashes, 0)) where position = 7", "position 7: its stored hash was changed"},
+		"hash":            {"update event_hashes set hashes = set_byte(hashes, 0, 255 - get_byte(hashes, 0)) where position = 7", "position 7: it was changed"},
 		"end cut off":     {"delete from events where position > 9; delete from event_hashes where position > 9; update log_head set position = 9", "position 10: the log ends before it"},
 		"row gone":        {"delete from events where position = 5", "position 5: the row is missing"},
 		"time":            {"update events set recorded_at = recorded_at - interval '1 day' where position = 9" + rehash, "position 9: its time is before"},
