@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -64,6 +65,64 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 	}
 	if plan := explain(t, pool, sqlInstances); !strings.Contains(plan, "events_delivery") || strings.Contains(plan, "Seq Scan") {
 		t.Errorf("the instances: the plan is\n%s", plan)
+	}
+}
+
+// Positions rise with time, so a time is looked for by halves: what is read of a log
+// that is ten times as long is a few rows more.
+func TestFind_HalvesTheLogByTime(t *testing.T) {
+	pool := migrate(t, pgtest.DSN(t))
+	super := superuser(t, pool)
+	log := openLog(t, pool)
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var steps []int
+	last := 0
+	for _, n := range []int{1000, 10_000} {
+		for _, sql := range []string{
+			fmt.Sprintf(`insert into events (position, id, instance, delivery_id, type, attempt, actor, recorded_at, data)
+				select n, lpad(n::text, 26, '0'), 'prod', 'd' || n, 'received', 1, 'me', '2026-01-01Z'::timestamptz + n / 10 * interval '1 second', '{"v":1}'
+				from generate_series(%d, %d) n`, last+1, n),
+			fmt.Sprintf("update log_head set position = %d, last_id = lpad('%d', 26, '0')", n, n), "analyze events",
+		} {
+			if _, err := super.Exec(testContext(t), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last = n
+		for _, second := range []int{-5, 0, 1, 37, n / 10, n} {
+			first, want := int64(0), int64(max(1, 10*second))
+			if want > int64(n) {
+				want = 0
+			}
+			for e, err := range log.Find(testContext(t), Filter{Since: begin.Add(time.Duration(second) * time.Second), Limit: 1}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				first = e.Position
+			}
+			if first != want {
+				t.Errorf("of %d events, the first since second %d is %d, not %d", n, second, first, want)
+			}
+			newest, want := int64(0), min(int64(n), 10*int64(second)-1)
+			for e, err := range log.Find(testContext(t), Filter{Until: begin.Add(time.Duration(second) * time.Second), Limit: 1, Newest: true}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				newest = e.Position
+			}
+			if newest != max(0, want) {
+				t.Errorf("of %d events, the last before second %d is %d, not %d", n, second, newest, want)
+			}
+		}
+		var read int
+		q := strings.Replace(sqlAround, "select max(low), min(high)", "select count(*)", 1)
+		if err := pool.QueryRow(testContext(t), q, begin.Add(time.Minute)).Scan(&read); err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, read)
+	}
+	if steps[1] > steps[0]+6 {
+		t.Errorf("it reads %d rows of 1,000 events, and %d of 10,000", steps[0], steps[1])
 	}
 }
 

@@ -104,6 +104,27 @@ func (l *Log) read(ctx context.Context, after int64, limit, maxBytes int) ([]Eve
 	return events, nil
 }
 
+// sqlAround halves the log until it stands between what was recorded before a time
+// and what was not: positions and times rise together. Where a position is missing, it
+// stops there, and the answer is a range.
+const sqlAround = `with recursive search (low, high) as (
+		select 0::bigint, position from public.log_head
+		union all
+		select case when e.before then e.position else s.low end, case when e.before then s.high else e.position - 1 end
+		from search s, lateral (select position, recorded_at < $1 as before from public.events
+			where position = (s.low + s.high + 1) / 2) e
+		where s.low < s.high)
+	select max(low), min(high) from search`
+
+// around returns the position of the newest event that was recorded before a time, or
+// where the log has a hole, the bounds of it.
+func (l *Log) around(ctx context.Context, t time.Time) (low, high int64, err error) {
+	if err := l.pool.QueryRow(ctx, sqlAround, t).Scan(&low, &high); err != nil {
+		return 0, 0, fmt.Errorf("look for %s in the log: %w", t.Format(time.RFC3339), err)
+	}
+	return low, high, nil
+}
+
 // Filter chooses events; what is zero does not restrict.
 type Filter struct {
 	Instance   string
@@ -112,6 +133,8 @@ type Filter struct {
 	Types      []Type
 	// Since is inclusive, Until exclusive; both are about RecordedAt.
 	Since, Until time.Time
+	// through is the last position to return, 0 for no such bound.
+	through int64
 	// After leaves out positions up to and including it; Positions, where not nil,
 	// are those to return.
 	After     int64
@@ -141,6 +164,9 @@ func (f Filter) query() (string, []any) {
 		where = append(where, fmt.Sprintf(condition, len(args)))
 	}
 	add("position > $%d", f.After)
+	if f.through > 0 {
+		add("position <= $%d", f.through)
+	}
 	if f.Positions != nil {
 		add("position = any($%d)", f.Positions)
 	}
@@ -208,6 +234,11 @@ func (l *Log) Find(ctx context.Context, f Filter) iter.Seq2[Event, error] {
 		// Ended by the caller's break too, which leaves the rest on the server.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		f, err := l.bounded(ctx, f)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
 		sql, args := f.query()
 		rows, err := l.pool.Query(ctx, sql, args...)
 		if err != nil {
@@ -247,6 +278,26 @@ func (l *Log) FindEach(ctx context.Context, filters []Filter) ([][]Event, error)
 		return nil, fmt.Errorf("find events: %w", err)
 	}
 	return found, nil
+}
+
+// bounded looks the positions up between which the times of a filter lie, so that
+// nothing before them is read.
+func (l *Log) bounded(ctx context.Context, f Filter) (Filter, error) {
+	if !f.Since.IsZero() {
+		low, _, err := l.around(ctx, f.Since)
+		if err != nil {
+			return f, err
+		}
+		f.After = max(f.After, low)
+	}
+	if !f.Until.IsZero() {
+		_, high, err := l.around(ctx, f.Until)
+		if err != nil {
+			return f, err
+		}
+		f.through = max(high, 1) // which the time leaves out, if it is too new
+	}
+	return f, nil
 }
 
 func scanEvent(row pgx.Row) (Event, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -245,4 +246,43 @@ func cleaned(list []eventlog.Assignment) []eventlog.Assignment {
 		list[i].Deployment, list[i].Branch, list[i].Commit = clean(a.Deployment), clean(a.Branch), clean(a.Commit)
 	}
 	return list
+}
+
+// What a fold of what is open holds does not grow with the log.
+func TestFoldOpen_StaysSmall(t *testing.T) {
+	t.Parallel()
+	held := func(pushes int) (deliveries int, list []Deployment) {
+		slug := "web"
+		s, err := FoldOpen(func(yield func(eventlog.Event, error) bool) {
+			position := int64(0)
+			for n := range pushes {
+				for _, data := range []eventlog.Data{eventlog.Received{Event: "push"}, eventlog.Forwarded{}, started(n), deployed(n)} {
+					position++
+					b, err := eventlog.Encode(data)
+					e := eventlog.Event{Position: position, Instance: "prod", DeliveryID: fmt.Sprint("d", n), Type: data.EventType(), Attempt: 1, Data: b}
+					if data.EventType() != eventlog.TypeReceived {
+						e.Deployment = &slug
+					}
+					if n == pushes-1 && data.EventType() == eventlog.TypeStarted || !yield(e, err) {
+						return // the last one waits
+					}
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(s.breaches) > 0 {
+			t.Errorf("breaches: %v", s.breaches[0])
+		}
+		return len(s.deliveries), s.Deployments("prod")
+	}
+	few, _ := held(100)
+	many, list := held(10_000)
+	if few != 1 || many != few {
+		t.Errorf("it holds %d deliveries after 100 pushes, and %d after 10,000", few, many)
+	}
+	if d := list[0]; d.Live.Commit != commitOf(9_998) || d.Pending != 1 || d.Status != StatusPending {
+		t.Errorf("it makes of the deployment %+v", d)
+	}
 }

@@ -67,6 +67,20 @@ func (s *State) ForgetEnded(instance, deliveryID string) {
 // error of the sequence. Events may be left out of it (those of other instances,
 // say), but not events of the deliveries and deployments that are asked about.
 func FoldAt(events iter.Seq2[eventlog.Event, error]) (*State, error) {
+	return fold(events, func(*State, *eventlog.Event) {})
+}
+
+// FoldOpen is FoldAt that keeps the deployments and, of the deliveries, those that
+// owe something, so that it is small however long the log is.
+func FoldOpen(events iter.Seq2[eventlog.Event, error]) (*State, error) {
+	return fold(events, func(s *State, e *eventlog.Event) {
+		if e.Type != eventlog.TypeReceived { // whose decision comes next
+			s.ForgetEnded(e.Instance, e.DeliveryID)
+		}
+	})
+}
+
+func fold(events iter.Seq2[eventlog.Event, error], applied func(*State, *eventlog.Event)) (*State, error) {
 	s := NewState()
 	for e, err := range events {
 		if err != nil {
@@ -75,6 +89,7 @@ func FoldAt(events iter.Seq2[eventlog.Event, error]) (*State, error) {
 		if err := s.Apply(&e); err != nil {
 			return nil, err
 		}
+		applied(s, &e)
 	}
 	return s, nil
 }

@@ -255,7 +255,7 @@ func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.S
 
 // warnOfPending says what a daemon would run, if there is anything.
 func (c *cli) warnOfPending(ctx context.Context, cfg *config.Config, store *daemon.Store) error {
-	state, err := projections.FoldAt(store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance}))
+	state, err := projections.FoldOpen(store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance}))
 	if err != nil {
 		return err
 	}

@@ -296,7 +296,7 @@ func (m moment) fold(ctx context.Context, store *daemon.Store, instance string) 
 			return projections.NewState(), nil
 		}
 	}
-	return projections.FoldAt(m.events(ctx, store.Log, instance))
+	return projections.FoldOpen(m.events(ctx, store.Log, instance))
 }
 
 // events are those of the instance that count. All positions up to the moment are

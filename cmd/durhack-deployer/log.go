@@ -26,8 +26,8 @@ func (c *cli) logCommand() *cobra.Command {
 		Short: "Print the events of the log",
 		Long: `Prints the events of the log in order, a line each: position, time, type,
 deployment, what happened, and the delivery with its attempt if it is not the
-first; and the instance, where several share the log. Filters combine. --limit
-prints the newest N, or the first N after --after or --since where one is given.
+first; and the instance, where several share the log. Without a filter
+they are the newest 50, or with --json all. Filters combine. --limit prints the newest N, or the first N after --after or --since where one is given.
 --follow begins with the newest ten, or as many as --limit says, or with all from
 --after or --since on. "log export" and "log import" carry a log from one database
 to another.`,
@@ -70,10 +70,18 @@ to another.`,
 				if follow {
 					return followLog(cmd.Context(), store.Log, filter, emit)
 				}
+				bare := !asJSON && filter.Limit == 0 && filter.After == 0 && filter.Since.IsZero() && filter.Until.IsZero() &&
+					filter.Instance+filter.DeliveryID+filter.Deployment == "" && len(filter.Types) == 0
+				if bare {
+					filter.Limit = newestShown
+				}
 				filter.Newest = filter.Limit > 0 && filter.After == 0 && filter.Since.IsZero()
 				last, err := printEvents(cmd.Context(), store.Log, filter, emit)
 				if err != nil {
 					return err
+				}
+				if bare && last > newestShown {
+					fmt.Fprintf(c.err, "hint: these are the newest %d; --limit N shows more, --since TIME all from then on\n", newestShown)
 				}
 				if last == 0 && !asJSON { // or a slip in a name is taken for a quiet night
 					fmt.Fprintln(c.err, "no event matches")
@@ -129,6 +137,9 @@ func printEvents(ctx context.Context, log *eventlog.Log, filter eventlog.Filter,
 	}
 	return last, nil
 }
+
+// newestShown is how many events are printed where nobody says which.
+const newestShown = 50
 
 // newestFollowed is how many events --follow begins with.
 const newestFollowed = 10

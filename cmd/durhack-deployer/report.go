@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/csv"
 	"fmt"
 	"slices"
@@ -72,18 +73,17 @@ of them do not exceed. The line of all together is of all runs, not of the lines
 				return usagef("--since %s is not before --until %s", clock(p.Since), clock(p.Until))
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				// From the beginning: what ends in the period may have come before it.
-				state, err := projections.FoldAt(store.Log.Find(cmd.Context(), eventlog.Filter{Instance: cfg.Instance, Until: p.Until}))
-				if err != nil {
-					return err
-				}
 				slugs := cfg.Slugs()
 				if o.deployment != "" {
-					if err := knownDeployment(cfg, state, o.deployment); err != nil {
+					if err := knownDeployment(cmd.Context(), cfg, store, o.deployment); err != nil {
 						return err
 					}
 				}
-				return c.printReport(figures.Make(state, cfg.Instance, p, slugs, o.deployment), p, o.format)
+				made := figures.New(p, slugs, o.deployment)
+				if err := count(cmd.Context(), store.Log, cfg.Instance, p, o.deployment, made); err != nil {
+					return err
+				}
+				return c.printReport(made.Lines(), p, o.format)
 			})
 		},
 	}
@@ -98,14 +98,52 @@ of them do not exceed. The line of all together is of all runs, not of the lines
 	return cmd
 }
 
-// knownDeployment refuses a slug that neither the configuration nor the log has.
-func knownDeployment(cfg *config.Config, state *projections.State, slug string) error {
-	for _, d := range state.Deployments(cfg.Instance) {
-		if d.Slug == slug {
+// countedAtOnce is how many starts and ends of the period are counted at once, so that
+// no more than their deliveries are in memory.
+const countedAtOnce = 1000
+
+// count counts what started or ended in the period. What ends in it may have come
+// before it, so the deliveries are read from their beginning.
+func count(ctx context.Context, log *eventlog.Log, instance string, p figures.Period, slug string, made *figures.Maker) error {
+	of := eventlog.Filter{
+		Instance: instance, Deployment: slug, Since: p.Since, Until: p.Until, Limit: countedAtOnce,
+		Types: []eventlog.Type{eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeVoided},
+	}
+	for {
+		var ids []string
+		after := of.After
+		for e, err := range log.Find(ctx, of) {
+			if err != nil {
+				return err
+			}
+			of.After, ids = e.Position, append(ids, e.DeliveryID)
+		}
+		if len(ids) == 0 {
 			return nil
 		}
+		slices.Sort(ids)
+		known := log.Find(ctx, eventlog.Filter{Instance: instance, DeliveryIDs: slices.Compact(ids)})
+		state, err := projections.FoldAt(func(yield func(eventlog.Event, error) bool) {
+			for e, err := range known {
+				if e.Position > of.After || !yield(e, err) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		made.Add(state, instance, after, of.After)
 	}
-	_, err := deployment(cfg, slug)
+}
+
+// knownDeployment refuses a slug that neither the configuration nor the log has.
+func knownDeployment(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string) error {
+	found, err := deliveries(ctx, store, eventlog.Filter{Instance: cfg.Instance, Deployment: slug, Limit: 1})
+	if err != nil || len(found) > 0 {
+		return err
+	}
+	_, err = deployment(cfg, slug)
 	return err
 }
 

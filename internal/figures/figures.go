@@ -84,11 +84,31 @@ type order struct {
 	position int64
 }
 
-// Make computes the report of an instance from its folded log. A deployment in
-// which nothing ended or started in the period has no line unless it is among
-// slugs. only, where not empty, is the one deployment to look at. The last line
-// is that of all together, whose durations are of all runs, not of the lines.
-func Make(state *projections.State, instance string, p Period, slugs []string, only string) []Line {
+// Maker computes the report of an instance, from one part of its log after another.
+type Maker struct {
+	period  Period
+	only    string
+	numbers map[string]*Numbers
+	total   *Numbers
+}
+
+// New returns a Maker. A deployment in which nothing ended or started in the period
+// has no line unless it is among slugs. only, where not empty, is the one deployment
+// to look at.
+func New(p Period, slugs []string, only string) *Maker {
+	m := &Maker{period: p, only: only, numbers: map[string]*Numbers{}, total: new(Numbers)}
+	if only != "" {
+		slugs = []string{only}
+	}
+	for _, slug := range slugs {
+		m.numbers[slug] = new(Numbers)
+	}
+	return m
+}
+
+// Add counts what started or ended after one position and up to another. The state is a
+// fold of all events, up to the latter, of the deliveries to which that happened.
+func (m *Maker) Add(state *projections.State, instance string, after, through int64) {
 	pushed := map[string]time.Time{}
 	for _, d := range state.Deliveries(instance) {
 		if d.Source == "github" && !d.ReceivedAt.IsZero() {
@@ -96,30 +116,21 @@ func Make(state *projections.State, instance string, p Period, slugs []string, o
 		}
 	}
 	attempts := state.Attempts(instance)
-	if only != "" {
-		attempts = slices.DeleteFunc(attempts, func(a projections.Attempt) bool { return a.Deployment != only })
-		slugs = []string{only}
+	if m.only != "" {
+		attempts = slices.DeleteFunc(attempts, func(a projections.Attempt) bool { return a.Deployment != m.only })
 	}
 	slices.SortFunc(attempts, func(a, b projections.Attempt) int {
 		return cmp.Or(cmp.Compare(a.EndedPosition, b.EndedPosition), cmp.Compare(a.Attempt, b.Attempt))
 	})
-	m := maker{period: p, numbers: map[string]*Numbers{}, total: new(Numbers)}
-	for _, slug := range slugs {
-		m.numbers[slug] = new(Numbers)
+	within := func(position int64, t time.Time) bool {
+		return after < position && position <= through && m.period.Contains(t)
 	}
-	m.waits(attempts)
-	m.ends(attempts, pushed)
-	return m.lines()
-}
-
-type maker struct {
-	period  Period
-	numbers map[string]*Numbers
-	total   *Numbers
+	m.waits(attempts, within)
+	m.ends(attempts, pushed, within)
 }
 
 // of are the numbers that an attempt of the deployment counts in.
-func (m *maker) of(slug string) []*Numbers {
+func (m *Maker) of(slug string) []*Numbers {
 	n, ok := m.numbers[slug]
 	if !ok {
 		n = new(Numbers)
@@ -130,7 +141,7 @@ func (m *maker) of(slug string) []*Numbers {
 
 // waits counts, of each order whose first run started in the period, how long
 // it waited for that.
-func (m *maker) waits(attempts []projections.Attempt) {
+func (m *Maker) waits(attempts []projections.Attempt, within func(int64, time.Time) bool) {
 	first := map[order]projections.Attempt{}
 	for _, a := range attempts {
 		if a.StartedPosition == 0 || a.AssignedPosition == 0 {
@@ -142,7 +153,7 @@ func (m *maker) waits(attempts []projections.Attempt) {
 		}
 	}
 	for _, a := range first {
-		if m.period.Contains(a.StartedAt) {
+		if within(a.StartedPosition, a.StartedAt) {
 			for _, n := range m.of(a.Deployment) {
 				n.Wait.add(a.StartedAt.Sub(a.AssignedAt))
 			}
@@ -151,10 +162,9 @@ func (m *maker) waits(attempts []projections.Attempt) {
 }
 
 // ends counts the ends in the period. attempts are in the order of their ends.
-func (m *maker) ends(attempts []projections.Attempt, pushed map[string]time.Time) {
+func (m *Maker) ends(attempts []projections.Attempt, pushed map[string]time.Time, within func(int64, time.Time) bool) {
 	live := map[key]bool{}
 	for _, a := range attempts {
-		within := m.period.Contains(a.EndedAt)
 		k := key{a.DeliveryID, a.Deployment}
 		push, isPush := pushed[a.DeliveryID]
 		// A replay of what was live before is no second arrival of that push.
@@ -162,7 +172,7 @@ func (m *maker) ends(attempts []projections.Attempt, pushed map[string]time.Time
 		if a.Outcome == projections.OutcomeDeployed {
 			live[k] = true
 		}
-		if !within {
+		if !within(a.EndedPosition, a.EndedAt) {
 			continue
 		}
 		for _, n := range m.of(a.Deployment) {
@@ -191,7 +201,9 @@ func (m *maker) ends(attempts []projections.Attempt, pushed map[string]time.Time
 	}
 }
 
-func (m *maker) lines() []Line {
+// Lines are the report; the last one is that of all together, whose durations are of
+// all runs, not of the lines.
+func (m *Maker) Lines() []Line {
 	var lines []Line
 	for slug, n := range m.numbers {
 		lines = append(lines, Line{slug, *n})

@@ -1,6 +1,8 @@
 package figures
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -16,10 +18,18 @@ var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func at(minutes int) time.Time { return begin.Add(time.Duration(minutes) * time.Minute) }
 
 // history writes a log: each line is an event, so many minutes after the beginning.
+// Make is the report of a whole log.
+func Make(state *projections.State, instance string, p Period, slugs []string, only string) []Line {
+	m := New(p, slugs, only)
+	m.Add(state, instance, 0, state.Position())
+	return m.Lines()
+}
+
 type history struct {
 	t     *testing.T
 	state *projections.State
 	n     int64
+	all   []eventlog.Event
 }
 
 func newHistory(t *testing.T) *history { return &history{t: t, state: projections.NewState()} }
@@ -38,6 +48,7 @@ func (h *history) add(minute int, delivery, slug string, attempt int, data event
 	if slug != "" {
 		e.Deployment = &slug
 	}
+	h.all = append(h.all, e)
 	if err := h.state.Apply(&e); err != nil {
 		h.t.Fatal(err)
 	}
@@ -89,8 +100,9 @@ func check(t *testing.T, lines []Line, wants ...want) {
 	}
 }
 
-func TestFigures(t *testing.T) {
-	t.Parallel()
+// everyKind is a history of pushes that went live, failed, were interrupted, replayed,
+// voided, deployed by hand, and that wait.
+func everyKind(t *testing.T) *history {
 	h := newHistory(t)
 	// A push to two deployments: live at web after 10 minutes, failed at api.
 	h.push(0, "d1", eventlog.SourceGitHub)
@@ -119,7 +131,12 @@ func TestFigures(t *testing.T) {
 	h.add(141, "d4", "web", 1, eventlog.Voided{Reason: eventlog.ReasonStale})
 	h.push(150, "d5", eventlog.SourceGitHub)
 	h.add(150, "d5", "web", 1, eventlog.Forwarded{})
+	return h
+}
 
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	h := everyKind(t)
 	check(t, Make(h.state, "prod", Period{}, []string{"api", "off", "web"}, ""),
 		want{"api", 1, 1, 0, 100, 100, 1, 5, 5, "d1"},
 		want{"off", 0, 0, 0, -1, -1, -1, -1, -1, ""},
@@ -143,6 +160,34 @@ func TestFigures(t *testing.T) {
 		t.Errorf("failure rate %v, %v", rate, ok)
 	}
 }
+
+// A report that is made part by part is the same, wherever the parts end.
+func TestMaker_PartsAddUp(t *testing.T) {
+	t.Parallel()
+	h := everyKind(t)
+	for _, p := range []Period{{}, {at(10), at(100)}} {
+		whole := fmt.Sprintf("%+v", Make(h.state, "prod", p, nil, ""))
+		for size := 1; size < len(h.all); size++ {
+			m := New(p, nil, "")
+			for after := 0; after < len(h.all); after += size {
+				through := min(after+size, len(h.all))
+				state := projections.NewState()
+				for i := range h.all[:through] {
+					if err := state.Apply(&h.all[i]); err != nil {
+						t.Fatal(err)
+					}
+				}
+				m.Add(state, "prod", int64(after), int64(through))
+			}
+			if parts := fmt.Sprintf("%+v", m.Lines()); longest.ReplaceAllString(parts, "") != longest.ReplaceAllString(whole, "") {
+				t.Errorf("in parts of %d:\n%s\nat once:\n%s", size, parts, whole)
+			}
+		}
+	}
+}
+
+// longest is a pointer in the output.
+var longest = regexp.MustCompile(`Longest:0x[0-9a-f]+`)
 
 // The listener's clock may be ahead of the database's.
 func TestClocksThatDisagreeGiveNoNegativeTime(t *testing.T) {
