@@ -46,8 +46,8 @@ deployments needs --deployment. Which run it is, how it ended and where its file
 are said on standard error.
 
 --follow goes on printing until the run ends, and waits for the run where one is
-waiting. The files are on the host that ran the deploy, and are not kept for ever;
-the log itself ("why") has the last lines of a step that failed.`,
+waiting. The files are on the host that ran the deploy, and are kept as long as
+[retention] run_logs says (90 days, by default); the log itself ("why") has the last lines of a step that failed.`,
 		Example: `  durhack-deployer logs web --follow
   durhack-deployer logs 72d3162e --attempt 1`,
 		Args: takes("SLUG or DELIVERY"), ValidArgsFunction: c.completeSlug,
@@ -257,7 +257,7 @@ func (c *cli) printRun(ctx context.Context, cfg *config.Config, store *daemon.St
 			<-watched
 		}()
 		if printErr := c.printFile(ctx, dir, file, ended, run, o); printErr != nil {
-			return c.goneLog(printErr, name, filepath.Join(dir, file), run)
+			return c.goneLog(cfg, printErr, name, filepath.Join(dir, file), run)
 		}
 		<-watched // printFile goes on until then, unless it is interrupted
 		if err != nil || end == nil {
@@ -267,11 +267,11 @@ func (c *cli) printRun(ctx context.Context, cfg *config.Config, store *daemon.St
 		return nil
 	}
 	close(ended)
-	return c.goneLog(c.printFile(ctx, dir, file, ended, run, o), name, filepath.Join(dir, file), run)
+	return c.goneLog(cfg, c.printFile(ctx, dir, file, ended, run, o), name, filepath.Join(dir, file), run)
 }
 
 // goneLog says where a run log was that is not there.
-func (c *cli) goneLog(err error, name, path string, run eventlog.Event) error {
+func (c *cli) goneLog(cfg *config.Config, err error, name, path string, run eventlog.Event) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -281,10 +281,24 @@ func (c *cli) goneLog(err error, name, path string, run eventlog.Event) error {
 	if decodeErr == nil && hostErr == nil && started.Host != host {
 		return &hintedError{fmt.Errorf("%s is not here: it was run on %s", name, started.Host), fmt.Sprintf("there it is %s", started.RunLog)}
 	}
+	if kept := cfg.Retention.RunLogs; kept > 0 && time.Since(run.RecordedAt) > kept {
+		return &hintedError{
+			fmt.Errorf("%s is gone: it is older than [retention] run_logs, %s (%s)", name, inDays(kept), path),
+			"`" + c.command("why", run.DeliveryID) + "` has how it ended, and the last lines of a step that failed",
+		}
+	}
 	return &hintedError{
 		fmt.Errorf("%s is gone: %s was deleted, or could not be written", name, path),
 		"`" + c.command("why", run.DeliveryID) + "` has the last lines of a step that failed",
 	}
+}
+
+func inDays(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d%day != 0 {
+		return d.String()
+	}
+	return counted(int64(d/day), "day", "days")
 }
 
 // printFile prints the lines of a file below dir until ended is closed and all of

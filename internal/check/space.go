@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
 // Free space below which the daemon will soon fail, or should be looked after.
@@ -66,6 +68,42 @@ func (d *doctor) space(context.Context) {
 		}
 		d.say(level, advice, "%s: %s, for %s", dirs[dev], text, strings.Join(on[dev], ", "))
 	}
+	d.used()
+}
+
+// walWanted is more than Postgres keeps of its write-ahead log by itself.
+const walWanted = 2 << 30
+
+// used says what the parts of state_dir take.
+func (d *doctor) used() {
+	var parts []string
+	for _, part := range []string{"queues", "runs", "repos", "postgres"} {
+		if bytes := diskUse(filepath.Join(d.cfg.StateDir, part)); bytes > 0 {
+			parts = append(parts, part+" "+size(bytes))
+		}
+	}
+	level, advice := OK, ""
+	if wal := diskUse(filepath.Join(daemon.PrivateCluster(d.cfg), "data", "pg_wal")); wal > 0 {
+		parts[len(parts)-1] += " (of it pg_wal " + size(wal) + ")"
+		if wal > walWanted {
+			level, advice = Warn, "see postgres/postgres.log: a replication slot that nobody reads, or an archive_command that fails, keeps it"
+		}
+	}
+	if len(parts) > 0 {
+		d.say(level, advice, "%s holds %s", d.cfg.StateDir, strings.Join(parts, ", "))
+	}
+}
+
+// diskUse is what the files below a directory take, as far as this user may look.
+func diskUse(dir string) (bytes uint64) {
+	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error {
+		var stat unix.Stat_t
+		if unix.Lstat(path, &stat) == nil {
+			bytes += uint64(stat.Blocks) * 512
+		}
+		return nil
+	})
+	return bytes
 }
 
 // judge says what is free of a file system, and whether that will do.

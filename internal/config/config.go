@@ -45,6 +45,8 @@ type Config struct {
 	// AdminSet says that Admin was written down, and is not the default.
 	AdminSet bool
 	Lock     Lock `toml:"lock"`
+	// Retention bounds what is kept of the past beside the log.
+	Retention Retention `toml:"retention"`
 	// SigningKeyFile is the absolute path of the key that signs checkpoints of the
 	// log; empty means the one in StateDir, if it is there.
 	SigningKeyFile string   `toml:"signing_key_file" check:"dir"`
@@ -108,6 +110,11 @@ type Helper struct {
 	Socket string `toml:"socket" check:"dir" default:"/run/durhack-deployer/helper.sock"`
 	// Command, where there is no systemd, is what is run in place of the socket.
 	Command []string `toml:"command"`
+}
+
+// Retention says for how long things are kept; 0 is for ever.
+type Retention struct {
+	RunLogs time.Duration `toml:"run_logs" default:"90d" zero:"true"`
 }
 
 // The names of the handlers.

@@ -106,13 +106,14 @@ const build1 = `steps = [{ name = "build", run = ["make"] }]`
 func TestDefaults(t *testing.T) {
 	c := mustParse(t, web(build1))
 	want := &Config{
-		Instance: "box.example.com",
-		StateDir: "/home/someone/.local/state/durhack-deployer",
-		Listen:   HostPort{"localhost", 3400},
-		Admin:    HostPort{"127.0.0.1", 3401},
-		Lock:     Lock{TTL: 30 * time.Second},
-		Helper:   Helper{Socket: "/run/durhack-deployer/helper.sock"},
-		Files:    []string{"a.toml"},
+		Instance:  "box.example.com",
+		StateDir:  "/home/someone/.local/state/durhack-deployer",
+		Listen:    HostPort{"localhost", 3400},
+		Admin:     HostPort{"127.0.0.1", 3401},
+		Lock:      Lock{TTL: 30 * time.Second},
+		Retention: Retention{RunLogs: 90 * 24 * time.Hour},
+		Helper:    Helper{Socket: "/run/durhack-deployer/helper.sock"},
+		Files:     []string{"a.toml"},
 		Deployments: map[string]*Deployment{"web": {
 			Slug: "web", Repository: "octo/web", Branch: "main", Path: "/var/www/web",
 			Remote: "https://github.com/octo/web.git", Enabled: true, Handler: "command",

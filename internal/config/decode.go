@@ -156,7 +156,7 @@ func preset(f *field, into reflect.Value) any {
 	case *bool:
 		*target = text == "true"
 	case *time.Duration:
-		*target, _ = time.ParseDuration(text) // where the tag is wrong, the tests see no timeout
+		*target, _ = parseDuration(text) // where the tag is wrong, the tests see no timeout
 		return target.String()
 	case *[]string:
 		return []string{} // an empty list in JSON, too
@@ -185,7 +185,7 @@ func (d *decoder) value(v any, f *field, s setting, into reflect.Value) {
 		}
 		s.written(v)
 	case *time.Duration:
-		if duration, ok := s.duration(v); ok {
+		if duration, ok := s.duration(v, f.has("zero")); ok {
 			*target = duration
 			s.written(duration.String())
 		} else {
@@ -299,7 +299,7 @@ func (s setting) check(f *field, text string) string {
 }
 
 // duration reads a string, or whole seconds.
-func (s setting) duration(v any) (time.Duration, bool) {
+func (s setting) duration(v any, zero bool) (time.Duration, bool) {
 	var duration time.Duration
 	switch v := v.(type) {
 	case int64:
@@ -310,14 +310,28 @@ func (s setting) duration(v any) (time.Duration, bool) {
 		duration = time.Duration(max(v, -1)) * time.Second
 	case string:
 		var err error
-		if duration, err = time.ParseDuration(v); err != nil {
-			s.fail(fmt.Sprintf("%s is not a duration: %q", s.name, v), `write it like "90s", "10m" or "1h30m", or as whole seconds`)
+		if duration, err = parseDuration(v); err != nil {
+			s.fail(fmt.Sprintf("%s is not a duration: %q", s.name, v), `write it like "90s", "10m", "1h30m" or "90d", or as whole seconds`)
 			return 0, false
 		}
 	}
-	if duration <= 0 {
+	if duration < 0 || duration == 0 && !zero {
 		s.fail(s.name+" must be more than zero", "")
 		return 0, false
 	}
 	return duration, true
+}
+
+// parseDuration is time.ParseDuration with days.
+func parseDuration(text string) (time.Duration, error) {
+	number, rest, days := strings.Cut(text, "d")
+	if !days {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.ParseUint(number, 10, 16) // more days than that are no duration in Go
+	if err != nil || rest == "" {
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	more, err := time.ParseDuration(rest)
+	return time.Duration(n)*24*time.Hour + more, err
 }

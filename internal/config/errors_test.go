@@ -49,7 +49,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, helper, instance, listen, lock, origin, proxy_fix, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, helper, instance, listen, lock, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",
@@ -150,7 +150,9 @@ func TestErrors(t *testing.T) {
 		"repository.git":        {strings.Replace(web(build1), "octo/web", "octo/web.git", 1), `a.toml:2:1: deployments.web.repository "octo/web.git" ends in .git, which no repository's name does; write "octo/web"`},
 		"relative path":         {strings.Replace(web(build1), "/var/www", "www", 1), `a.toml:4:1: deployments.web.path "www/web" is a relative path; begin it with "/"`},
 		"the root as path":      {strings.Replace(web(build1), "/var/www/web", "/var/..", 1), `a.toml:4:1: deployments.web.path "/var/.." is the root directory; name a directory for it`},
-		"a word for a duration": {web(build1, `timeout = "ten minutes"`), `a.toml:6:1: deployments.web.timeout is not a duration: "ten minutes"; write it like "90s", "10m" or "1h30m", or as whole seconds`},
+		"a word for a duration": {web(build1, `timeout = "ten minutes"`), `a.toml:6:1: deployments.web.timeout is not a duration: "ten minutes"; write it like "90s", "10m", "1h30m" or "90d", or as whole seconds`},
+		"half a day":            {"[retention]\nrun_logs = \"1.5d\"\n" + web(build1, ""), `a.toml:2:1: retention.run_logs is not a duration: "1.5d"; write it like "90s", "10m", "1h30m" or "90d", or as whole seconds`},
+		"no time to fetch":      {web(build1, `fetch_timeout = "0d"`), `a.toml:6:1: deployments.web.fetch_timeout must be more than zero`},
 		"no time at all":        {web(build1, `timeout = 0`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
 		"negative time":         {web(build1, `timeout = -9223372036854775808`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
 		"too much time":         {web(build1, `timeout = 9223372036854775807`), `a.toml:6:1: deployments.web.timeout is too long: 9223372036854775807 seconds`},

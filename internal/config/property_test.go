@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 )
@@ -107,7 +106,7 @@ func TestTagsOfSettingsNameWhatThereIs(t *testing.T) {
 			t.Errorf("%s: there is no check %q", path, check)
 		}
 		if text := f.tag.Get("default"); f.form == takesDuration && text != "" {
-			if _, err := time.ParseDuration(text); err != nil {
+			if _, err := parseDuration(text); err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
 		}

@@ -14,7 +14,7 @@ const (
 	takesString     form = "a string"
 	takesInt        form = "a whole number"
 	takesBool       form = "true or false"
-	takesDuration   form = `a duration like "90s" or "10m", or a whole number of seconds`
+	takesDuration   form = `a duration like "90s", "10m" or "90d", or a whole number of seconds`
 	takesStrings    form = "a list of strings"
 	takesOneOrMore  form = "a string or a list of strings"
 	takesTable      form = "a table"
@@ -57,6 +57,7 @@ func kindOf(v any) (kind, what string) {
 //	choice   the words that it may be
 //	check    the name of one of checks
 //	max      the greatest number that it may be
+//	zero     a duration: it may be zero
 //	single   a list: one string may stand alone; a table: the key for which one does
 type field struct {
 	form   form

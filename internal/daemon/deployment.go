@@ -154,7 +154,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			Timeout:          d.Timeout,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits,
-		RunsDir: filepath.Join(o.Config.StateDir, "runs"), Secrets: secrets, Root: root{Helper(o.Config)},
+		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Helper(o.Config)},
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)

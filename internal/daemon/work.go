@@ -94,6 +94,9 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run, state.tell) })
 	parts.Go(func() { keep(ctx, o.Logger, "mirror", m.Run, state.tell) })
 	parts.Go(func() {
+		keep(ctx, o.Logger, "retention", func(ctx context.Context) error { return retain(ctx, o.Config, store, o.Logger) }, nil)
+	})
+	parts.Go(func() {
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})
 	for _, slug := range o.Config.Slugs() {
