@@ -263,10 +263,35 @@ func TestRemoteThatMoves(t *testing.T) {
 		t.Errorf("the remote is away: %v", err)
 	}
 	w.repo = Open(w.repo.Dir(), "file://"+moved, Options{})
+	err := w.deploy("main", second)
+	if _, is := errors.AsType[*MovedRemoteError](err); !is || !strings.Contains(err.Error(), "`git -C "+w.repo.Dir()+" remote set-url origin file://"+moved+"`") {
+		t.Errorf("the configuration names another repository: %v", err)
+	}
+	w.assertLive(first)
+	w.git(w.repo.Dir(), "remote", "set-url", "origin", moved) // another way to say it
 	w.must(w.deploy("main", second))
 	w.assertLive(second)
 	if url := w.git(w.repo.Dir(), "config", "remote.origin.url"); url != "file://"+moved {
 		t.Errorf("origin is %q", url)
+	}
+}
+
+func TestRepository_IsTheSameHoweverItIsReached(t *testing.T) {
+	t.Parallel()
+	for _, same := range [][]string{
+		{"https://github.com/Owner/Name.git", "https://x:y@github.com/owner/name", "git@github.com:owner/name.git", "ssh://git@ssh.github.com:443/owner/name.git/", "github-website:owner/name"},
+		{"/srv/git/name.git", "file:///srv/git/name.git", "/srv/git//name"},
+	} {
+		for _, remote := range same {
+			if got, want := repository(remote), repository(same[0]); got != want || got == "" {
+				t.Errorf("%s is %q, want %q", remote, got, want)
+			}
+		}
+	}
+	for _, other := range []string{"https://github.com/owner/other.git", "https://github.com/other/name.git", "/srv/git/other.git", "file:///srv/name.git"} {
+		if got := repository(other); got == repository("https://github.com/owner/name") || got == repository("/srv/git/name.git") {
+			t.Errorf("%s is %q, as another", other, got)
+		}
 	}
 }
 

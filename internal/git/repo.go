@@ -9,8 +9,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
 )
 
 // ErrRefNotFound says that the remote has no such ref.
@@ -21,6 +25,33 @@ type NotRepositoryError struct{ Dir, Detail string }
 
 func (e *NotRepositoryError) Error() string {
 	return fmt.Sprintf("%s %s; move it away, or clone the repository there by hand", e.Dir, e.Detail)
+}
+
+// MovedRemoteError says that the configuration names another repository than the one
+// that was cloned.
+type MovedRemoteError struct{ Dir, Have, Want string }
+
+func (e *MovedRemoteError) Error() string {
+	return fmt.Sprintf("%s was cloned from %s, and the configuration says %s; if that is the same repository in its new place, run `git -C %[1]s remote set-url origin %[3]s` as the deployer's user, "+
+		"else move %[1]s away, and it is cloned again; then deploy again", e.Dir, e.Have, e.Want)
+}
+
+// repository is what of a remote says which repository it is: how it is reached, and as
+// whom, may change. Names of hosts are left out, too: ssh has others for them.
+func repository(remote string) string {
+	scheme, rest, isURL := strings.Cut(remote, "://")
+	host, at, _ := strings.Cut(rest, "/")
+	switch {
+	case isURL && scheme == "file":
+		at = rest
+	case !isURL && !strings.HasPrefix(remote, "/"): // user@host:path
+		_, at, _ = strings.Cut(remote, ":")
+	case !isURL:
+		at = remote
+	case host == "":
+		at = remote
+	}
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(path.Clean(at), "/"), ".git"))
 }
 
 // unborn is the branch of a HEAD that has no commit yet.
@@ -71,9 +102,13 @@ func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) er
 	case r.opts.Blobless:
 		settings = append(settings, [2]string{"remote.origin.promisor", "true"}, [2]string{"remote.origin.partialCloneFilter", "blob:none"}, [2]string{"extensions.partialClone", "origin"})
 	}
-	for _, kv := range settings {
-		if have, err := r.output(ctx, r.dir, "config", "--local", "--get-all", kv[0]); err == nil && have == kv[1] {
+	for i, kv := range settings {
+		have, err := r.output(ctx, r.dir, "config", "--local", "--get-all", kv[0])
+		if err == nil && have == kv[1] {
 			continue
+		}
+		if err == nil && i == 0 && repository(have) != repository(kv[1]) {
+			return &MovedRemoteError{Dir: r.dir, Have: mask.WithoutCredentials(have), Want: kv[1]}
 		}
 		if err := r.run(ctx, r.dir, nil, out, "config", "--local", "--replace-all", kv[0], kv[1]); err != nil {
 			return fmt.Errorf("point origin at the remote: %w", err)
