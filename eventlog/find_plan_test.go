@@ -27,6 +27,8 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 			case when n % 4 > 0 then 'app' || n / 4 % 50 end, 1, 'me', now(),
 			format('{"v":1,"text":%s,"commit":"%s"}', to_json(E'\\\\"commit":"0000000'::text), encode(sha256((n / 4)::text::bytea), 'hex'))::json
 		from generate_series(4, 40003) n`)
+	do(`insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
+		select n, lpad(n::text, 26, '0'), 'prod', 'f' || n, 'failed', 'other', 7, 'me', now(), '{"v":1}' from generate_series(40004, 40006) n`)
 	do("analyze events")
 	var commit string
 	if err := super.QueryRow(testContext(t), "select encode(sha256('77'), 'hex')").Scan(&commit); err != nil {
@@ -43,6 +45,9 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 		"no commit":                      {Filter{Types: []Type{TypeReceived}, Commit: "0000000"}, "events_commit", 0, 0},
 		"the beginning of a delivery":    {Filter{Instance: "prod", Types: []Type{TypeReceived}, DeliveryPrefix: "d123"}, "events_delivery", 492, 11},
 		"no delivery":                    {Filter{Instance: "prod", Types: []Type{TypeReceived}, DeliveryPrefix: "e"}, "events_delivery", 0, 0},
+		"a rare type":                    {Filter{Types: []Type{TypeFailed}}, "events_rare", 40004, 3},
+		"the newest of rare types":       {Filter{Types: []Type{TypeFailed, TypeInterrupted}, Limit: 2, Newest: true}, "events_rare", 40005, 2},
+		"a rare type that has no event":  {Filter{Types: []Type{TypeInterrupted}, Limit: 2}, "events_rare", 0, 0},
 		"a deployment":                   {Filter{Deployment: "app7"}, "events_deployment", 29, 600},
 		"the newest of a deployment":     {Filter{Deployment: "app7", Limit: 5, Newest: true}, "events_deployment", 39630, 5},
 		"a deployment after a while":     {Filter{Deployment: "app7", After: 39000}, "events_deployment", 39029, 15},

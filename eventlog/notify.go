@@ -2,11 +2,13 @@ package eventlog
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
@@ -153,7 +155,12 @@ func (l *Log) hear(ctx context.Context, ear *ear) error {
 		var b pgx.Batch
 		b.Queue("listen " + channel)
 		b.Queue(few).QueryRow(func(row pgx.Row) error { return row.Scan(&scarce) })
-		if err := conn.SendBatch(within, &b).Close(); err != nil {
+		err := conn.SendBatch(within, &b).Close()
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "25006" {
+			<-within.Done() // a standby has no hints
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		if scarce {

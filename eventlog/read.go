@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -24,6 +25,12 @@ const (
 	sqlDeliveryBytes = `(delivery_id collate "C")`
 	sqlRead          = `select ` + eventColumns + ` from public.events where position > $1 order by position limit $2`
 )
+
+// sqlRare is the condition of the index events_rare, which has the types that are not
+// common.
+const sqlRare = `type not in ('received', 'forwarded', 'started', 'deployed')`
+
+var common = []Type{TypeReceived, TypeForwarded, TypeStarted, TypeDeployed}
 
 // sqlInstances hops from one instance to the next along the index events_delivery.
 const sqlInstances = `with recursive hop (instance) as (
@@ -208,6 +215,9 @@ func (f Filter) query() (string, []any) {
 			types[i] = clean(string(t))
 		}
 		add("type = any($%d)", types)
+		if !slices.ContainsFunc(f.Types, func(t Type) bool { return slices.Contains(common, t) }) {
+			where = append(where, sqlRare)
+		}
 	}
 	if !f.Since.IsZero() {
 		add("recorded_at >= $%d", f.Since)
