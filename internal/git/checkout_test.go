@@ -2,6 +2,7 @@ package git
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -337,4 +338,58 @@ func canceled(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	return ctx
+}
+
+// Whatever names and links a commit has, nothing is written outside of the working
+// tree, nor where git would take it for its own, and the next commit can go live.
+func TestCheckout_WritesNothingOutside(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	outside := filepath.Join(filepath.Dir(w.bare), "outside")
+	w.must(os.Mkdir(outside, 0o755))
+	w.commit("a link", map[string]string{".gitattributes": "* filter=evil diff=evil merge=evil\n", "a": "1"})
+	w.must(os.Symlink(outside, filepath.Join(w.pusher, "out")))
+	w.must(os.Symlink(".git/hooks", filepath.Join(w.pusher, "hooks")))
+	link := w.commit("links", nil)
+	w.push("main")
+	w.must(w.deploy("main", link))
+	w.assertLive(link)
+	for _, name := range []string{"out", "hooks"} {
+		w.must(os.Remove(filepath.Join(w.pusher, name)))
+	}
+	through := w.commit("files where the links were", map[string]string{"out/x": "1", "hooks/post-checkout": "touch proof"})
+	w.push("main")
+	w.must(w.deploy("main", through))
+	w.assertLive(through)
+	// A link that git does not track, put there by a step.
+	w.must(os.Symlink(outside, filepath.Join(w.repo.Dir(), "later")))
+	below := w.commit("below it", map[string]string{"later/x": "1"})
+	w.push("main")
+	if err := w.deploy("main", below); !errors.As(err, new(*ObstructedError)) {
+		t.Errorf("a link in the way: %v", err)
+	}
+	w.assertLive(through)
+	raw := func(name string) []byte {
+		b, err := hex.DecodeString(w.git(w.pusher, "rev-parse", name))
+		w.must(err)
+		return b
+	}
+	for _, name := range []string{"..", ".git", ".GIT", "."} {
+		// As git itself would not make it: a folder of that name with a file in it.
+		forged := fmt.Sprintf("100644 a\x00%s40000 %s\x00%s", raw("HEAD:a"), name, raw("HEAD:later"))
+		w.write(filepath.Join(filepath.Dir(w.bare), "tree"), forged)
+		tree := w.git(w.pusher, "hash-object", "-w", "-t", "tree", "--literally", "../tree")
+		bad := w.git(w.pusher, "commit-tree", "-m", "bad", tree)
+		w.git(w.pusher, "push", "--quiet", "--force", w.bare, bad+":refs/heads/main")
+		if err := w.deploy("main", bad); err == nil {
+			t.Errorf("a folder called %q was checked out", name)
+		}
+	}
+	w.push("main")
+	w.must(os.Remove(filepath.Join(w.repo.Dir(), "later")))
+	w.must(w.deploy("main", below))
+	w.assertLive(below)
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 || exists(filepath.Join(filepath.Dir(w.repo.Dir()), "x")) || exists(filepath.Join(w.repo.Dir(), ".git", "x")) || exists(filepath.Join(w.repo.Dir(), ".git", "hooks", "post-checkout")) {
+		t.Errorf("written outside: %v, %v", left, err)
+	}
 }
