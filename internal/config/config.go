@@ -11,6 +11,7 @@ package config
 import (
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -47,6 +48,7 @@ type Config struct {
 	Lock     Lock `toml:"lock"`
 	// Retention bounds what is kept of the past beside the log.
 	Retention Retention `toml:"retention"`
+	Work      Work      `toml:"work"`
 	// SigningKeyFile is the absolute path of the key that signs checkpoints of the
 	// log; empty means the one in StateDir, if it is there.
 	SigningKeyFile string   `toml:"signing_key_file" check:"dir"`
@@ -103,6 +105,20 @@ type ProxyFix struct {
 type Lock struct {
 	URL Secret        `toml:"url" check:"lock_url"`
 	TTL time.Duration `toml:"ttl" default:"30s"`
+}
+
+// Work bounds the work of all deployments together.
+type Work struct {
+	// MaxRuns is how many runs go at once; 0 is one for each processor, at least two.
+	MaxRuns int `toml:"max_runs" max:"10000"`
+}
+
+// Runs is how many runs go at once.
+func (w Work) Runs() int {
+	if w.MaxRuns > 0 {
+		return w.MaxRuns
+	}
+	return max(2, runtime.NumCPU())
 }
 
 // Helper is how root is asked for what only root may.

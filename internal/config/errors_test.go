@@ -49,7 +49,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, helper, instance, listen, lock, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, helper, instance, listen, lock, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token, work`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",

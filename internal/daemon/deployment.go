@@ -119,7 +119,7 @@ func tidy(ctx context.Context, repo *git.Repo, log *slog.Logger) {
 }
 
 // runWorker runs the worker of one deployment until ctx ends.
-func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, m *mirror.Mirror, d *config.Deployment) error {
+func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, m *mirror.Mirror, slots *worker.Slots, d *config.Deployment) error {
 	var handler handlers.Handler
 	if d.Enabled { // a disabled one voids what still waits, and runs nothing
 		var err error
@@ -153,7 +153,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			RetryInterrupted: d.OnInterrupt == config.OnInterruptRetry,
 			Timeout:          d.Timeout,
 		},
-		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits,
+		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Slots: slots,
 		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Helper(o.Config)},
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },

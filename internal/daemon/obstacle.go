@@ -29,6 +29,9 @@ func Obstacle(ctx context.Context, cfg *config.Config, slug string) string {
 	if runs, err := WorkerRuns(cfg); err == nil && !runs {
 		return fmt.Sprintf("no worker runs on %s: start `durhack-deployer serve` or `work`", cfg.StateDir)
 	}
+	if place := placeInLine(cfg, slug); place != "" {
+		return "it waits for a free slot, " + place + " in line"
+	}
 	locker, closeLocker, err := NewLocker(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err.Error()

@@ -12,6 +12,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/worker"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
@@ -99,10 +100,12 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() {
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})
+	tellWaiting(o.Config, o.Logger, nil) // what an earlier process left
+	slots := worker.NewSlots(o.Config.Work.Runs(), func(slugs []string) { tellWaiting(o.Config, o.Logger, slugs) })
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
 			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {
-				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, m, o.Config.Deployments[slug])
+				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, m, slots, o.Config.Deployments[slug])
 			}, state.tell)
 		})
 	}

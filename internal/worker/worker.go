@@ -96,6 +96,8 @@ type Options struct {
 	Files      Files
 	Log        Log
 	Locker     Locker
+	// Slots are those of all workers of the process; nil is no bound.
+	Slots *Slots
 	// Waits says whether the order is known, from the log as far as the position at
 	// least, to wait for its first run; see mirror.Mirror. Where it says no, and where
 	// it is nil, the log is asked.
@@ -271,7 +273,16 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 		return w.quarantine(e, fmt.Errorf("it holds the entry %s of deployment %s", job.Name(), job.Deployment))
 	}
 	decide := func(waits func(mirror.Entry, int64) bool) error {
-		return w.locked(ctx, func(held context.Context) error { return w.decide(ctx, held, e, job, waits) })
+		return w.locked(ctx, func(held context.Context) error {
+			if w.o.Slots != nil { // not before the lock, which another host may hold for long
+				release, err := w.o.Slots.acquire(held, w.o.Deployment.Slug)
+				if err != nil {
+					return err
+				}
+				defer release()
+			}
+			return w.decide(ctx, held, e, job, waits)
+		})
 	}
 	if err = decide(w.o.Waits); outdated(err) {
 		err = decide(nil) // on what the log says now
