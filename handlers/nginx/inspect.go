@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/ducompsoc/durhack-deployer/internal/nginxconf"
 )
 
 // rules are what site files may say. nginx reads them as root, so what they may make
@@ -35,70 +37,70 @@ var (
 )
 
 // refused says why a file must not be given to nginx, or "".
-func (r rules) refused(list []directive) (line int, why string) {
+func (r rules) refused(list []nginxconf.Directive) (line int, why string) {
 	for _, d := range list {
 		if why := r.refusedDirective(d); why != "" {
-			return d.line, why
+			return d.Line, why
 		}
 	}
 	return 0, ""
 }
 
-func (r rules) refusedDirective(d directive) string {
-	name := d.words[0]
-	if slices.Contains(dataBlocks, d.parent()) {
+func (r rules) refusedDirective(d nginxconf.Directive) string {
+	name := d.Words[0]
+	if slices.Contains(dataBlocks, d.Parent()) {
 		switch {
-		case d.block:
-			return fmt.Sprintf("a block inside of %s", d.parent())
-		case name.text == "include":
+		case d.Block:
+			return fmt.Sprintf("a block inside of %s", d.Parent())
+		case name.Text == "include":
 			return r.refusedInclude(d)
 		}
 		return ""
 	}
 	switch {
-	case !name.bare || !bareName.MatchString(name.text):
-		return fmt.Sprintf("%q is no plain name of a directive", name.text)
-	case slices.Contains(r.allowed, name.text):
+	case !name.Bare || !bareName.MatchString(name.Text):
+		return fmt.Sprintf("%q is no plain name of a directive", name.Text)
+	case slices.Contains(r.allowed, name.Text):
 		return ""
-	case refusedNames.MatchString(name.text):
-		return fmt.Sprintf("%s is refused, because it can make nginx load code or write files; allow_directives can allow it", name.text)
-	case name.text == "include":
+	case refusedNames.MatchString(name.Text):
+		return fmt.Sprintf("%s is refused, because it can make nginx load code or write files; allow_directives can allow it", name.Text)
+	case name.Text == "include":
 		return r.refusedInclude(d)
-	case name.text == "access_log" || name.text == "error_log":
+	case name.Text == "access_log" || name.Text == "error_log":
 		return r.refusedLog(d)
-	case keyNames.MatchString(name.text):
-		for _, w := range d.words[1:] {
-			if scheme, _, has := strings.Cut(w.text, ":"); has && (scheme == "engine" || scheme == "store") {
-				return fmt.Sprintf("%s %s: is refused, because OpenSSL would load code for it", name.text, scheme)
+	case keyNames.MatchString(name.Text):
+		for _, w := range d.Words[1:] {
+			if scheme, _, has := strings.Cut(w.Text, ":"); has && (scheme == "engine" || scheme == "store") {
+				return fmt.Sprintf("%s %s: is refused, because OpenSSL would load code for it", name.Text, scheme)
 			}
 		}
 	}
 	return ""
 }
 
-func (r rules) refusedLog(d directive) string {
-	if len(d.words) < 2 { // nginx refuses it
+func (r rules) refusedLog(d nginxconf.Directive) string {
+	if len(d.Words) < 2 { // nginx refuses it
 		return ""
 	}
-	to := d.words[1].text
+	to := d.Words[1].Text
 	if to == "off" || to == "stderr" || strings.HasPrefix(to, "syslog:") || strings.HasPrefix(to, "memory:") {
 		return ""
 	}
 	if strings.Contains(to, "$") || !inside(to, r.logPaths) {
-		return fmt.Sprintf("%s %q is refused: nginx opens it as root; logs go below %s (log_paths)", d.name(), to, strings.Join(r.logPaths, ", "))
+		return fmt.Sprintf("%s %q is refused: nginx opens it as root; logs go below %s (log_paths)", d.Name(), to, strings.Join(r.logPaths, ", "))
 	}
 	return ""
 }
 
-func (r rules) refusedInclude(d directive) string {
-	for _, w := range d.words[1:] {
+func (r rules) refusedInclude(d nginxconf.Directive) string {
+	for _, w := range d.Words[1:] {
 		// A pattern may hide a "..": written with backslashes, or as ".?".
-		file := strings.ReplaceAll(w.text, `\`, "")
+		file := strings.ReplaceAll(w.Text, `\`, "")
 		if !path.IsAbs(file) {
 			file = r.prefix + "/" + file
 		}
 		if !inside(file, r.includePaths) || hiddenPattern(file) {
-			return fmt.Sprintf("include %q is refused: what is included lies below %s (include_paths)", w.text, strings.Join(r.includePaths, ", "))
+			return fmt.Sprintf("include %q is refused: what is included lies below %s (include_paths)", w.Text, strings.Join(r.includePaths, ", "))
 		}
 	}
 	return ""
@@ -129,16 +131,16 @@ const maxNames = 100
 
 // serverNames are the names of all servers of a file that a certificate can be asked
 // for over HTTP, and the others.
-func serverNames(list []directive) (names, others []string) {
+func serverNames(list []nginxconf.Directive) (names, others []string) {
 	for _, d := range list {
-		if d.name() != "server_name" || d.parent() != "server" {
+		if d.Name() != "server_name" || d.Parent() != "server" {
 			continue
 		}
-		for _, w := range d.words[1:] {
-			if name := strings.ToLower(w.text); certifiable(name) {
+		for _, w := range d.Words[1:] {
+			if name := strings.ToLower(w.Text); certifiable(name) {
 				names = append(names, name)
 			} else {
-				others = append(others, w.text)
+				others = append(others, w.Text)
 			}
 		}
 	}
@@ -162,10 +164,10 @@ func certifiable(name string) bool {
 }
 
 // mentions says whether a word of the file is a path below dir.
-func mentions(list []directive, dir string) bool {
+func mentions(list []nginxconf.Directive, dir string) bool {
 	for _, d := range list {
-		for _, w := range d.words[1:] {
-			if strings.HasPrefix(w.text, dir+"/") {
+		for _, w := range d.Words[1:] {
+			if strings.HasPrefix(w.Text, dir+"/") {
 				return true
 			}
 		}
@@ -185,7 +187,7 @@ func (r rules) inspect(f file, live string) (inspected, error) {
 	if i := bytes.IndexByte(f.text, 0); i >= 0 {
 		return inspected{}, fmt.Errorf("%s:%d: a NUL byte: nginx would not read on", f.path, 1+bytes.Count(f.text[:i], []byte("\n")))
 	}
-	list, err := parse(f.text)
+	list, err := nginxconf.Parse(f.text)
 	// What stands before the error counts, too: nginx has acted on it by then.
 	if line, why := r.refused(list); why != "" {
 		return inspected{}, fmt.Errorf("%s:%d: %s", f.path, line, why)
@@ -195,7 +197,7 @@ func (r rules) inspect(f file, live string) (inspected, error) {
 		if f.kind == sites && !name.enabled {
 			return inspected{}, nil // nginx does not read it
 		}
-		return inspected{}, fmt.Errorf("%s:%d: %w", f.path, err.line, err)
+		return inspected{}, fmt.Errorf("%s:%d: %w", f.path, err.Line, err)
 	}
 	var found inspected
 	if f.kind == sites && name.enabled && name.site != "" {

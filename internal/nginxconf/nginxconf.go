@@ -1,43 +1,44 @@
-package nginx
+// Package nginxconf reads nginx's configuration as nginx does: what it takes for a
+// directive, and nothing else, is one. It is ngx_conf_read_token, rule by rule, because
+// a reader with other ideas of quotes and backslashes lets directives pass unseen.
+package nginxconf
 
 import (
 	"fmt"
 	"slices"
 )
 
-// directive is one of a file's, its words as nginx understands them.
-type directive struct {
-	line  int
-	words []word // at least one: its name
-	block bool   // a block follows it
-	// inside are the names of the blocks around it, the outermost first.
-	inside []string
+// Directive is one of a file's, its words as nginx understands them.
+type Directive struct {
+	Line  int
+	Words []Word // at least one: its name
+	Block bool   // a block follows it
+	// Inside are the names of the blocks around it, the outermost first.
+	Inside []string
 }
 
-// word is a word of a directive, without its quotes and escapes.
-type word struct {
-	text string
-	// bare says that it was written so: without quotes and escapes.
-	bare bool
+// Word is a word of a directive, without its quotes and escapes.
+type Word struct {
+	Text string
+	// Bare says that it was written so: without quotes and escapes.
+	Bare bool
 }
 
-func (d directive) name() string { return d.words[0].text }
+// Name is that of the directive.
+func (d Directive) Name() string { return d.Words[0].Text }
 
-// parent is the name of the block around it, or "".
-func (d directive) parent() string {
-	if len(d.inside) == 0 {
+// Parent is the name of the block around it, or "".
+func (d Directive) Parent() string {
+	if len(d.Inside) == 0 {
 		return ""
 	}
-	return d.inside[len(d.inside)-1]
+	return d.Inside[len(d.Inside)-1]
 }
 
-// parse reads a file as nginx does: what it takes for a directive, and nothing else,
-// is one. It is ngx_conf_read_token, rule by rule, because a reader with other ideas
-// of quotes and backslashes lets directives pass unseen. With an error come the
-// directives before it.
-func parse(text []byte) ([]directive, *syntaxError) {
+// Parse reads a file. With an error come the directives before it.
+func Parse(text []byte) ([]Directive, *Error) {
 	var (
-		found  []directive
+		found  []Directive
 		inside []string
 		r      = reader{text: text, line: 1}
 	)
@@ -47,29 +48,30 @@ func parse(text []byte) ([]directive, *syntaxError) {
 		case err != nil:
 			return found, err
 		case end == endOfFile && len(inside) > 0:
-			return found, &syntaxError{r.line, `unexpected end of file, expecting "}"`}
+			return found, &Error{r.line, `unexpected end of file, expecting "}"`}
 		case end == endOfFile:
 			return found, nil
 		case end == '}' && len(inside) == 0:
-			return found, &syntaxError{r.line, `unexpected "}"`}
+			return found, &Error{r.line, `unexpected "}"`}
 		case end == '}':
 			inside = inside[:len(inside)-1]
 			continue
 		}
-		d := directive{line: line, words: words, block: end == '{', inside: slices.Clone(inside)}
+		d := Directive{Line: line, Words: words, Block: end == '{', Inside: slices.Clone(inside)}
 		found = append(found, d)
-		if d.block {
-			inside = append(inside, d.name())
+		if d.Block {
+			inside = append(inside, d.Name())
 		}
 	}
 }
 
-type syntaxError struct {
-	line    int
-	message string
+// Error says what nginx would not read on from.
+type Error struct {
+	Line    int
+	Message string
 }
 
-func (e *syntaxError) Error() string { return e.message }
+func (e *Error) Error() string { return e.Message }
 
 const endOfFile = 0
 
@@ -83,14 +85,14 @@ func isSpace(ch byte) bool { return ch == ' ' || ch == '\t' || ch == '\r' || ch 
 
 // next reads up to the end of a directive (';' or '{'), the end of a block ('}') or
 // that of the file.
-func (r *reader) next() (words []word, line int, end byte, err *syntaxError) {
+func (r *reader) next() (words []Word, line int, end byte, err *Error) {
 	var (
 		start             int
 		quote             byte // of the word that is being read
 		inWord, needSpace bool
 		comment, escaped  bool
 		variable          bool // a '$' came just before: "${" begins no block
-		unexpected        = func(ch byte) *syntaxError { return &syntaxError{r.line, fmt.Sprintf("unexpected %q", string(ch))} }
+		unexpected        = func(ch byte) *Error { return &Error{r.line, fmt.Sprintf("unexpected %q", string(ch))} }
 		take              = func() { words = append(words, unescape(r.text[start:r.at-1], quote)) }
 	)
 	for r.at < len(r.text) {
@@ -175,19 +177,19 @@ func (r *reader) next() (words []word, line int, end byte, err *syntaxError) {
 		}
 	}
 	if len(words) > 0 || inWord {
-		return words, line, 0, &syntaxError{r.line, `unexpected end of file, expecting ";" or "}"`}
+		return words, line, 0, &Error{r.line, `unexpected end of file, expecting ";" or "}"`}
 	}
 	return nil, r.line, endOfFile, nil
 }
 
 // unescape undoes what nginx undoes; other backslashes stay.
-func unescape(text []byte, quote byte) word {
-	w := word{bare: quote == 0}
+func unescape(text []byte, quote byte) Word {
+	w := Word{Bare: quote == 0}
 	var out []byte
 	for i := 0; i < len(text); i++ {
 		ch := text[i]
 		if ch == '\\' {
-			w.bare = false
+			w.Bare = false
 			if i+1 < len(text) {
 				switch next := text[i+1]; next {
 				case '"', '\'', '\\':
@@ -203,6 +205,6 @@ func unescape(text []byte, quote byte) word {
 		}
 		out = append(out, ch)
 	}
-	w.text = string(out)
+	w.Text = string(out)
 	return w
 }
