@@ -29,12 +29,15 @@ func (d *doctor) helper(ctx context.Context) {
 		for _, step := range plan.Steps {
 			for _, call := range step.Root {
 				key := strings.Join(call, " ")
+				if len(dep.NginxCommand) > 0 { // it is not the helper that does it
+					key += " for " + slug
+				}
 				if asked[key] {
 					continue
 				}
 				asked[key] = true
 				request := helper.Request{Verb: call[0], Args: call[1:], Dry: true, Deployment: slug}
-				if err := daemon.Helper(d.cfg).Call(ctx, request, nil); err != nil {
+				if err := daemon.Root(d.cfg, dep).Call(ctx, request, nil); err != nil {
 					refused = true
 					d.say(Fail, "docs/handlers/helper.md says how root allows it", "step %q of %s: %s", step.Name, slug, oneLine(err))
 				}

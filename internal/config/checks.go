@@ -26,6 +26,7 @@ var checks = map[string]func(s setting, text string) string{
 	"branch":        checkBranch,
 	"database":      checkDatabase,
 	"dir":           checkDir,
+	"directive":     is(wrongDirective),
 	"env_file":      checkEnvFile,
 	"health":        is(wrongHealth),
 	"host":          checkHost,
@@ -345,6 +346,13 @@ func wrongStepDir(s string) (wrong, suggestion string) {
 		return "", ""
 	}
 	return "is not inside of the deployment's path", `write it relative to path, without ".."`
+}
+
+func wrongDirective(s string) (wrong, suggestion string) {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || s == "" {
+		return "is not the name of a directive of nginx", ""
+	}
+	return "", ""
 }
 
 func wrongArgument(s string) (wrong, suggestion string) {

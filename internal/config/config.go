@@ -194,6 +194,7 @@ type Deployment struct {
 	Env []string `json:"-"`
 
 	PM2
+	Nginx
 
 	// Digest is hex SHA-256 of MarshalJSON, and so of the effective settings. It
 	// depends neither on the order of files and keys nor on formatting.
@@ -223,19 +224,52 @@ type Health struct {
 }
 
 // PM2 is what the pm2 handler is told beside instance_name. What was not written is
-// filled in after the Digest was made.
+// preset after the Digest was made.
 type PM2 struct {
 	// Workspaces are directories of packages, relative to the deployment's path.
-	Workspaces []string `toml:"workspaces" check:"inner_path" json:"workspaces,omitempty"`
-	Ecosystem  string   `toml:"ecosystem" check:"inner_path" json:"ecosystem,omitempty"`
+	Workspaces []string `toml:"workspaces" check:"inner_path" preset:"server" json:"workspaces,omitempty"`
+	Ecosystem  string   `toml:"ecosystem" check:"inner_path" preset:"ecosystem.config.js" json:"ecosystem,omitempty"`
 	// Migrate is run by pnpm in the first workspace; an empty list runs nothing.
-	Migrate []string `toml:"migrate" check:"argument" json:"migrate,omitzero"`
-	Scripts []string `toml:"scripts" check:"pnpm_script" json:"scripts,omitzero"`
-	Install []string `toml:"install" check:"argument" json:"install,omitzero"`
+	Migrate []string `toml:"migrate" check:"argument" preset:"prisma migrate deploy" json:"migrate,omitzero"`
+	Scripts []string `toml:"scripts" check:"pnpm_script" preset:"generate build" json:"scripts,omitzero"`
+	Install []string `toml:"install" check:"argument" preset:"--frozen-lockfile" json:"install,omitzero"`
 	// PM2Home is PM2_HOME; empty is .pm2 in HOME.
 	PM2Home   string        `toml:"pm2_home" check:"pm2_home" json:"pm2_home,omitempty"`
-	Settle    time.Duration `toml:"settle" json:"settle_ns,omitempty"`
+	Settle    time.Duration `toml:"settle" preset:"10s" json:"settle_ns,omitempty"`
 	PM2Reload bool          `toml:"pm2_reload" json:"pm2_reload,omitempty"`
+}
+
+// Nginx is what the nginx handler is told beside sites, and preset likewise.
+type Nginx struct {
+	// ConfDir and SnippetsDir are nginx's own.
+	ConfDir     string `toml:"conf_dir" check:"dir" preset:"/etc/nginx/conf.d" json:"conf_dir,omitempty"`
+	SnippetsDir string `toml:"snippets_dir" check:"dir" preset:"/etc/nginx/snippets" json:"snippets_dir,omitempty"`
+	// Production and Snippets are directories of the repository, LocalLive one beside
+	// them that git does not track.
+	Production   string       `toml:"production" check:"inner_path" preset:"production" json:"production,omitempty"`
+	Snippets     string       `toml:"snippets" check:"inner_path" preset:"snippets" json:"snippets,omitempty"`
+	LocalLive    string       `toml:"local_live" check:"inner_path" preset:"local-live" json:"local_live,omitempty"`
+	NginxUnit    string       `toml:"unit" check:"unit" preset:"nginx" json:"unit,omitempty"`
+	PIDFile      string       `toml:"pid_file" check:"dir" preset:"/run/nginx.pid" json:"pid_file,omitempty"`
+	Certificates Certificates `toml:"certificates" single:"authenticator" json:"certificates,omitzero"`
+	// What site files may do: see docs/handlers/nginx.md.
+	AllowDirectives []string `toml:"allow_directives" check:"directive" json:"allow_directives,omitempty"`
+	IncludePaths    []string `toml:"include_paths" check:"dir" preset:"/etc/nginx/ /etc/letsencrypt/" json:"include_paths,omitempty"`
+	LogPaths        []string `toml:"log_paths" check:"dir" preset:"/var/log/nginx/" json:"log_paths,omitempty"`
+	// NginxCommand and Certbot are programs, with arguments that they always get, that the
+	// deployer runs itself; where they are empty the helper does.
+	NginxCommand []string `toml:"nginx" check:"argument" json:"nginx,omitempty"`
+	Certbot      []string `toml:"certbot" check:"argument" json:"certbot,omitempty"`
+}
+
+// Certificates are those of the nginx handler. The CA, the account and the webroot are
+// for a deployer that runs certbot itself; else they are in the helper's rules.
+type Certificates struct {
+	Authenticator string        `toml:"authenticator" choice:"nginx webroot none" default:"nginx" json:"authenticator,omitempty"`
+	Webroot       string        `toml:"webroot" check:"dir" json:"webroot,omitempty"`
+	Server        string        `toml:"server" check:"argument" json:"server,omitempty"`
+	Email         string        `toml:"email" check:"argument" json:"email,omitempty"`
+	RenewBefore   time.Duration `toml:"renew_before" default:"720h" json:"renew_before_ns,omitempty"`
 }
 
 // SiteRule is one filter of the nginx handler; the last rule that selects a

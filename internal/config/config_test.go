@@ -232,7 +232,7 @@ func TestHandlerFollowsFromTheKeys(t *testing.T) {
 		if d.Handler != test.handler {
 			t.Errorf("%s: handler %q, want %q", test.lines, d.Handler, test.handler)
 		}
-		runs := test.handler == "command" || test.handler == "pm2"
+		runs := test.handler != "self"
 		if (d.Unsupported == "") != runs || (len(c.Problems()) == 0) != runs {
 			t.Errorf("%s: unsupported %q, problems %v", test.lines, d.Unsupported, c.Problems())
 		}
@@ -240,7 +240,7 @@ func TestHandlerFollowsFromTheKeys(t *testing.T) {
 }
 
 func TestProblemsRefuseHandlersOfLaterReleases(t *testing.T) {
-	c := mustParse(t, web(`sites = []`)+`
+	c := mustParse(t, web(`systemd_unit_name = "web"`)+`
 [deployments.off]
 enabled = false
 repository = "octo/off"
@@ -249,7 +249,7 @@ path = "/srv/off"
 systemd_unit_name = "off"
 `)
 	problems := c.Problems()
-	const want = `a.toml:1:14: deployment "web" is refused: handler "nginx" comes in a later release of durhack-deployer; ` +
+	const want = `a.toml:1:14: deployment "web" is refused: handler "self" comes in a later release of durhack-deployer; ` +
 		`until then set enabled = false, or write its commands as [[deployments.web.steps]] with handler = "command"`
 	if len(problems) != 1 || problems[0].Error() != want {
 		t.Errorf("problems are %q, want %q", problems, want)
@@ -427,7 +427,7 @@ func TestPythonLayoutLoadsUnchanged(t *testing.T) {
 	if d := c.Deployments["deployer"]; d.SystemdUnitName != "deployer-queue-workers" || d.UWSGIConfigPath != "/etc/uwsgi/vassals/deploy.example.com.ini" {
 		t.Errorf("deployer is %+v", *d)
 	}
-	if len(c.Problems()) != 2 { // those of self and nginx
+	if len(c.Problems()) != 1 { // that of self
 		t.Errorf("problems are %v", c.Problems())
 	}
 	var warnings []string
@@ -545,5 +545,53 @@ instance_name = "web"
 	c := mustParse(t, web(build1, `settle = "5s"`))
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), `deployments.web.settle has no effect: the handler is "command"`) {
 		t.Errorf("warnings are %v", c.Warnings)
+	}
+}
+
+func TestNginxKeys(t *testing.T) {
+	d := mustParse(t, web(`sites = []`)).Deployments["web"]
+	preset := Nginx{
+		ConfDir: "/etc/nginx/conf.d", SnippetsDir: "/etc/nginx/snippets", Production: "production", Snippets: "snippets", LocalLive: "local-live",
+		NginxUnit: "nginx", PIDFile: "/run/nginx.pid", IncludePaths: []string{"/etc/nginx/", "/etc/letsencrypt/"}, LogPaths: []string{"/var/log/nginx/"},
+		Certificates: Certificates{Authenticator: "nginx", RenewBefore: 30 * 24 * time.Hour},
+	}
+	if !reflect.DeepEqual(d.Nginx, preset) {
+		t.Errorf("the presets are %+v", d.Nginx)
+	}
+	d = mustParse(t, web(`sites = []`, `allow_directives = ["proxy_store"]`, `nginx = ["nginx", "-c", "/x"]`, `log_paths = ["/srv/log/"]`,
+		`certificates = { authenticator = "webroot", webroot = "/srv/acme", server = "https://ca", email = "a@b.test", renew_before = "10d" }`)).Deployments["web"]
+	if !slices.Equal(d.AllowDirectives, []string{"proxy_store"}) || !slices.Equal(d.Certbot, []string{"certbot"}) || !slices.Equal(d.LogPaths, []string{"/srv/log"}) ||
+		d.Certificates != (Certificates{"webroot", "/srv/acme", "https://ca", "a@b.test", 240 * time.Hour}) {
+		t.Errorf("written keys gave %+v", d.Nginx)
+	}
+	if d = mustParse(t, web(`sites = []`, `certificates = "none"`)).Deployments["web"]; d.Certificates.Authenticator != "none" || d.Certificates.RenewBefore == 0 {
+		t.Errorf("a word for the table gave %+v", d.Certificates)
+	}
+	for lines, want := range map[string]string{
+		`conf_dir = "conf.d"`:                                               `conf_dir must be an absolute path, not "conf.d"; begin it with "/"`,
+		`conf_dir = "/etc/nginx/snippets"`:                                  `conf_dir and snippets_dir are the same directory`,
+		`production = "../x"`:                                               `"../x" is not a path inside of the deployment's`,
+		`production = "snippets"`:                                           `the directories "snippets" and "snippets" are the same, or one is inside of the other`,
+		`local_live = "production/live"`:                                    `the directories "production" and "production/live" are the same, or one is inside of the other`,
+		`allow_directives = ["*"]`:                                          `"*" is not the name of a directive of nginx`,
+		`certificates = "manual"`:                                           `certificates must be "nginx", "webroot" or "none", not "manual"`,
+		`certificates = { renew_before = "d" }`:                             `certificates.renew_before is not a duration: "d"; write it like "90s", "10m", "1h30m" or "90d"`,
+		`certificates = { renew_before = "99999d" }`:                        `is not a duration`,
+		"nginx = [\"nginx\"]\ncertificates = \"webroot\"":                   `has authenticator = "webroot" and no webroot; add webroot`,
+		"nginx = [\"nginx\"]\ncertificates = { email = \"--pre-hook=id\" }": `which certbot would take for an option`,
+	} {
+		_, err := parse(environment(), web(`sites = []`, lines))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", lines, err, want)
+		}
+	}
+	for lines, want := range map[string]string{
+		"sites = []\ncertificates = { email = \"a@b.test\" }": `deployments.web.certificates.email has no effect: the helper runs certbot, by the rules of helper.toml`,
+		build1 + "\nconf_dir = \"/x\"":                        `deployments.web.conf_dir has no effect: the handler is "command"`,
+	} {
+		c := mustParse(t, web(lines))
+		if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), want) {
+			t.Errorf("%s: warnings are %v", lines, c.Warnings)
+		}
 	}
 }

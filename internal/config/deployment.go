@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
-	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -70,8 +70,8 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	} else {
 		d.idleKeys(one, key)
 	}
-	d.pm2(one, key)
-	if one.Handler == HandlerNginx || one.Handler == HandlerSelf {
+	d.idleTables(one, key)
+	if one.Handler == HandlerSelf {
 		one.Unsupported = fmt.Sprintf("handler %q comes in a later release of durhack-deployer", one.Handler)
 		if !one.Enabled {
 			d.warn(one.at, key, fmt.Sprintf("deployment %q is disabled, and could not be enabled yet: %s", one.Slug, one.Unsupported))
@@ -83,53 +83,93 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	}
 	sum := sha256.Sum256(canonical)
 	one.Digest = hex.EncodeToString(sum[:])
-	if one.Handler == HandlerPM2 {
-		d.presetPM2(one, key)
+	switch one.Handler {
+	case HandlerPM2:
+		d.preset(reflect.ValueOf(&one.PM2).Elem(), key)
+		if len(one.Workspaces) == 0 {
+			d.fail(d.at[key+".workspaces"], key+".workspaces", key+".workspaces names no workspace", `write workspaces = ["server"]`)
+		}
+	case HandlerNginx:
+		d.preset(reflect.ValueOf(&one.Nginx).Elem(), key)
+		d.nginx(one, key)
 	}
 }
 
-// pm2 looks at the keys of the pm2 handler where it is another one that is meant.
-func (d *decoder) pm2(one *Deployment, key string) {
-	for _, name := range fieldOf(reflect.TypeFor[PM2](), "", "").keys {
-		s := d.setting(join(key, name))
-		switch {
-		case one.Handler == HandlerPM2:
+// idleTables looks at the keys of one handler where it is another one that is meant.
+func (d *decoder) idleTables(one *Deployment, key string) {
+	for handler, table := range map[string]reflect.Type{HandlerPM2: reflect.TypeFor[PM2](), HandlerNginx: reflect.TypeFor[Nginx]()} {
+		if one.Handler == handler {
 			continue
-		case d.has(s.key):
-			s.warn(fmt.Sprintf("%s has no effect: the handler is %q", s.key, one.Handler))
 		}
-		delete(d.values, s.key)
+		for _, name := range fieldOf(table, "", "").keys {
+			s := d.setting(join(key, name))
+			if d.has(s.key) {
+				s.warn(fmt.Sprintf("%s has no effect: the handler is %q", s.key, one.Handler))
+			}
+			delete(d.values, s.key)
+		}
 	}
 }
 
-// presetPM2 fills in what was not written.
-func (d *decoder) presetPM2(one *Deployment, key string) {
-	lists := []struct {
-		name  string
-		list  *[]string
-		value []string
-	}{
-		{"workspaces", &one.Workspaces, []string{"server"}},
-		{"migrate", &one.Migrate, []string{"prisma", "migrate", "deploy"}},
-		{"scripts", &one.Scripts, []string{"generate", "build"}},
-		{"install", &one.Install, []string{"--frozen-lockfile"}},
-	}
-	for _, l := range lists {
-		if s := d.setting(join(key, l.name)); !d.has(s.key) {
-			*l.list = l.value
-			s.show(l.value, "default")
+// preset fills in what was not written of the keys of one handler.
+func (d *decoder) preset(into reflect.Value, key string) {
+	table := fieldOf(into.Type(), "", "")
+	for _, name := range table.keys {
+		f, s := table.fields[name], d.setting(join(key, name))
+		target, text := into.FieldByIndex(f.index), f.tag.Get("preset")
+		switch value := target.Addr().Interface().(type) {
+		case *Certificates:
+			if !d.has(s.key) {
+				d.table(nil, f, s.key, target)
+			}
+			continue
+		case *[]string:
+			if !d.has(s.key) && text != "" {
+				*value = strings.Fields(text)
+				s.show(*value, "default")
+			}
+			continue
+		}
+		if !d.has(s.key) && text != "" {
+			f.tag = reflect.StructTag(`default:` + strconv.Quote(text))
+			s.show(preset(f, target), "default")
 		}
 	}
-	if len(one.Workspaces) == 0 {
-		d.fail(d.at[key+".workspaces"], key+".workspaces", key+".workspaces names no workspace", `write workspaces = ["server"]`)
+}
+
+// nginx checks what a check of a single key cannot tell.
+func (d *decoder) nginx(one *Deployment, key string) {
+	certificates := join(key, "certificates")
+	if one.ConfDir == one.SnippetsDir {
+		d.fail(d.place(key+".snippets_dir", key+".conf_dir"), key+".snippets_dir", "conf_dir and snippets_dir are the same directory", "nginx would read each snippet as a site")
 	}
-	if s := d.setting(key + ".ecosystem"); !d.has(s.key) {
-		one.Ecosystem = "ecosystem.config.js"
-		s.show(one.Ecosystem, "default")
+	dirs := []string{one.Production, one.Snippets, one.LocalLive}
+	for i, a := range dirs {
+		for j, b := range dirs {
+			if i != j && strings.HasPrefix(b+"/", a+"/") {
+				d.fail(d.place(key+".local_live", key+".snippets", key+".production", key), key, fmt.Sprintf("the directories %q and %q are the same, or one is inside of the other", a, b), "")
+				return
+			}
+		}
 	}
-	if s := d.setting(key + ".settle"); !d.has(s.key) {
-		one.Settle = 10 * time.Second
-		s.show(one.Settle.String(), "default")
+	if len(one.NginxCommand) == 0 {
+		for _, name := range []string{join(key, "certbot"), join(certificates, "webroot"), join(certificates, "server"), join(certificates, "email")} {
+			if s := d.setting(name); d.has(s.key) {
+				s.warn(s.key + " has no effect: the helper runs certbot, by the rules of " + HelperFile + "; set nginx, too, where the deployer itself should run both")
+			}
+		}
+		return
+	}
+	if len(one.Certbot) == 0 {
+		one.Certbot = []string{"certbot"}
+	}
+	if one.Certificates.Authenticator == "webroot" && one.Certificates.Webroot == "" {
+		d.fail(d.at[certificates], certificates, certificates+` has authenticator = "webroot" and no webroot`, `add webroot = "/var/www/html"`)
+	}
+	for _, text := range []string{one.Certificates.Server, one.Certificates.Email} {
+		if strings.HasPrefix(text, "-") {
+			d.fail(d.at[certificates], certificates, fmt.Sprintf("%s has %q, which certbot would take for an option", certificates, text), "")
+		}
 	}
 }
 

@@ -53,6 +53,7 @@ func kindOf(v any) (kind, what string) {
 //
 //	toml     the key
 //	default  what it is where it was not written
+//	preset   the same for the keys of one handler, where the deployment has that one
 //	need     it must be written, and this is an example
 //	choice   the words that it may be
 //	check    the name of one of checks

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/nginx"
 	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -38,11 +39,24 @@ func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) 
 		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
 		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
 	}
-	if d.Handler == config.HandlerPM2 {
+	switch d.Handler {
+	case config.HandlerPM2:
 		return pm2.New(pm2.Config{
 			Source: src, Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
 			Scripts: d.Scripts, Install: d.Install, Env: d.Env, Home: d.PM2Home, Settle: d.Settle, Reload: d.PM2Reload,
 			Definition: filepath.Join(cfg.StateDir, "pm2", d.Slug+".json"),
+		}), nil
+	case config.HandlerNginx:
+		rules := make([]nginx.Rule, len(d.Sites))
+		for i, s := range d.Sites {
+			rules[i] = nginx.Rule{Include: s.Rule == "include", Select: s.Select}
+		}
+		return nginx.New(nginx.Config{
+			Source: src, Rules: rules, ConfDir: d.ConfDir, SnippetsDir: d.SnippetsDir,
+			Production: d.Production, Snippets: d.Snippets, LocalLive: d.LocalLive, Unit: d.NginxUnit, PIDFile: d.PIDFile,
+			Certificates:    nginx.Certificates{Authenticator: d.Certificates.Authenticator, Directory: certbotDir(d), RenewBefore: d.Certificates.RenewBefore},
+			AllowDirectives: d.AllowDirectives, IncludePaths: d.IncludePaths, LogPaths: d.LogPaths,
+			StateFile: filepath.Join(cfg.StateDir, "nginx", d.Slug+".json"),
 		}), nil
 	}
 	steps := make([]command.StepConfig, len(d.Steps))
@@ -154,7 +168,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			Timeout:          d.Timeout,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Slots: slots,
-		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Helper(o.Config)},
+		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)},
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)
