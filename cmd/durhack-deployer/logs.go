@@ -20,6 +20,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 type logsOptions struct {
@@ -46,8 +47,9 @@ deployments needs --deployment. Which run it is, how it ended and where its file
 are said on standard error.
 
 --follow goes on printing until the run ends, and waits for the run where one is
-waiting. The files are on the host that ran the deploy, and are kept as long as
-[retention] run_logs says (90 days, by default); the log itself ("why") has the last lines of a step that failed.`,
+waiting, also while its delivery is still in the main queue. The files are on the host
+that ran the deploy, and are kept as long as [retention] run_logs says (90 days, by
+default); the log itself ("why") has the last lines of a step that failed.`,
 		Example: `  durhack-deployer logs web --follow
   durhack-deployer logs 72d3162e --attempt 1`,
 		Args: takes("SLUG or DELIVERY"), ValidArgsFunction: c.completeSlug,
@@ -73,14 +75,25 @@ func (c *cli) logs(ctx context.Context, cfg *config.Config, store *daemon.Store,
 	if cfg.Deployments[what] != nil && o.deployment == "" {
 		filter.Deployment = what
 	} else {
-		id, err := deliveryID(ctx, cfg, store, what)
-		if errors.As(err, new(*unknownDeliveryError)) && o.deployment == "" {
-			return c.logsOfRemoved(ctx, cfg, store, filter, what, err, o)
-		}
+		head, err := store.Log.Head(ctx)
 		if err != nil {
 			return err
 		}
-		filter.DeliveryID = id
+		filter.DeliveryID, err = deliveryID(ctx, cfg, store, what)
+		unknown, ok := errors.AsType[*unknownDeliveryError](err)
+		switch {
+		case ok && o.follow && o.attempt == 0 && unknown.unrouted != nil && unknown.unrouted.Reason == "":
+			filter.DeliveryID = unknown.unrouted.DeliveryID
+			fmt.Fprintf(c.err, "delivery %s %s\n", filter.DeliveryID, printable(unknown.unrouted.why(notRouted(ctx, cfg))))
+			itsEvents := eventlog.Filter{Instance: cfg.Instance, DeliveryID: filter.DeliveryID}
+			if routed, err := await(ctx, store, head, itsEvents.Match); err != nil || routed == nil {
+				return err
+			}
+		case ok && o.deployment == "":
+			return c.logsOfRemoved(ctx, cfg, store, filter, what, err, o)
+		case err != nil:
+			return err
+		}
 	}
 	return c.logsOf(ctx, cfg, store, filter, what, o)
 }
@@ -193,8 +206,22 @@ func endOf(ctx context.Context, store *daemon.Store, run eventlog.Event) (*event
 // somethingWaits says whether a run of the deployment or the delivery is to come.
 func somethingWaits(ctx context.Context, cfg *config.Config, store *daemon.Store, filter eventlog.Filter) (bool, error) {
 	if filter.DeliveryID == "" {
-		known, err := deployments(ctx, cfg, store, moment{})
-		return known[filter.Deployment].Pending > 0, err
+		// Not the read models alone, which may be behind.
+		state, err := projections.New(store.Pool, store.Log, discard()).Resume(ctx, cfg.Instance)
+		if err != nil {
+			return false, err
+		}
+		for e, err := range store.Log.Find(ctx, eventlog.Filter{Instance: cfg.Instance, After: state.Position()}) {
+			if err == nil {
+				err = state.Apply(&e)
+			}
+			if err != nil {
+				return false, err
+			}
+		}
+		return slices.ContainsFunc(state.Deployments(cfg.Instance), func(d projections.Deployment) bool {
+			return d.Slug == filter.Deployment && d.Pending > 0
+		}), nil
 	}
 	events, err := deliveryEvents(ctx, cfg, store, filter.DeliveryID)
 	if err != nil {

@@ -74,7 +74,7 @@ func deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
 // unknownDeliveryError says that the log has no such delivery.
 type unknownDeliveryError struct {
 	error
-	unrouted bool // it is in the main queue
+	unrouted *queueRow // it is in the main queue
 }
 
 func (e *unknownDeliveryError) Unwrap() error { return e.error }
@@ -88,6 +88,8 @@ func deliveryID(ctx context.Context, cfg *config.Config, store *daemon.Store, te
 // deliveryOf is deliveryID for other instances, or several.
 func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, instances []string, text string) (string, error) {
 	found := map[string]string{} // a line for each, by its ID: two instances may have got the same
+	// Before the log: what is not there any more is in the log.
+	waiting, queueErr := unrouted(cfg, instances, text)
 	for _, instance := range instances {
 		exact, err := deliveries(ctx, store, eventlog.Filter{Instance: instance, DeliveryID: text, Limit: 1}) // whatever it begins with
 		if err != nil {
@@ -108,7 +110,6 @@ func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, in
 		}
 	}
 	inLog := len(found)
-	waiting, queueErr := unrouted(cfg, instances, text)
 	next := ""
 	if len(waiting) > 0 {
 		next = notRouted(ctx, cfg)
@@ -133,8 +134,13 @@ func deliveryOf(ctx context.Context, cfg *config.Config, store *daemon.Store, in
 	case len(text) < minAbbreviation:
 		hint = fmt.Sprintf("an abbreviation has at least %d characters; %s", minAbbreviation, hint)
 	}
-	unknown := fmt.Errorf("the log of instance %s has no delivery %q", strings.Trim(fmt.Sprintf("%q", instances), "[]"), name)
-	return "", &unknownDeliveryError{&hintedError{unknown, hint}, len(waiting) > 0}
+	unknown := &unknownDeliveryError{error: &hintedError{
+		fmt.Errorf("the log of instance %s has no delivery %q", strings.Trim(fmt.Sprintf("%q", instances), "[]"), name), hint,
+	}}
+	if len(waiting) > 0 {
+		unknown.unrouted = &waiting[0]
+	}
+	return "", unknown
 }
 
 // deliveries are the events that a filter finds, at most one more than are listed.

@@ -70,7 +70,7 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 		return err
 	}
 	id, err := deliveryID(ctx, cfg, store, what)
-	if unknown, ok := errors.AsType[*unknownDeliveryError](err); ok && !unknown.unrouted && maybeCommit(what) {
+	if unknown, ok := errors.AsType[*unknownDeliveryError](err); ok && unknown.unrouted == nil && maybeCommit(what) {
 		if len(carried) > 0 {
 			return c.whyCommit(ctx, cfg, store, carried, asJSON)
 		}
