@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
@@ -52,6 +53,14 @@ func superuser(t testing.TB, pool *pgxpool.Pool) *pgx.Conn {
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
+}
+
+// rehash gives the events behind the last hashes theirs.
+func rehash(t testing.TB, db samplelog.DB) {
+	t.Helper()
+	if err := samplelog.Rehash(testContext(t), db); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func openLog(t testing.TB, pool *pgxpool.Pool, options ...Option) *Log {

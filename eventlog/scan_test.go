@@ -24,7 +24,7 @@ func TestReadAhead(t *testing.T) {
 	// Each has data of its own; now and then they are longer than a buffer begins with.
 	do(`alter table events disable trigger all`)
 	do(`update events set data = format('{"v":1,"reason":"stale","detail":"%s"}', repeat(position || ' ', case when position % 3000 = 0 then 9000 else 3 end))::json`)
-	do(`select event_log_fill_hashes()`)
+	rehash(t, owner)
 	do(`alter table log_head disable trigger all`)
 	do(`update log_head set last_id = (select max(id) from events)`)
 	l := openLog(t, pool)

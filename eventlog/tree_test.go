@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -164,25 +163,20 @@ func TestAppendersInTurnBuildOneTree(t *testing.T) {
 		t.Fatalf("verified %d of %d events, %v", v.Tree.N, head, err)
 	}
 	admin := superuser(t, pool)
-	const all = `select string_agg(encode(hashes, 'hex'), ' ' order by position) from event_hashes`
-	var by, filled string
-	for _, sql := range []string{all, "alter table event_hashes disable trigger all", "delete from event_hashes where position > 37", "select event_log_fill_hashes()::text", all} {
-		var got string
-		if strings.HasPrefix(sql, "select") {
-			if err := admin.QueryRow(testContext(t), sql).Scan(&got); err != nil {
-				t.Fatal(err)
-			}
-			if by == "" {
-				by = got
-			}
-			filled = got
-			continue
-		}
-		if _, err := admin.Exec(testContext(t), sql); err != nil {
+	hashes := func() (all string) {
+		t.Helper()
+		const q = `select string_agg(encode(hashes, 'hex'), ' ' order by position) from event_hashes`
+		if err := admin.QueryRow(testContext(t), q).Scan(&all); err != nil {
 			t.Fatal(err)
 		}
+		return all
 	}
-	if by != filled {
+	by := hashes()
+	if _, err := admin.Exec(testContext(t), "alter table event_hashes disable trigger all; delete from event_hashes where position > 37"); err != nil {
+		t.Fatal(err)
+	}
+	rehash(t, admin)
+	if filled := hashes(); by != filled {
 		t.Error("the database fills in other hashes than were appended")
 	}
 }
@@ -222,9 +216,7 @@ func TestAppendWithoutHashesIsRefused(t *testing.T) {
 	if _, err := l.Append(testContext(t), group(received("b"))); !errors.As(err, &broken) || broken.Position != 1 {
 		t.Fatalf("append: %v, want a TreeError at position 1", err)
 	}
-	if _, err := admin.Exec(testContext(t), "select event_log_fill_hashes()"); err != nil {
-		t.Fatal(err)
-	}
+	rehash(t, admin)
 	mustAppend(t, l, group(received("b")))
 	sound(t, l, false)
 }

@@ -45,6 +45,7 @@ func TestCommands(t *testing.T) {
 			"push":     cmdPush,
 			"await":    cmdAwait,
 			"sql":      cmdSQL,
+			"rehash":   cmdRehash,
 			"stopped":  cmdStopped,
 			"tidy":     cmdTidy,
 			"oneline":  cmdOneline,

@@ -24,6 +24,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
 )
 
 // patience bounds everything that a script waits for.
@@ -255,13 +256,25 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 // sql STATEMENT runs a statement on the script's database, as its owner.
 func cmdSQL(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 1, "sql STATEMENT")
+	onDatabase(ts, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, args[0])
+		return err
+	})
+}
+
+// rehash gives the events behind the last hashes theirs.
+func cmdRehash(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 0, "rehash")
+	onDatabase(ts, func(ctx context.Context, conn *pgx.Conn) error { return samplelog.Rehash(ctx, conn) })
+}
+
+func onDatabase(ts *testscript.TestScript, do func(context.Context, *pgx.Conn) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, worldOf(ts).dsn)
 	ts.Check(err)
 	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, args[0])
-	ts.Check(err)
+	ts.Check(do(ctx, conn))
 }
 
 // newserver gives the script a server of its own, with an empty database.

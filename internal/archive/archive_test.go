@@ -300,10 +300,33 @@ func TestArchiveCarriesTheKeptCheckpoint(t *testing.T) {
 	}
 }
 
+// A database that keeps something else than what it was given imports nothing.
+func TestImport_ComparesWhatIsStored(t *testing.T) {
+	t.Parallel()
+	from := pgtest.Migrated(t)
+	fill(t, from)
+	file, _ := export(t, from, ExportOptions{Bodies: true})
+	for name, sql := range map[string]string{
+		"event": "create function f() returns trigger language plpgsql as $$ begin new.actor := 'eve'; return new; end $$; create trigger t before insert on events for each row when (new.position = 5) execute function f()",
+		"hash":  "create function f() returns trigger language plpgsql as $$ begin return null; end $$; create trigger t before insert on event_hashes for each row when (new.position = 5) execute function f()",
+	} {
+		conn := owner(t, pgtest.Migrated(t))
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Import(t.Context(), conn, bytes.NewReader(file), ImportOptions{}); err == nil || !strings.Contains(err.Error(), "position 5: the database holds something else") {
+			t.Errorf("%s: imported, %v", name, err)
+		}
+		if left := table(t, conn, eventColumns, "public.events"); left != "" {
+			t.Errorf("left behind: %s", left)
+		}
+	}
+}
+
 // A log that is not what was appended is not exported as if it were.
 func TestExportRefusesWhatWasChanged(t *testing.T) {
 	t.Parallel()
-	const rehash = "; delete from event_hashes; select event_log_fill_hashes()"
+	const rehash = "; delete from event_hashes" // spoil makes them again
 	for name, c := range map[string]struct{ sql, want string }{
 		"row":             {"update events set actor = 'eve' where position = 4", "position 4: it was changed"},
 		"row and hashes":  {"update events set actor = 'eve' where position = 4" + rehash, "position 14: the events up to here are not those of the checkpoint"},
@@ -371,6 +394,10 @@ func TestImportTakesOnlyWhatAnExportWrites(t *testing.T) {
 		"number":             {replace(3, `"attempt":1,`, `"attempt":1e0,`), 3, ""},
 		"huge attempt":       {replace(3, `"attempt":1,`, `"attempt":4294967297,`), 3, "attempt 4294967297"},
 		"time falls":         {replace(5, `"recorded_at":"2`, `"recorded_at":"1`), 5, "is before that of the position before"},
+		"no body": {func(l []string) []string {
+			l[15] = l[15][:strings.Index(l[15], `"body":`)] + `"body":null}`
+			return l
+		}, 16, "not written as"},
 		"lower case ID": {func(l []string) []string {
 			l[14] = strings.Replace(l[14], l[14][20:46], strings.ToLower(l[14][20:46]), 1)
 			return l

@@ -9,19 +9,11 @@ func Check(from io.Reader) (Summary, error) {
 	if err := r.start(); err != nil {
 		return Summary{}, err
 	}
-	for {
-		if _, more, err := r.event(); err != nil {
-			return Summary{}, err
-		} else if !more {
-			break
-		}
+	if err := r.events(nil); err != nil {
+		return Summary{}, err
 	}
-	for {
-		if _, more, err := r.body(); err != nil {
-			return Summary{}, err
-		} else if !more {
-			break
-		}
+	if err := r.bodies(nil); err != nil {
+		return Summary{}, err
 	}
 	return r.finish()
 }

@@ -81,7 +81,7 @@ func (x *exporter) all(ctx context.Context, m *eventlog.Moment, o ExportOptions,
 		}
 		s.Checkpoint, s.Signed = string(o.Checkpoint), kept.N
 	}
-	h := header{Format: Format, Version: Version, Instances: notNil(s.Instances), Created: now.UTC(), Bodies: o.Bodies, Checkpoint: s.Checkpoint}
+	h := header{Format: Format, Version: Version, Instances: s.Instances, Created: now.UTC(), Bodies: o.Bodies, Checkpoint: s.Checkpoint}
 	if o.Bodies {
 		h.BodiesAfter, x.owed = s.LeftOut, newOwed(s.LeftOut)
 	} else {
@@ -162,11 +162,4 @@ func (x *exporter) bodies(ctx context.Context, tx pgx.Tx, s *Summary) error {
 		return &BodyError{err}
 	}
 	return nil
-}
-
-func notNil(list []string) []string {
-	if list == nil {
-		return []string{}
-	}
-	return list
 }

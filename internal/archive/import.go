@@ -1,8 +1,8 @@
 package archive
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -62,28 +62,34 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 			return Summary{}, err
 		}
 	}
-	events := &rows{next: func() ([]any, bool, error) {
-		e, ok, err := r.event()
-		if !ok {
-			return nil, false, err
-		}
+	events := writer{name: "events", columns: []string{"position", "id", "instance", "delivery_id", "type", "deployment", "attempt", "actor", "recorded_at", "data"}}
+	hashes := writer{name: "event_hashes", columns: []string{"position", "hashes"}}
+	if err := r.events(func(e *eventlog.Event) error {
 		if o.Progress != nil && e.Position%progressEvery == 0 {
 			o.Progress(e.Position, 0)
 		}
-		return []any{e.Position, e.ID, e.Instance, e.DeliveryID, string(e.Type), e.Deployment, int32(e.Attempt), e.Actor, e.RecordedAt, []byte(e.Data)}, true, nil
-	}}
-	columns := []string{"position", "id", "instance", "delivery_id", "type", "deployment", "attempt", "actor", "recorded_at", "data"}
-	if err := events.copy(ctx, tx, "events", columns); err != nil {
+		if err := events.add(ctx, tx, len(e.Data), e.Position, e.ID, e.Instance, e.DeliveryID, string(e.Type), e.Deployment, int32(e.Attempt), e.Actor, e.RecordedAt, []byte(e.Data)); err != nil {
+			return err
+		}
+		return hashes.add(ctx, tx, 0, e.Position, bytes.Clone(r.hashes))
+	}); err != nil {
 		return Summary{}, err
+	}
+	for _, t := range []*writer{&events, &hashes} {
+		if err := t.flush(ctx, tx); err != nil {
+			return Summary{}, err
+		}
 	}
 	if err := leaveOut(ctx, tx, r); err != nil {
 		return Summary{}, err
 	}
-	bodies := &rows{next: func() ([]any, bool, error) {
-		b, ok, err := r.body()
-		return []any{b.Digest, b.ContentType, b.Salt, notNilBytes(b.Body)}, ok, err
-	}}
-	if err := bodies.copy(ctx, tx, "payloads", []string{"digest", "content_type", "salt", "body"}); err != nil {
+	bodies := writer{name: "payloads", columns: []string{"digest", "content_type", "salt", "body"}}
+	if err := r.bodies(func(b *bodyLine) error {
+		return bodies.add(ctx, tx, len(b.Body), b.Digest, b.ContentType, b.Salt, b.Body)
+	}); err != nil {
+		return Summary{}, err
+	}
+	if err := bodies.flush(ctx, tx); err != nil {
 		return Summary{}, err
 	}
 	s, err := r.finish()
@@ -95,26 +101,28 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 			return Summary{}, fmt.Errorf("move the head of the log: %w", err)
 		}
 	}
-	if _, err := tx.Exec(ctx, `select public.event_log_fill_hashes()`); err != nil {
-		return Summary{}, fmt.Errorf("hash the events: %w", err)
+	// What the database made of the events is what came.
+	var other *int64
+	if err := tx.QueryRow(ctx, sqlOther).Scan(&other); err != nil {
+		return Summary{}, fmt.Errorf("compare the events with their hashes: %w", err)
 	}
-	// What the database made of it is what came.
-	stored, err := eventlog.ReadEdge(ctx, tx, s.Events)
-	if err != nil {
-		return Summary{}, err
-	}
-	if stored.Root() != s.Root {
-		return Summary{}, r.damaged(errors.New("the database holds something else of the events than the archive"))
+	if other != nil {
+		return Summary{}, fmt.Errorf("position %d: the database holds something else than the archive", *other)
 	}
 	return s, nil
 }
+
+// sqlOther finds the first event that is not the one of its hash.
+const sqlOther = `select min(e.position) from public.events e left join public.event_hashes h on h.position = e.position
+	where substr(h.hashes, 1, 32) is distinct from sha256('\x00'::bytea || public.event_log_leaf(e.position, e.id, e.instance, e.delivery_id,
+		e.type, e.deployment, e.attempt, e.actor, (extract(epoch from e.recorded_at) * 1000000)::bigint::text, e.data::text))`
 
 // leaveOut records up to where the archive brings no bodies, so that a body that
 // is missing is told from one that was deleted. It comes before the first body.
 func leaveOut(ctx context.Context, tx pgx.Tx, r *reader) error {
 	position := r.header.BodiesAfter
 	if !r.header.Bodies {
-		position = r.events
+		position = r.summary.Events
 	}
 	if position == 0 {
 		return nil
@@ -125,40 +133,34 @@ func leaveOut(ctx context.Context, tx pgx.Tx, r *reader) error {
 	return nil
 }
 
-// rows is a source for COPY.
-type rows struct {
-	next   func() (values []any, ok bool, err error)
-	values []any
-	err    error
+const (
+	// turnRows and turnBytes bound what is held of a table before it is written.
+	turnRows  = 1000
+	turnBytes = 4 << 20
+)
+
+// writer writes the rows of a table in turns.
+type writer struct {
+	name    string
+	columns []string
+	rows    [][]any
+	size    int
 }
 
-// Next implements pgx.CopyFromSource.
-func (s *rows) Next() bool {
-	var ok bool
-	s.values, ok, s.err = s.next()
-	return ok && s.err == nil
+// add adds a row, the longest of whose values has the size.
+func (w *writer) add(ctx context.Context, tx pgx.Tx, size int, row ...any) error {
+	w.rows, w.size = append(w.rows, row), w.size+size
+	if len(w.rows) < turnRows && w.size < turnBytes {
+		return nil
+	}
+	return w.flush(ctx, tx)
 }
 
-// Values implements pgx.CopyFromSource.
-func (s *rows) Values() ([]any, error) { return s.values, nil }
-
-// Err implements pgx.CopyFromSource.
-func (s *rows) Err() error { return s.err }
-
-func (s *rows) copy(ctx context.Context, tx pgx.Tx, table string, columns []string) error {
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"public", table}, columns, s)
-	if s.err != nil {
-		return s.err // Postgres's word for it is that the client gave up
+func (w *writer) flush(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"public", w.name}, w.columns, pgx.CopyFromRows(w.rows)); err != nil {
+		return fmt.Errorf("write %s: %w", w.name, err)
 	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", table, err)
-	}
+	clear(w.rows) // lets go of their data
+	w.rows, w.size = w.rows[:0], 0
 	return nil
-}
-
-func notNilBytes(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
 }

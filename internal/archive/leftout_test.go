@@ -13,6 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
 )
 
 // A body that an import did not bring along is told from one that was deleted, at
@@ -103,6 +104,7 @@ func verified(t *testing.T, pool *pgxpool.Pool) eventlog.Verified {
 }
 
 // spoil does what only who takes the guards away can do.
+// spoil changes the log, and makes the hashes again that are missing at its end.
 func spoil(t *testing.T, pool *pgxpool.Pool, sql string) {
 	t.Helper()
 	conn := owner(t, pool)
@@ -110,7 +112,10 @@ func spoil(t *testing.T, pool *pgxpool.Pool, sql string) {
 		_, err := tx.Exec(t.Context(), `alter table payloads disable trigger all; alter table bodies_left_out disable trigger all; alter table payloads drop constraint payloads_salt_is_16_bytes;
 			alter table events disable trigger all; alter table event_hashes disable trigger all; alter table log_head disable trigger all;
 			alter table bodies_left_out drop constraint bodies_left_out_has_one_row; `+sql)
-		return err
+		if err != nil {
+			return err
+		}
+		return samplelog.Rehash(t.Context(), tx)
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -21,8 +21,8 @@ import (
 )
 
 // reader reads an archive line by line and checks all that can be checked on
-// the way. Call start, then event until it is false, body until it is false,
-// then finish: only that one says that the whole was in order.
+// the way. Call start, events, bodies, then finish: only that one says that the
+// whole was in order.
 type reader struct {
 	r       *bufio.Reader
 	sum     hash.Hash
@@ -30,7 +30,7 @@ type reader struct {
 	number  int64
 	header  header
 	tree    eventlog.Edge
-	events  int64
+	hashes  []byte // those that the event at hand completes
 	lastID  string
 	digest  string
 	kept    checkpoint.Checkpoint
@@ -126,6 +126,19 @@ func (r *reader) start() error {
 	return nil
 }
 
+// events calls each, where it is not nil, with every event.
+func (r *reader) events(each func(*eventlog.Event) error) error {
+	for {
+		e, more, err := r.event()
+		if err == nil && more && each != nil {
+			err = each(&e)
+		}
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
 // event returns the next event, or false after the last one.
 func (r *reader) event() (eventlog.Event, bool, error) {
 	line, err := r.peek()
@@ -146,9 +159,9 @@ func (r *reader) event() (eventlog.Event, bool, error) {
 	if err := r.check(e, line); err != nil {
 		return eventlog.Event{}, false, r.damaged(err)
 	}
-	r.tree.Add(eventlog.LeafHash(&e), nil)
-	r.events++
-	if r.events == r.kept.N && r.tree.Root() != r.kept.Hash {
+	r.hashes = r.tree.Add(eventlog.LeafHash(&e), r.hashes[:0])
+	r.summary.Events++
+	if r.summary.Events == r.kept.N && r.tree.Root() != r.kept.Hash {
 		return eventlog.Event{}, false, r.damaged(fmt.Errorf("the %d events up to here are not those of the checkpoint in the first line", r.kept.N))
 	}
 	if r.summary.First.IsZero() {
@@ -160,7 +173,7 @@ func (r *reader) event() (eventlog.Event, bool, error) {
 }
 
 func (r *reader) check(e eventlog.Event, line []byte) error {
-	if want := r.events + 1; e.Position != want {
+	if want := r.summary.Events + 1; e.Position != want {
 		return fmt.Errorf("position %d where %d must come", e.Position, want)
 	}
 	if id, err := ulid.ParseStrict(e.ID); err != nil || id.String() != e.ID || e.ID <= r.lastID {
@@ -194,6 +207,19 @@ func (r *reader) check(e eventlog.Event, line []byte) error {
 	return r.owed.event(&e)
 }
 
+// bodies calls each, where it is not nil, with every body.
+func (r *reader) bodies(each func(*bodyLine) error) error {
+	for {
+		b, more, err := r.body()
+		if err == nil && more && each != nil {
+			err = each(&b)
+		}
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
 // body returns the next body, or false after the last one.
 func (r *reader) body() (bodyLine, bool, error) {
 	line, err := r.peek()
@@ -207,6 +233,8 @@ func (r *reader) body() (bodyLine, bool, error) {
 	switch {
 	case !r.header.Bodies:
 		err = errors.New("a body, though the first line says that there is none")
+	case b.Body == nil: // null, where an export writes ""
+		err = errSpelling
 	case b.Digest <= r.digest:
 		err = fmt.Errorf("body %s does not follow %s", b.Digest, r.digest)
 	default:
@@ -240,18 +268,18 @@ func (r *reader) finish() (Summary, error) {
 	root, sum := r.tree.Root(), hex.EncodeToString(r.sum.Sum(nil))
 	slices.Sort(r.seen)
 	switch {
-	case !t.End || t.Events != r.events || t.TreeSize != r.events || t.Bodies != r.summary.Bodies:
-		err = fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, r.events, r.summary.Bodies)
+	case !t.End || t.Events != r.summary.Events || t.TreeSize != r.summary.Events || t.Bodies != r.summary.Bodies:
+		err = fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, r.summary.Events, r.summary.Bodies)
 	case !slices.Equal(r.seen, r.header.Instances):
 		err = fmt.Errorf("the first line names the instances %q, but events came of %q", r.header.Instances, r.seen)
 	case !bytes.Equal(t.Root, root[:]):
 		err = errors.New("the events are not those that were exported: their tree has another root")
 	case t.SHA256 != sum:
 		err = errors.New("the bytes are not those that were exported: their SHA-256 differs")
-	case r.header.BodiesAfter > r.events:
-		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.events)
-	case r.kept.N > r.events:
-		err = fmt.Errorf("the checkpoint of the first line is of %d events, but there are %d", r.kept.N, r.events)
+	case r.header.BodiesAfter > r.summary.Events:
+		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.summary.Events)
+	case r.kept.N > r.summary.Events:
+		err = fmt.Errorf("the checkpoint of the first line is of %d events, but there are %d", r.kept.N, r.summary.Events)
 	default:
 		err = r.owed.rest()
 	}
@@ -264,8 +292,8 @@ func (r *reader) finish() (Summary, error) {
 	s := r.summary
 	s.LeftOut = r.header.BodiesAfter
 	if !r.header.Bodies {
-		s.LeftOut = r.events
+		s.LeftOut = s.Events
 	}
-	s.Events, s.Root, s.Instances = r.events, root, r.seen
+	s.Root, s.Instances = root, r.seen
 	return s, nil
 }

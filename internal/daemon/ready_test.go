@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
 )
 
 type readiness struct {
@@ -81,12 +82,16 @@ func (s *site) unknownEvent(dsn, instance string) {
 		s.t.Fatal(err)
 	}
 	defer conn.Close(s.t.Context())
-	if _, err := conn.Exec(s.t.Context(), fmt.Sprintf(`begin;
+	if err := pgx.BeginFunc(s.t.Context(), conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(s.t.Context(), fmt.Sprintf(`
 		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
 		select position + 1, '7' || lpad(position::text, 3, '0') || substr(last_id, 5), '%s', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
 		update log_head set position = position + 1, last_id = (select id from events order by position desc limit 1);
-		select public.event_log_fill_hashes();
-		commit`, instance)); err != nil {
+		`, instance)); err != nil {
+			return err
+		}
+		return samplelog.Rehash(s.t.Context(), tx)
+	}); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -1,6 +1,6 @@
-// Package samplelog owns an event log for benchmarks: as many events as are
-// asked for, written by one statement and not through the log's own path, which
-// would take minutes for a million.
+// Package samplelog owns event logs of tests and benchmarks that were not written
+// through the log's own path: as many events as are asked for, by one statement, since
+// an append of each would take minutes for a million; and events that somebody put there.
 package samplelog
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Fill writes n events, four a delivery (received, forwarded, started,
@@ -30,8 +31,10 @@ func Fill(ctx context.Context, conn *pgx.Conn, n, late int) error {
 // Complete adds what Fill leaves out: the hashes of the tree, and a body of 256
 // bytes for each delivery. It takes several times as long.
 func Complete(ctx context.Context, conn *pgx.Conn) error {
+	if err := Rehash(ctx, conn); err != nil {
+		return err
+	}
 	for _, sql := range []string{
-		"select public.event_log_fill_hashes()",
 		`insert into public.payloads (digest, salt, content_type, body)
 			select encode(sha256(decode(substr(h, 1, 32), 'hex') || convert_to(repeat(h, 4), 'UTF8')), 'hex'), decode(substr(h, 1, 32), 'hex'), 'application/json', convert_to(repeat(h, 4), 'UTF8')
 			from (select encode(sha256(int8send((position - 1) / 4)), 'hex') as h from public.events where type = 'received') r`,
@@ -40,6 +43,56 @@ func Complete(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("complete the log: %w", err)
 		}
+	}
+	return nil
+}
+
+// DB is a connection, a transaction or a pool.
+type DB interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error)
+}
+
+// Rehash stores the hashes of the events behind the last ones that have any, as a
+// program of the log would, and anyone who made history again. They are tlog's and not
+// those of eventlog's tree, which tests compare with them.
+func Rehash(ctx context.Context, db DB) error {
+	var position, size int64
+	var row, stored []byte
+	rows, _ := db.Query(ctx, `select position, hashes from public.event_hashes order by position`)
+	if _, err := pgx.ForEachRow(rows, []any{&size, &row}, func() error { stored = append(stored, row...); return nil }); err != nil {
+		return fmt.Errorf("read the hashes: %w", err)
+	}
+	reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		found := make([]tlog.Hash, len(indexes))
+		for i, index := range indexes {
+			copy(found[i][:], stored[index*tlog.HashSize:])
+		}
+		return found, nil
+	})
+	n := size
+	rows, _ = db.Query(ctx, `select position, sha256('\x00'::bytea || public.event_log_leaf(position, id, instance, delivery_id,
+			type, deployment, attempt, actor, (extract(epoch from recorded_at) * 1000000)::bigint::text, data::text))
+		from public.events where position > $1 order by position`, size)
+	if _, err := pgx.ForEachRow(rows, []any{&position, &row}, func() error {
+		hashes, err := tlog.StoredHashesForRecordHash(n, tlog.Hash(row), reader)
+		for _, h := range hashes {
+			stored = append(stored, h[:]...)
+		}
+		if n++; position != n {
+			return fmt.Errorf("the log has no position %d", n)
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("hash the events: %w", err)
+	}
+	at := func(n int64) int64 { return tlog.StoredHashCount(n) * tlog.HashSize }
+	_, err := db.CopyFrom(ctx, pgx.Identifier{"public", "event_hashes"}, []string{"position", "hashes"}, pgx.CopyFromSlice(int(n-size), func(i int) ([]any, error) {
+		p := size + int64(i)
+		return []any{p + 1, stored[at(p):at(p+1)]}, nil
+	}))
+	if err != nil {
+		return fmt.Errorf("store the hashes: %w", err)
 	}
 	return nil
 }
