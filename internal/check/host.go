@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
@@ -245,7 +246,10 @@ func (d *doctor) steps(context.Context) {
 		if !dep.Enabled {
 			continue
 		}
-		for _, step := range dep.Steps {
+		for _, step := range append(slices.Clip(dep.Steps), config.Step{Name: names.StepHealth, Run: dep.Health.Command}) {
+			if len(step.Run) == 0 {
+				continue
+			}
 			if strings.Contains(step.Run[0], "/") && !filepath.IsAbs(step.Run[0]) {
 				continue // it comes with the checkout
 			}

@@ -28,7 +28,7 @@ var checks = map[string]func(s setting, text string) string{
 	"dir":           checkDir,
 	"directive":     is(wrongDirective),
 	"env_file":      checkEnvFile,
-	"health":        is(wrongHealth),
+	"health":        checkHealth,
 	"host":          checkHost,
 	"inner_path":    is(wrongInnerPath),
 	"instance":      checkInstance,
@@ -318,11 +318,13 @@ func wrongRemote(s string) (wrong, suggestion string) {
 	return "is neither a URL nor an absolute path", advice
 }
 
-func wrongHealth(s string) (wrong, suggestion string) {
-	if u, err := url.Parse(s); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
-		return "is not an http or https URL without a user", `write it like "http://localhost:3000/healthz"`
+func checkHealth(s setting, text string) string {
+	if u, err := url.Parse(text); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
+		s.fail(fmt.Sprintf("%s %q is not an http or https URL without a user", s.name, text), `write it like "http://localhost:3000/healthz"`)
+		return ""
 	}
-	return "", ""
+	s.show(mask.URL(text), "file")
+	return text
 }
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }

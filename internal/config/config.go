@@ -141,11 +141,12 @@ const (
 	HandlerSelf    = "self"
 )
 
-// The values of Deployment.Pending, Deployment.OnInterrupt and Deployment.Clone that are asked for.
+// The values of Deployment.Pending, OnInterrupt, OnFailure and Clone that are asked for.
 const (
-	PendingLatest    = "latest" // deploy only the newest waiting push, and not each in turn
-	OnInterruptRetry = "retry"
-	CloneBlobless    = "blobless"
+	PendingLatest     = "latest" // deploy only the newest waiting push, and not each in turn
+	OnInterruptRetry  = "retry"
+	OnFailureRollback = "rollback"
+	CloneBlobless     = "blobless"
 )
 
 // Deployment is one app: a branch of a repository that goes live in a directory.
@@ -186,6 +187,8 @@ type Deployment struct {
 	FetchTimeout time.Duration `toml:"fetch_timeout" json:"fetch_timeout_ns,omitempty"`
 	EnvFiles     []string      `toml:"env_file" check:"env_file" single:"true" json:"-"`
 	Variables    `toml:"env"`
+	// OnFailure says what becomes of a deploy that failed.
+	OnFailure string `toml:"on_failure" choice:"none rollback" json:"on_failure,omitempty"`
 	// Restart and Reload are units of systemd that root restarts and reloads in the end.
 	Restart []string `toml:"restart" check:"unit" json:"restart,omitempty"`
 	Reload  []string `toml:"reload" check:"unit" json:"reload,omitempty"`
@@ -217,10 +220,23 @@ type Step struct {
 	Timeout time.Duration `toml:"timeout" json:"timeout_ns,omitempty"`
 }
 
-// Health is how to see that a deployment works. URL is empty where it was not set.
+// Health is how to see that a deployment works: URL is asked, or Command is run. Both
+// are empty where it was not set.
 type Health struct {
-	URL     string        `toml:"url" check:"health" need:"url = \"http://localhost:3000/healthz\"" json:"health_url,omitempty"`
-	Timeout time.Duration `toml:"timeout" default:"30s" json:"health_timeout_ns,omitempty"`
+	URL     string   `toml:"url" check:"health" json:"health_url,omitempty"`
+	Command []string `toml:"command" check:"argument" json:"health_command,omitempty"`
+	Expect  Expect   `toml:"expect" single:"text" json:"health_expect,omitzero"`
+	// Timeout bounds the whole check; the answers are Interval apart, and so many
+	// Successes have to follow each other.
+	Timeout   time.Duration `toml:"timeout" default:"30s" json:"health_timeout_ns,omitempty"`
+	Interval  time.Duration `toml:"interval" default:"1s" json:"health_interval_ns,omitempty"`
+	Successes int           `toml:"successes" default:"1" max:"1000" json:"health_successes,omitempty"`
+}
+
+// Expect is the answer of Health.URL that is healthy. A Status of 0 is any from 200 to 299.
+type Expect struct {
+	Status int    `toml:"status" max:"599" json:"status,omitempty"`
+	Text   string `toml:"text" json:"text,omitempty"`
 }
 
 // PM2 is what the pm2 handler is told beside instance_name. What was not written is

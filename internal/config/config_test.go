@@ -177,9 +177,13 @@ pending = "latest"
 on_interrupt = "fail"
 restart = ["web.service", "web-worker"]
 reload = ["nginx"]
+on_failure = "rollback"
 [deployments.web.health]
 url = "http://localhost:3000/"
+expect = { status = 204, text = "ok" }
 timeout = "5s"
+interval = 1
+successes = 2
 [[deployments.web.steps]]
 name = "build"
 run = ["make", "all"]
@@ -193,9 +197,12 @@ timeout = "2m"
 	want := fmt.Sprintf("%+v", bareDeployment{
 		Slug: "web", Repository: "octo/web", Branch: "release/v1", Path: "/srv/web", Remote: "git@example.com:octo/web.git",
 		Handler: "command", Timeout: time.Minute, Pending: "latest", OnInterrupt: "fail",
-		Health:  Health{URL: "http://localhost:3000/", Timeout: 5 * time.Second},
-		Steps:   []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
-		Restart: []string{"web.service", "web-worker"}, Reload: []string{"nginx"},
+		Health: Health{
+			URL: "http://localhost:3000/", Expect: Expect{204, "ok"}, Timeout: 5 * time.Second, Interval: time.Second, Successes: 2,
+		},
+		OnFailure: "rollback",
+		Steps:     []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
+		Restart:   []string{"web.service", "web-worker"}, Reload: []string{"nginx"},
 		Digest: d.Digest, at: d.at,
 	})
 	if got != want {

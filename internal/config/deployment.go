@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -62,9 +63,7 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	one.Variables = d.variablesOf(c, key, base, one.Variables, one.Enabled)
 	one.Env = one.list(d.env)
 	d.steps(one, key)
-	if health := d.setting(key + ".health"); d.has(health.key) {
-		health.warn(health.key + " has no effect yet: health checks come in a later release")
-	}
+	d.health(one.Health, key+".health")
 	if !d.has(key + ".handler") {
 		one.Handler = d.toldHandler(one, key)
 	} else {
@@ -190,12 +189,51 @@ func (d Deployment) MarshalJSON() ([]byte, error) {
 	return json.Marshal(shown)
 }
 
+// health checks what a check of a single key cannot tell.
+func (d *decoder) health(h Health, key string) {
+	if h.Interval == 0 { // it is not there, or something else, which was reported
+		return
+	}
+	const advice = `write url = "http://localhost:3000/healthz", or command = ["program", "argument"]`
+	fail := func(name, wrong, suggestion string) {
+		inner := key + "." + name
+		d.fail(d.place(inner, key), inner, inner+" "+wrong, suggestion)
+	}
+	_, isURL := d.values[key]
+	switch {
+	case h.URL != "" && h.Command != nil:
+		fail("command", "stands beside a url, and one of them is asked", "remove the other")
+	case h.Command != nil && (len(h.Command) == 0 || h.Command[0] == ""):
+		fail("command", "names no program", advice)
+	case h.Command != nil && h.Expect != (Expect{}):
+		fail("expect", "is for the answer of a url: a command is healthy where it exits with 0", "remove it")
+	case !isURL && !d.has(key+".url") && !d.has(key+".command"):
+		d.fail(d.at[key], key, key+" says neither which url to ask nor which command to run", advice)
+	}
+	if status := h.Expect.Status; status != 0 && status < 100 {
+		fail("expect.status", fmt.Sprintf("must be from 100 to 599, not %d", status), "")
+	}
+	switch {
+	case h.Successes < 1:
+		fail("successes", fmt.Sprintf("must be at least 1, not %d", h.Successes), "")
+	case h.Timeout/h.Interval < time.Duration(h.Successes):
+		fail("timeout", fmt.Sprintf("of %s is too short for the interval of %s and %d successes", h.Timeout, h.Interval, h.Successes),
+			"write at least interval times successes")
+	}
+}
+
 // steps checks what a check of a single key cannot tell.
 func (d *decoder) steps(one *Deployment, key string) {
 	earlier := map[string]bool{}
 	for verb, units := range map[string][]string{names.VerbRestart: one.Restart, names.VerbReload: one.Reload} {
 		for _, unit := range units {
 			earlier[verb+" "+unit] = true
+		}
+	}
+	earlier[names.StepHealth] = d.has(key + ".health")
+	for i, script := range one.Scripts {
+		if earlier[script] {
+			d.fail(d.at[element(key+".scripts", i)], key+".scripts", fmt.Sprintf("%s %q is the name of another step", element(key+".scripts", i), script), "give the script another name in package.json")
 		}
 	}
 	for i, step := range one.Steps {

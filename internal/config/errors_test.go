@@ -165,8 +165,27 @@ func TestErrors(t *testing.T) {
 		"remote's scheme":       {web(build1, `remote = "ftp://u:hunter2@h/a"`), `a.toml:6:1: deployments.web.remote has a scheme that is not allowed; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
 		"a relative remote":     {web(build1, `remote = "../web.git"`), `a.toml:6:1: deployments.web.remote is neither a URL nor an absolute path; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
 		"health":                {web(build1, `health = "localhost:3000"`), `a.toml:6:1: deployments.web.health "localhost:3000" is not an http or https URL without a user; write it like "http://localhost:3000/healthz"`},
-		"health without url":    {web(build1, `health = {}`), `a.toml:6:1: [deployments.web.health] has no url; add url = "http://localhost:3000/healthz"`},
 		"unit name":             {web(`systemd_unit_name = "-a b"`), `a.toml:5:1: deployments.web.systemd_unit_name "-a b" is not the name of a systemd unit`},
+
+		"health without url":     {web(build1, `health = {}`), `a.toml:6:1: deployments.web.health says neither which url to ask nor which command to run; write url = "http://localhost:3000/healthz", or command = ["program", "argument"]`},
+		"two kinds of health":    {web(build1, `health = { url = "http://a/", command = ["a"] }`), `a.toml:6:31: deployments.web.health.command stands beside a url, and one of them is asked; remove the other`},
+		"health by nothing":      {web(build1, `health.command = []`), `a.toml:6:8: deployments.web.health.command names no program; write url = "http://localhost:3000/healthz", or command = ["program", "argument"]`},
+		"an answer of a command": {web(build1, `health = { command = ["a"], expect = "ok" }`), `a.toml:6:29: deployments.web.health.expect is for the answer of a url: a command is healthy where it exits with 0; remove it`},
+		"an unknown status":      {web(build1, `health = { url = "http://a/", expect = { status = 20 } }`), `a.toml:6:42: deployments.web.health.expect.status must be from 100 to 599, not 20`},
+		"no successes":           {web(build1, `health = { url = "http://a/", successes = 0 }`), `a.toml:6:31: deployments.web.health.successes must be at least 1, not 0`},
+		"too little time": {
+			web(build1, `health = { url = "http://a/", timeout = 5, interval = "2s", successes = 3 }`),
+			`a.toml:6:31: deployments.web.health.timeout of 5s is too short for the interval of 2s and 3 successes; write at least interval times successes`,
+		},
+		"too long an interval": {
+			web(build1, `health = { url = "http://a/", interval = "1m" }`),
+			`a.toml:6:1: deployments.web.health.timeout of 30s is too short for the interval of 1m0s and 1 successes; write at least interval times successes`,
+		},
+		"a health of a wrong form": {web(build1, `health = 5`), `a.toml:6:1: deployments.web.health must be a string or a table, not a whole number`},
+		"a step named health":      {web(`steps = [{ name = "health", run = ["a"] }]`, `health = "http://a/"`), `a.toml:5:12: deployments.web.steps[0].name "health" is the name of another step; give each step its own name`},
+		"a script named health":    {web(`instance_name = "a"`, `scripts = ["health"]`, `health = "http://a/"`), `a.toml:6:12: deployments.web.scripts[0] "health" is the name of another step; give the script another name in package.json`},
+		"on_failure":               {web(build1, `on_failure = "rolback"`), `a.toml:6:1: deployments.web.on_failure must be "none" or "rollback", not "rolback"; did you mean "rollback"?`},
+
 		"an empty step": {
 			web(`steps = [{}]`),
 			`a.toml:5:10: [[deployments.web.steps]] has no name; add name = "build"` + "\n" +
@@ -272,7 +291,6 @@ func TestWarnings(t *testing.T) {
 		},
 		"an idle key": {web(`handler = "command"`, `sites = []`), `a.toml:6: deployments.web.sites has no effect: the handler is "command"`},
 		"SQLAlchemy":  {`database_url = "postgresql+psycopg://u:hunter2@localhost/db"`, `a.toml:1: database_url names a driver of SQLAlchemy, which has no effect`},
-		"health":      {web(build1, `health = "http://localhost/"`), `a.toml:6: deployments.web.health has no effect yet: health checks come in a later release`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := mustParse(t, test.toml)

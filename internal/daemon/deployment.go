@@ -12,6 +12,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
+	"github.com/ducompsoc/durhack-deployer/handlers/health"
 	"github.com/ducompsoc/durhack-deployer/handlers/nginx"
 	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
@@ -27,7 +28,21 @@ func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error)
 	if err != nil {
 		return nil, err
 	}
-	return handlers.Ending(h, d.Restart, d.Reload), nil
+	h = handlers.Ending(h, d.Restart, d.Reload)
+	if d.Health.URL != "" || len(d.Health.Command) > 0 {
+		h = health.Checked(h, sourceOf(cfg, d), health.Config{
+			URL: d.Health.URL, Command: d.Health.Command, Status: d.Health.Expect.Status, Text: d.Health.Expect.Text,
+			Timeout: d.Health.Timeout, Interval: d.Health.Interval, Successes: d.Health.Successes,
+		})
+	}
+	return h, nil
+}
+
+func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
+	return source.Source{
+		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
+		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
+	}
 }
 
 // kindOf is the handler of the deployment's kind.
@@ -35,10 +50,7 @@ func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) 
 	if d.Unsupported != "" {
 		return nil, fmt.Errorf("deployment %q: %s", d.Slug, d.Unsupported)
 	}
-	src := source.Source{
-		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
-		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
-	}
+	src := sourceOf(cfg, d)
 	switch d.Handler {
 	case config.HandlerPM2:
 		return pm2.New(pm2.Config{

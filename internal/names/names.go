@@ -19,6 +19,9 @@ const (
 	StepCheckout = "checkout"
 )
 
+// StepHealth is the last step of a deployment that has a health check.
+const StepHealth = "health"
+
 // PlainRule and DeliveryIDRule say what Plain and DeliveryID take.
 const (
 	PlainRule      = "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"

@@ -1,0 +1,173 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/handlers/source"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type plain struct{}
+
+func (plain) Plan(context.Context, handlers.Job) (handlers.Plan, error) {
+	return handlers.Plan{Steps: []handlers.Step{{Name: "first", Run: func(context.Context, handlers.Env) error { return nil }}}}, nil
+}
+
+// check runs a plan that ends with the check.
+func check(ctx context.Context, t *testing.T, cfg Config) (handlers.Result, string) {
+	t.Helper()
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 300 * time.Millisecond
+	}
+	cfg.Interval, cfg.Successes = time.Millisecond, max(cfg.Successes, 1)
+	plan, err := Checked(plain{}, source.Source{Path: t.TempDir()}, cfg).Plan(t.Context(), handlers.Job{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	r := handlers.Execute(ctx, plan, handlers.Env{Out: &out, Vars: []string{"PATH=/usr/bin:/bin", "STAGE=run"}, Grace: 20 * time.Millisecond}, nil)
+	if len(r.Steps) != 2 || r.Steps[1].Name != "health" {
+		t.Errorf("steps %+v", r.Steps)
+	}
+	return r, out.String()
+}
+
+func TestHealth_OneAnswer(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 300)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/ok":
+			fmt.Fprint(w, "all is well")
+		case "/empty":
+			w.WriteHeader(http.StatusNoContent)
+		case "/moved":
+			http.Redirect(w, r, "/ok?token=abc", http.StatusFound)
+		case "/long":
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprint(w, long+"\x1b")
+		case "/endless":
+			for r.Context().Err() == nil {
+				fmt.Fprint(w, long)
+			}
+		case "/hang":
+			<-r.Context().Done()
+		case "/stuck":
+			w.WriteHeader(http.StatusOK)
+			fmt.Fprint(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	}))
+	t.Cleanup(server.Close)
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	for name, test := range map[string]struct {
+		url    string
+		status int
+		text   string
+		want   string // "" is healthy
+	}{
+		"2xx":                  {url: "/ok"},
+		"2xx without a body":   {url: "/empty"},
+		"the status":           {url: "/empty", status: 204},
+		"another status":       {url: "/ok", status: 204, want: `/ok answered 200 OK, "all is well"; 204 is healthy`},
+		"a status of failure":  {url: "/moved", status: 302},
+		"the text":             {url: "/ok", text: "is well"},
+		"no text":              {url: "/ok", text: "is bad", want: `answered 200 OK, "all is well"; "is bad" is not in it`},
+		"a redirect":           {url: "/moved", want: `answered 302 Found to "/ok?token=abc"`},
+		"a long answer":        {url: "/long", want: `answered 500 Internal Server Error, "` + long[:200] + `"`},
+		"an answer to no end":  {url: "/endless", status: 201, want: "answered 200 OK"},
+		"no answer":            {url: "/hang", want: "did not answer: "},
+		"an answer that stops": {url: "/stuck", want: `answered 200 OK, "half", and then no more: `},
+		"a query":              {url: "/hang?key=hunter2", want: "/hang?[secret] did not answer: "},
+		"nobody there":         {url: gone.URL, want: "did not answer: dial tcp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address := test.url
+			if strings.HasPrefix(address, "/") {
+				address = server.URL + address
+			}
+			r, out := check(t.Context(), t, Config{URL: address, Status: test.status, Text: test.text})
+			switch {
+			case test.want == "":
+				if r.Err != nil {
+					t.Errorf("it failed: %v", r.Err)
+				}
+			case r.Err == nil, !strings.Contains(r.Err.Error(), test.want), !strings.HasPrefix(r.Err.Error(), `step "health": not healthy within 300ms: http`):
+				t.Errorf("the error is %v, want %q", r.Err, test.want)
+			case strings.Contains(r.Err.Error()+out, "hunter2"), strings.Count(out, "\n") > 2:
+				t.Errorf("the output is %q", out)
+			}
+		})
+	}
+}
+
+// Healthy answers count from the last one that was not.
+func TestHealth_SuccessesFollowEachOther(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if n := asked.Add(1); n == 1 || n == 4 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(server.Close)
+	if r, _ := check(t.Context(), t, Config{URL: server.URL, Successes: 3, Timeout: time.Minute}); r.Err != nil || asked.Load() != 7 {
+		t.Errorf("asked %d times: %v", asked.Load(), r.Err)
+	}
+}
+
+func TestHealth_Command(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "there")
+	sh := func(script string) []string { return []string{"sh", "-c", script, "sh", file} }
+	if r, _ := check(t.Context(), t, Config{Command: sh(`test "$STAGE" = run || exit 9; test -e "$1" || { touch "$1"; exit 1; }`), Timeout: time.Minute}); r.Err != nil {
+		t.Errorf("the second answer is healthy: %v", r.Err)
+	}
+	r, out := check(t.Context(), t, Config{Command: sh("echo broken; exit 3")})
+	if r.Err == nil || !strings.Contains(r.Err.Error(), "not healthy within 300ms: sh exited with code 3") || r.ExitCode == nil || *r.ExitCode != 3 || !strings.Contains(out, "broken\n") {
+		t.Errorf("result %+v\n%s", r, out)
+	}
+	r, _ = check(t.Context(), t, Config{Command: []string{"sleep", "1000"}})
+	if r.Err == nil || r.Signal != "SIGTERM" || r.Canceled {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// A run that is ended does not wait for an answer, and is not taken for one whose app
+// is not healthy.
+func TestHealth_EndsWithTheRun(t *testing.T) {
+	t.Parallel()
+	errLost := errors.New("the lock was lost")
+	file := filepath.Join(t.TempDir(), "asked")
+	for _, command := range []string{`touch "$1"; exec sleep 1000`, `test -e "$1" && exec sleep 1000; touch "$1"; exit 7`} {
+		_ = os.Remove(file)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() {
+			for _, err := os.Stat(file); err != nil; _, err = os.Stat(file) {
+				time.Sleep(time.Millisecond)
+			}
+			cancel(errLost)
+		}()
+		r, _ := check(ctx, t, Config{Command: []string{"sh", "-c", command, "sh", file}, Timeout: time.Hour})
+		if !r.Canceled || !errors.Is(r.Err, errLost) || r.ExitCode != nil {
+			t.Errorf("%s: result %+v", command, r)
+		}
+	}
+}
