@@ -92,6 +92,8 @@ type run struct {
 	says   map[string]inspected // by the name of the site
 	tree   string               // that is staged, or already serves
 	state  state
+	// chosen says that the commit was found to have nothing where a journal stands.
+	chosen bool
 	held   map[string]limit // the sites that must wait for their certificates
 	// same says that tree and links stand as they are wanted; done, that nginx is known
 	// to serve them, too.
@@ -147,6 +149,7 @@ func (r *run) choose(ctx context.Context, env handlers.Env) (err error) {
 	if r.wanted, err = r.cfg.wanted(list, env.Say); err != nil {
 		return err
 	}
+	r.chosen = true
 	if err := r.recover(ctx, env); err != nil {
 		return err
 	}
@@ -271,6 +274,9 @@ func (r *run) recover(ctx context.Context, env handlers.Env) error {
 // undo puts back what a switch without an end has changed, has nginx serve it, and says
 // what serves now.
 func (r *run) undo(ctx context.Context, env handlers.Env) string {
+	if !r.chosen {
+		return ""
+	}
 	left, err := r.layout.left()
 	if err != nil {
 		return err.Error()

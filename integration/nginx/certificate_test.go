@@ -3,7 +3,9 @@
 package nginx_test
 
 import (
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -124,4 +126,23 @@ func TestCertificate_DueOneIsOnlyAWarning(t *testing.T) {
 		t.Errorf("no warning in\n%s", out)
 	}
 	s.expect("a.test", "a3")
+}
+
+// certbot's own plugin, which needs what is live to be valid: a site that breaks is put
+// back, so that its fix can have its certificate.
+func TestCertificate_ByThePluginAfterABrokenSite(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := s.startCA(longValid)
+	s.certify(c)
+	s.certificates.Authenticator = "nginx"
+	s.certificates.Command = append(s.certificates.Command, "--http-01-port", strconv.Itoa(s.port), "--nginx-server-root", filepath.Join(s.dir, "nginx"), "--nginx-ctl", "/usr/sbin/nginx")
+	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.tlsServer("a.test", "a1", "a.test")}))
+	s.expectNames("a.test", "a.test")
+	if out, r := s.deploy(s.push(map[string]string{"production/[b.test].nginxconf": "nonsense;\n"})); r.FailedStep != "test" {
+		t.Errorf("%v\n%s", r.Err, out)
+	}
+	s.mustDeploy(s.push(map[string]string{"production/[b.test].nginxconf": s.tlsServer("b.test", "b1", "b.test")}))
+	s.expectNames("b.test", "b.test")
+	s.expect("a.test", "a1")
 }

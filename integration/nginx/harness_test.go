@@ -7,6 +7,7 @@ package nginx_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -27,7 +28,42 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
-func TestMain(m *testing.M) { os.Exit(testkit.MainNoLeaks(m)) }
+// With this in the environment the test binary is a deployer that deploys once.
+const deployerEnv = "NGINX_TEST_DEPLOYER"
+
+// deployer is what such a process deploys.
+type deployer struct {
+	Config nginx.Config
+	Rules  helper.Rules
+	Job    handlers.Job
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(deployerEnv); text != "" {
+		var d deployer
+		err := json.Unmarshal([]byte(text), &d)
+		if err == nil {
+			err = d.deploy(context.Background(), os.Stdout, nil).Err
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(testkit.MainNoLeaks(m))
+}
+
+// deploy runs the whole plan.
+func (d deployer) deploy(ctx context.Context, out io.Writer, rep handlers.Reporter) handlers.Result {
+	plan, err := nginx.New(d.Config).Plan(ctx, d.Job)
+	if err != nil {
+		return handlers.Result{Err: err}
+	}
+	return handlers.Execute(ctx, plan, handlers.Env{
+		Out: out, Vars: handlers.Environment(d.Job, nil, nil), Root: here{helper.Here{Rules: d.Rules}}, Job: d.Job,
+	}, rep)
+}
 
 // site is a repository of site files, and an nginx of the test's own that serves them.
 type site struct {
@@ -137,17 +173,17 @@ func (s *site) push(files map[string]string) string {
 	return testkit.Git(s.T, s.repo, "rev-parse", "HEAD")
 }
 
+// deployer deploys a commit of the site.
+func (s *site) deployer(commit string) deployer {
+	s.n++
+	return deployer{s.cfg, s.rules(), handlers.Job{Deployment: "nginx", DeliveryID: fmt.Sprint("d", s.n), Attempt: 1, Branch: "main", Commit: commit, Path: s.live}}
+}
+
 // deploy runs the whole plan, and returns what it wrote.
 func (s *site) deploy(commit string) (string, handlers.Result) {
 	s.Helper()
-	s.n++
-	job := handlers.Job{Deployment: "nginx", DeliveryID: fmt.Sprint("d", s.n), Attempt: 1, Branch: "main", Commit: commit, Path: s.live}
-	plan, err := nginx.New(s.cfg).Plan(s.Context(), job)
-	if err != nil {
-		s.Fatal(err)
-	}
 	var out bytes.Buffer
-	r := handlers.Execute(s.Context(), plan, handlers.Env{Out: &out, Vars: handlers.Environment(job, nil, nil), Root: s.root(), Job: job}, nil)
+	r := s.deployer(commit).deploy(s.Context(), &out, nil)
 	return out.String(), r
 }
 
@@ -199,9 +235,13 @@ func (h here) Call(ctx context.Context, _ handlers.Job, out io.Writer, verb stri
 	return h.Here.Call(ctx, helper.Request{Verb: verb, Args: args}, out)
 }
 
-func (s *site) root() here {
-	return here{helper.Here{Rules: helper.Rules{
+func (s *site) rules() helper.Rules {
+	return helper.Rules{
 		Nginx:        helper.Nginx{Signal: true, Command: []string{"/usr/sbin/nginx", "-c", s.conf()}, ErrorLog: filepath.Join(s.dir, "log/error.log")},
 		Certificates: s.certificates,
-	}}}
+	}
+}
+
+func nginxRule(include bool, site string) nginx.Rule {
+	return nginx.Rule{Include: include, Select: []string{site}}
 }

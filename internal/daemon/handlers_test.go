@@ -9,6 +9,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/helper"
 )
 
 // The page of each handler has a configuration that loads, and makes a plan.
@@ -57,5 +58,19 @@ func TestHandler_PagesHaveConfigurationsThatLoad(t *testing.T) {
 		if loaded == 0 && filepath.Base(page) != "helper.md" { // which is about the other side
 			t.Errorf("%s has no configuration of a deployment", page)
 		}
+	}
+}
+
+func TestRoot_IsThisProcessWhereItRunsNginxItself(t *testing.T) {
+	t.Parallel()
+	cfg := &config.Config{}
+	d := &config.Deployment{}
+	if _, ours := Root(cfg, d).(helper.Here); ours {
+		t.Error("without a program of its own, it is not the helper that is asked")
+	}
+	d.NginxCommand, d.Certbot = []string{"nginx", "-c", "/x"}, []string{"certbot", "--config-dir", "/le", "--logs-dir=/logs"}
+	here, ours := Root(cfg, d).(helper.Here)
+	if !ours || !here.Nginx.Signal || here.Certificates.Live != "/le/live" || here.Certificates.Log != "/logs/letsencrypt.log" || here.Nginx.ErrorLog != "/var/log/nginx/error.log" {
+		t.Errorf("the rules are %+v", here.Rules)
 	}
 }
