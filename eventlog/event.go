@@ -25,6 +25,11 @@ const (
 	TypeInterrupted Type = "interrupted"
 	TypeReplayed    Type = "replayed"
 	TypeRedacted    Type = "redacted"
+	TypePinned      Type = "pinned"
+	TypeUnpinned    Type = "unpinned"
+	TypeFrozen      Type = "frozen"
+	TypeThawed      Type = "thawed"
+	TypeCanceled    Type = "canceled"
 )
 
 // Event is one committed transition, as stored.
@@ -97,6 +102,7 @@ const (
 	ReasonStale              Reason = "stale"
 	ReasonDuplicate          Reason = "duplicate"
 	ReasonFrozen             Reason = "frozen"
+	ReasonPinned             Reason = "pinned"
 	ReasonMalformed          Reason = "malformed"
 )
 
@@ -137,6 +143,10 @@ type Order struct {
 	// Forced says that a person named this commit (deploy --ref): it is exempt
 	// from the stale check, which guards against going backwards by accident.
 	Forced bool `json:"forced,omitempty"`
+	// Override says that a person wants it run though the deployment is frozen or pinned.
+	Override bool `json:"override,omitempty"`
+	// Restores says that the commit was live when a later run failed, and is put back.
+	Restores bool `json:"restores,omitempty"`
 }
 
 // Assignment is the decision that one deployment is to run one commit. It is
@@ -255,6 +265,37 @@ type Redacted struct {
 	Reason string `json:"reason"`
 	// PayloadDigests are all that the delivery's received and redelivered name.
 	PayloadDigests []string `json:"payload_digests"`
+}
+
+// Pinned holds a deployment at a commit: pushes are voided until it is unpinned. Its
+// delivery ID, as those of unpinned, frozen and thawed, is one made for the purpose, or
+// that of the deploy that puts the commit live.
+type Pinned struct {
+	Commit string `json:"commit"`
+	Reason string `json:"reason"`
+}
+
+// Unpinned ends the pin of a deployment.
+type Unpinned struct {
+	Reason string `json:"reason"`
+}
+
+// Frozen makes what comes wait, for one deployment, or for all where it names none.
+type Frozen struct {
+	// Until is when it ends by itself; zero is never.
+	Until  time.Time `json:"until,omitzero"`
+	Reason string    `json:"reason"`
+}
+
+// Thawed ends a freeze, of one deployment or of all, as Frozen.
+type Thawed struct {
+	Reason string `json:"reason"`
+}
+
+// Canceled asks for the end of a run that has started. The worker ends it, and records
+// it as failed.
+type Canceled struct {
+	Reason string `json:"reason"`
 }
 
 // UnknownEventError says that this binary is older than the event.

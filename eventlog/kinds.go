@@ -46,6 +46,11 @@ var kinds = vocabulary{
 	{typ: TypeInterrupted, data: reflect.TypeFor[Interrupted](), ofRun: true},
 	{typ: TypeReplayed, data: reflect.TypeFor[Replayed]()},
 	{typ: TypeRedacted, data: reflect.TypeFor[Redacted]()},
+	{typ: TypePinned, data: reflect.TypeFor[Pinned]()},
+	{typ: TypeUnpinned, data: reflect.TypeFor[Unpinned]()},
+	{typ: TypeFrozen, data: reflect.TypeFor[Frozen]()},
+	{typ: TypeThawed, data: reflect.TypeFor[Thawed]()},
+	{typ: TypeCanceled, data: reflect.TypeFor[Canceled]()},
 }
 
 // EventType implements Data.
@@ -77,6 +82,21 @@ func (Replayed) EventType() Type { return TypeReplayed }
 
 // EventType implements Data.
 func (Redacted) EventType() Type { return TypeRedacted }
+
+// EventType implements Data.
+func (Pinned) EventType() Type { return TypePinned }
+
+// EventType implements Data.
+func (Unpinned) EventType() Type { return TypeUnpinned }
+
+// EventType implements Data.
+func (Frozen) EventType() Type { return TypeFrozen }
+
+// EventType implements Data.
+func (Thawed) EventType() Type { return TypeThawed }
+
+// EventType implements Data.
+func (Canceled) EventType() Type { return TypeCanceled }
 
 // Types lists the types of events that this binary knows, in the order of a
 // delivery's life.

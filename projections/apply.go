@@ -23,8 +23,12 @@ func (s *State) Apply(e *eventlog.Event) error {
 		return err
 	}
 	f := &data
-	r := s.record(e)
 	s.position = e.Position
+	if ofDeployment(e.Type) {
+		s.hold(e, f)
+		return nil
+	}
+	r := s.record(e)
 	r.dirty = true
 	before, undecided := r.State, r.undecided()
 	slug := e.DeploymentSlug()
@@ -59,6 +63,8 @@ func (s *State) Apply(e *eventlog.Event) error {
 		s.end(e, r, slug, OutcomeFailed, f)
 	case eventlog.TypeInterrupted:
 		s.interrupted(e, r, slug, f)
+	case eventlog.TypeCanceled:
+		s.canceled(e, r, slug, f)
 	}
 	r.LastPosition, r.LastAt = e.Position, stored(e.RecordedAt)
 	r.settle()
@@ -257,6 +263,49 @@ func (s *State) interrupted(e *eventlog.Event, r *record, slug string, f *fields
 	d.stopped(r.ID, e.Attempt)
 	d.last(e, a.Commit, r.ID, e.Attempt, a.Actor)
 	d.settle()
+}
+
+func (s *State) canceled(e *eventlog.Event, r *record, slug string, f *fields) {
+	a := r.find(slug, e.Attempt)
+	if a == nil || a.Outcome != OutcomeRunning {
+		s.breach(e, "attempt %d of %s canceled, but it is not running", e.Attempt, slug)
+		return
+	}
+	a.CanceledBy, a.CanceledReason, a.dirty = e.Actor, f.Reason, true
+}
+
+// ofDeployment says that events of the type are about a deployment, or all of them, and
+// of no delivery, whose ID they may have all the same.
+func ofDeployment(t eventlog.Type) bool {
+	switch t {
+	case eventlog.TypePinned, eventlog.TypeUnpinned, eventlog.TypeFrozen, eventlog.TypeThawed:
+		return true
+	}
+	return false
+}
+
+// hold makes and ends pins and freezes. A new one takes the place of the one before; an
+// end of what is not there, or has ended by itself, changes nothing.
+func (s *State) hold(e *eventlog.Event, f *fields) {
+	slug := e.DeploymentSlug()
+	if slug == "" {
+		slug = All
+	}
+	d := s.deployment(e.Instance, slug)
+	at := &d.Frozen
+	if e.Type == eventlog.TypePinned || e.Type == eventlog.TypeUnpinned {
+		at = &d.Pinned
+	}
+	switch e.Type {
+	case eventlog.TypePinned, eventlog.TypeFrozen:
+		*at = &Hold{Commit: f.Commit, Reason: f.Reason, Actor: e.Actor, Since: stored(e.RecordedAt), Until: f.Until, Position: e.Position}
+	default:
+		if h := *at; h.Active(e.RecordedAt) {
+			ended := *h // others may have the old one
+			ended.Ended = e.Position
+			*at = &ended
+		}
+	}
 }
 
 // stopped clears the mark of the running attempt, if it is this one.

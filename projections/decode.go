@@ -32,6 +32,7 @@ type fields struct {
 	Error          string                `json:"error"`
 	DurationMS     int64                 `json:"duration_ms"`
 	Then           string                `json:"then"`
+	Until          time.Time             `json:"until"`
 	Deployments    []eventlog.Assignment `json:"deployments"`
 }
 
@@ -45,7 +46,7 @@ func fieldsOf(e *eventlog.Event) (fields, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return f, fmt.Errorf("decode %s at position %d: %w", e.Type, e.Position, err)
 	}
-	f.ReceivedAt = stored(f.ReceivedAt)
+	f.ReceivedAt, f.Until = stored(f.ReceivedAt), stored(f.Until)
 	if bytes.Contains(data, []byte(`\u0000`)) {
 		cleanStrings(reflect.ValueOf(&f).Elem())
 	}

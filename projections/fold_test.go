@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -151,7 +152,7 @@ func TestFoldRefusesWhatItDoesNotKnowAndKeepsItsState(t *testing.T) {
 	var r recorder
 	r.received("prod", "d1", 1)
 	for name, spoil := range map[string]func(*eventlog.Event){
-		"type":    func(e *eventlog.Event) { e.Type = "frozen" },
+		"type":    func(e *eventlog.Event) { e.Type = "boiled" },
 		"version": func(e *eventlog.Event) { e.Data = json.RawMessage(`{"v":99,"reason":"ping"}`) },
 		"none":    func(e *eventlog.Event) { e.Data = json.RawMessage(`{"reason":"ping"}`) },
 	} {
@@ -284,5 +285,42 @@ func TestFoldOpen_StaysSmall(t *testing.T) {
 	}
 	if d := list[0]; d.Live.Commit != commitOf(9_998) || d.Pending != 1 || d.Status != StatusPending {
 		t.Errorf("it makes of the deployment %+v", d)
+	}
+}
+
+func TestHold_IsNewestOfItsKind(t *testing.T) {
+	var r recorder
+	finished := func(data eventlog.Data, slug string) int64 {
+		r.add("prod", fmt.Sprintf("c%d", len(r.events)), slug, 1, "sam", data)
+		return r.events[len(r.events)-1].Position
+	}
+	r.received("prod", "d1", 1)
+	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
+	pinned := finished(eventlog.Pinned{Commit: commitOf(1), Reason: "slow"}, "web")
+	all := finished(eventlog.Frozen{Reason: "finals"}, "")
+	at := r.events[len(r.events)-1].RecordedAt
+	s := foldAll(t, r.events)
+	d := s.Deployments("prod")
+	if len(d) != 1 || d[0].Slug != "web" || !d[0].Pinned.Active(at) || d[0].Pinned.Position != pinned || d[0].Pinned.Commit != commitOf(1) ||
+		!d[0].Frozen.Active(at) || d[0].Frozen.Position != all || d[0].Frozen.Actor != "sam" {
+		t.Fatalf("deployments are %+v", d)
+	}
+	if len(s.Deliveries("")) != 1 || len(s.breaches) != 0 {
+		t.Errorf("a hold counts as a delivery: %+v, %v", s.Deliveries(""), s.breaches)
+	}
+	// A deployment's own freeze, which ends by itself, is apart from that of all.
+	own := finished(eventlog.Frozen{Reason: "own", Until: at.Add(time.Hour)}, "web")
+	frozen, _ := foldAll(t, r.events).Holds("prod", "web")
+	if frozen.Position != all { // it lasts longer, and is in force
+		t.Errorf("frozen by %+v", frozen)
+	}
+	finished(eventlog.Thawed{Reason: "over"}, "")
+	finished(eventlog.Unpinned{Reason: "fast"}, "web")
+	frozen, pin := foldAll(t, r.events).Holds("prod", "web")
+	if frozen.Position != own || !frozen.Active(at) || frozen.Active(at.Add(time.Hour)) || pin.Active(at) || pin.Ended == 0 {
+		t.Errorf("frozen by %+v, pinned by %+v", frozen, pin)
+	}
+	if other, _ := foldAll(t, r.events).Holds("prod", "other"); other.Active(at) || other.Position != all {
+		t.Errorf("another deployment is frozen by %+v", other)
 	}
 }

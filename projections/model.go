@@ -39,6 +39,28 @@ type Failure struct {
 	Error    string `json:"error"`
 }
 
+// Hold is a pin or a freeze, and stays for a look at the past when it has ended.
+type Hold struct {
+	// Commit is the one that a pin holds.
+	Commit string    `json:"commit,omitempty"`
+	Reason string    `json:"reason"`
+	Actor  string    `json:"actor"`
+	Since  time.Time `json:"since"`
+	// Until is when a freeze ends by itself; zero is never.
+	Until time.Time `json:"until,omitzero"`
+	// Position is that of the event that made it, Ended of the one that ended it, or 0.
+	Position int64 `json:"position"`
+	Ended    int64 `json:"ended,omitempty"`
+}
+
+// Active says that the hold is in force at a time.
+func (h *Hold) Active(at time.Time) bool {
+	return h != nil && h.Ended == 0 && (h.Until.IsZero() || at.Before(h.Until))
+}
+
+// All stands for all deployments of an instance, where a hold is for all of them.
+const All = "*"
+
 // Deployment is the state of one deployment of one instance.
 type Deployment struct {
 	Instance string
@@ -57,6 +79,8 @@ type Deployment struct {
 	Pending int
 	// Deployed, Failed and Voided count the ends.
 	Deployed, Failed, Voided int
+	// Frozen and Pinned are its newest holds, ended or not; Frozen may be one for All.
+	Frozen, Pinned *Hold
 }
 
 // DeliveryState is what became of a delivery.
@@ -154,6 +178,9 @@ type Attempt struct {
 	SupersededBy string `json:"superseded_by,omitempty"`
 	// Next is what an interruption decided: "retry" or "fail".
 	Next string `json:"next,omitempty"`
+	// CanceledBy is who asked for its end while it ran, and CanceledReason why.
+	CanceledBy     string `json:"canceled_by,omitempty"`
+	CanceledReason string `json:"canceled_reason,omitempty"`
 	// ContinuedBy is the attempt that took over from this interrupted one, or 0.
 	ContinuedBy int `json:"continued_by,omitempty"`
 }

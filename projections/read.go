@@ -39,7 +39,24 @@ func (p *Projector) Deployments(ctx context.Context, instance string) ([]Deploym
 	if err != nil {
 		return nil, fmt.Errorf("read deployments: %w", err)
 	}
-	return list, nil
+	return withoutAll(list), nil
+}
+
+// Freezes are the newest freeze of all deployments of an instance and that of one of
+// them by itself, ended or not; nil where there never was one.
+func (p *Projector) Freezes(ctx context.Context, instance, slug string) (all, one *Hold, err error) {
+	err = read(ctx, p, deploymentsTable, "where instance = $1 and slug in ($2, $3)", func(row deploymentRow) error {
+		if row.Slug == All {
+			all = row.Frozen
+		} else {
+			one = row.Frozen
+		}
+		return nil
+	}, instance, slug, All)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read what is frozen: %w", err)
+	}
+	return all, one, nil
 }
 
 // Delivery reads one delivery; ErrNoDelivery where there is none.

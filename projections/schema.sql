@@ -36,6 +36,8 @@ create table SCHEMA.fresh_deployments (
     deployed            integer     not null,
     failed              integer     not null,
     voided              integer     not null,
+    frozen              jsonb,
+    pinned              jsonb,
     constraint fresh_deployments_pkey primary key (instance, slug),
     constraint deployments_status_known check (status in ('never', 'pending', 'running', 'live', 'failed'))
 );
@@ -92,6 +94,8 @@ create table SCHEMA.fresh_attempts (
     detail            text,
     superseded_by     text,
     next              text,
+    canceled_by       text,
+    canceled_reason   text,
     continued_by      integer,
     constraint fresh_attempts_pkey primary key (delivery_id, instance, deployment, attempt),
     constraint attempts_outcome_known check (outcome in ('waiting', 'running', 'deployed', 'failed', 'voided', 'interrupted'))

@@ -102,10 +102,68 @@ func (s *State) Deployments(instance string) []Deployment {
 			list = append(list, d.snapshot())
 		}
 	}
+	list = withoutAll(list)
 	slices.SortFunc(list, func(a, b Deployment) int {
 		return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Slug, b.Slug))
 	})
 	return list
+}
+
+// Holds are the newest freeze and the newest pin of a deployment, ended or not; nil
+// where there never was one.
+func (s *State) Holds(instance, slug string) (frozen, pinned *Hold) {
+	var list []Deployment
+	for _, key := range []deploymentKey{{instance, slug}, {instance, All}} {
+		d := s.deployments[key]
+		if d == nil {
+			d = &deploymentRecord{Deployment: Deployment{Instance: instance, Slug: key.slug}}
+		}
+		list = append(list, d.Deployment)
+	}
+	one := withoutAll(list)[0]
+	return one.Frozen, one.Pinned
+}
+
+// Attempt is one attempt of a delivery that is not forgotten.
+func (s *State) Attempt(instance, deliveryID, slug string, n int) (Attempt, bool) {
+	if r := s.deliveries[deliveryKey{instance, deliveryID}]; r != nil {
+		if a := r.find(slug, n); a != nil {
+			return a.Attempt, true
+		}
+	}
+	return Attempt{}, false
+}
+
+// withoutAll gives each deployment that of its own freeze and the one of all that lasts
+// longer, and leaves out what stands for all.
+func withoutAll(list []Deployment) []Deployment {
+	all := map[string]*Hold{}
+	for _, d := range list {
+		if d.Slug == All {
+			all[d.Instance] = d.Frozen
+		}
+	}
+	list = slices.DeleteFunc(list, func(d Deployment) bool { return d.Slug == All })
+	for i := range list {
+		if h := all[list[i].Instance]; h.outlasts(list[i].Frozen) {
+			list[i].Frozen = h
+		}
+	}
+	return list
+}
+
+// outlasts compares two holds: one that goes on outlasts one that has ended, and the
+// later end the earlier one.
+func (h *Hold) outlasts(other *Hold) bool {
+	switch {
+	case h == nil || other == nil:
+		return h != nil
+	case h.Ended != 0 || other.Ended != 0:
+		return h.Ended == 0 || other.Ended != 0 && h.Ended > other.Ended
+	case h.Until.IsZero() || other.Until.IsZero():
+		return h.Until.IsZero()
+	}
+	return h.Until.After(other.Until)
 }
 
 // Deliveries lists the deliveries of an instance ("" for all), by instance and ID.

@@ -50,6 +50,10 @@ func (s *State) load(ctx context.Context, tx pgx.Tx, from place, events []eventl
 			deployments[deploymentKey{e.Instance, *e.Deployment}] = struct{}{}
 			continue
 		}
+		if ofDeployment(e.Type) {
+			deployments[deploymentKey{e.Instance, All}] = struct{}{}
+			continue
+		}
 		orders, err := e.Assignments()
 		if err != nil {
 			break // Apply says so, and stops before it

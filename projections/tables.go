@@ -75,12 +75,15 @@ type deploymentRow struct {
 	Deployed          int           `json:"deployed"`
 	Failed            int           `json:"failed"`
 	Voided            int           `json:"voided"`
+	Frozen            *Hold         `json:"frozen,omitempty"`
+	Pinned            *Hold         `json:"pinned,omitempty"`
 }
 
 func (d *deploymentRecord) row() deploymentRow {
 	row := deploymentRow{
 		Instance: d.Instance, Slug: d.Slug, Status: d.Status, LastType: d.LastType, LastEnd: d.lastEnd,
 		Pending: d.Pending, Deployed: d.Deployed, Failed: d.Deployment.Failed, Voided: d.Voided,
+		Frozen: d.Frozen, Pinned: d.Pinned,
 	}
 	if m := d.Live; m != nil {
 		row.LiveCommit, row.LiveDeliveryID, row.LiveAttempt = m.Commit, m.DeliveryID, m.Attempt
@@ -104,6 +107,7 @@ func (row deploymentRow) record() *deploymentRecord {
 	d := &deploymentRecord{lastEnd: row.LastEnd, Deployment: Deployment{
 		Instance: row.Instance, Slug: row.Slug, Status: row.Status, LastType: row.LastType,
 		Pending: row.Pending, Deployed: row.Deployed, Failed: row.Failed, Voided: row.Voided,
+		Frozen: row.Frozen, Pinned: row.Pinned,
 	}}
 	mark := func(m Mark) *Mark {
 		if m.Position == 0 {
@@ -111,6 +115,11 @@ func (row deploymentRow) record() *deploymentRecord {
 		}
 		m.Since = stored(m.Since)
 		return &m
+	}
+	for _, h := range []*Hold{d.Frozen, d.Pinned} {
+		if h != nil {
+			h.Since, h.Until = stored(h.Since), stored(h.Until)
+		}
 	}
 	d.Live = mark(Mark{row.LiveCommit, row.LiveDeliveryID, row.LiveAttempt, row.LiveSince, row.LiveActor, row.LivePosition})
 	d.Running = mark(Mark{row.RunningCommit, row.RunningDeliveryID, row.RunningAttempt, row.RunningSince, row.RunningActor, row.RunningPosition})

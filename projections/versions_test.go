@@ -171,7 +171,7 @@ func TestVersion_ThatCannotBeBuilt(t *testing.T) {
 	build(t, one)
 	known := len(r.events)
 	r.add("prod", "d9", "web", 1, "octocat", forwarded(9))
-	r.events[known].Type = "frozen"
+	r.events[known].Type = "boiled"
 	put(t, pool, r.events[known:])
 
 	var unknown *eventlog.UnknownEventError
@@ -184,7 +184,7 @@ func TestVersion_ThatCannotBeBuilt(t *testing.T) {
 	}
 	lag, err := two.Lag(t.Context())
 	if err != nil || lag.Version != 1 || lag.Wanted != 2 || lag.Position != int64(known) ||
-		lag.Err == nil || !strings.Contains(lag.Err.Error(), "frozen") {
+		lag.Err == nil || !strings.Contains(lag.Err.Error(), "boiled") {
 		t.Fatalf("lag is %+v, %v", lag, err)
 	}
 	sameAsFold(t, two, foldAll(t, r.events[:known]))
@@ -200,7 +200,7 @@ func TestVersion_ThatCannotBeBuilt(t *testing.T) {
 		if _, err := tx.Exec(t.Context(), "set local session_replication_role = replica"); err != nil {
 			return err
 		}
-		_, err := tx.Exec(t.Context(), "alter table events disable trigger all; update events set type = 'forwarded' where type = 'frozen'")
+		_, err := tx.Exec(t.Context(), "alter table events disable trigger all; update events set type = 'forwarded' where type = 'boiled'")
 		return err
 	})
 	r.events[known].Type = eventlog.TypeForwarded

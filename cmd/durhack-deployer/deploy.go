@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,15 +21,16 @@ import (
 )
 
 func (c *cli) deployCommand() *cobra.Command {
-	var ref string
+	var o deployOrder
 	var wait, asJSON bool
 	cmd := &cobra.Command{
-		Use: "deploy SLUG [--ref REF] [--wait] [--json]", Short: "Deploy a branch's tip, or a commit, by hand",
+		Use: "deploy SLUG [--ref REF] [--override --reason TEXT] [--wait] [--json]", Short: "Deploy a branch's tip, or a commit, by hand",
 		Long: `Puts a delivery of your own in the main queue, so that it takes the road of
 every push: routed, logged, run by the daemon under the deployment's lock. REF
 is a branch, a tag or a commit hash, or a unique beginning of one; without it the
 tip of the deployment's branch is meant. A commit named with --ref is run even when
-something newer is live: that is how to go back on purpose.`,
+something newer is live: that is how to go back on purpose. With --override it is
+run though the deployment is frozen or pinned, which stays so.`,
 		Example: `  durhack-deployer deploy web --wait
   durhack-deployer deploy web --ref 3f1c2a9be7d0   # back to this commit, on purpose`,
 		Args: takes("SLUG"), ValidArgsFunction: c.completeSlug,
@@ -37,7 +39,14 @@ something newer is live: that is how to go back on purpose.`,
 			if err != nil {
 				return err
 			}
-			id, commit, err := c.enqueueDeploy(cmd.Context(), cfg, args[0], ref)
+			if o.override {
+				if o.reason, err = reason(o.reason); err != nil {
+					return err
+				}
+			} else if o.reason != "" {
+				return usagef("--reason goes with --override")
+			}
+			id, commit, err := c.enqueueDeploy(cmd.Context(), cfg, args[0], o)
 			if err != nil {
 				return err
 			}
@@ -62,14 +71,25 @@ something newer is live: that is how to go back on purpose.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&ref, "ref", "", "`REF` to deploy: a branch, a tag or a commit hash (default: the tip of the deployment's branch)")
+	cmd.Flags().BoolVar(&o.override, "override", false, "run it though the deployment is frozen or pinned")
+	reasonFlag(cmd, &o.reason)
+	cmd.Flags().StringVar(&o.ref, "ref", "", "`REF` to deploy: a branch, a tag or a commit hash (default: the tip of the deployment's branch)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "print the story until it ends (with --json its events); exit 1 unless it went live")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
 
+// deployOrder is what a deploy by hand asks for.
+type deployOrder struct {
+	// id is the delivery's; empty is a new one.
+	id, ref string
+	// override runs it though the deployment is frozen or pinned, for the reason.
+	override bool
+	reason   string
+}
+
 // enqueueDeploy resolves the reference and puts the delivery in the main queue.
-func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref string) (id, commit string, err error) {
+func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug string, o deployOrder) (id, commit string, err error) {
 	d, err := deployment(cfg, slug)
 	if err != nil {
 		return "", "", err
@@ -77,11 +97,11 @@ func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref s
 	if !d.Enabled {
 		return "", "", &hintedError{fmt.Errorf("deployment %q is disabled", slug), "set enabled = true and restart the daemon"}
 	}
-	commit, err = c.commit(ctx, cfg, d, ref)
+	commit, err = c.commit(ctx, cfg, d, o.ref)
 	if err != nil {
 		return "", "", err
 	}
-	own := manualDeploy{Ref: "refs/heads/" + d.Branch, After: commit, Deployment: slug, RequestedRef: ref}
+	own := manualDeploy{Ref: "refs/heads/" + d.Branch, After: commit, Deployment: slug, RequestedRef: o.ref}
 	own.Repository.FullName = d.Repository
 	body, err := json.Marshal(own)
 	if err != nil {
@@ -89,8 +109,8 @@ func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug, ref s
 	}
 	now := time.Now()
 	entry := delivery.Delivery{
-		ID: newDeliveryID(now), Event: "push", ContentType: "application/json", ReceivedAt: now.UTC(),
-		Source: string(eventlog.SourceCLI), Actor: actor(), Deployment: slug, Forced: ref != "",
+		ID: cmp.Or(o.id, newDeliveryID(now)), Event: "push", ContentType: "application/json", ReceivedAt: now.UTC(),
+		Source: string(eventlog.SourceCLI), Actor: actor(), Deployment: slug, Forced: o.ref != "", Override: o.override, Reason: o.reason,
 		Salt: delivery.NewSalt(), Body: body,
 	}
 	if err := daemon.MakeStateDir(cfg); err != nil {

@@ -126,6 +126,42 @@ func jsonFlag(cmd *cobra.Command, to *bool) {
 	cmd.Flags().BoolVar(to, "json", false, "print JSON; a list is one object a line")
 }
 
+// reasonFlag is --reason, which goes into the log.
+func reasonFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "reason", "", "why, for the log: `TEXT` (required)")
+}
+
+// reason checks the text of --reason. The log's text columns cannot hold a NUL.
+func reason(text string) (string, error) {
+	text = strings.TrimSpace(strings.ReplaceAll(text, "\x00", ""))
+	if text == "" {
+		return "", usagef("missing --reason TEXT: it goes into the log with your name")
+	}
+	return text, nil
+}
+
+// untilForms is what the end of something may look like.
+const untilForms = `2026-01-31, "2026-01-31 15:04", RFC 3339, 15:04 (when it next is), or in how long: 90m, 3d, 2w`
+
+// parseUntil reads a moment that is still to come.
+func parseUntil(s string, now time.Time) (time.Time, error) {
+	t, ago := timeAgo(s, now)
+	if ago {
+		return now.Add(now.Sub(t)), nil
+	}
+	t, err := parseTime(s, now)
+	if err != nil {
+		return t, usagef("--until: %q is not a time; write %s", s, untilForms)
+	}
+	if _, err := time.Parse("15:04", s); err == nil && !t.After(now) {
+		t = t.AddDate(0, 0, 1)
+	}
+	if !t.After(now) {
+		return t, usagef("--until: %s is over already; write a time that is still to come", clock(t))
+	}
+	return t, nil
+}
+
 // takes makes the check of a command's arguments, which are named as in its
 // usage line. All are needed; cobra's own checks name none.
 func takes(names ...string) cobra.PositionalArgs { return takesUpTo(len(names), names...) }

@@ -169,6 +169,9 @@ func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id s
 			return "the database does not answer: " + err.Error()
 		}
 		for _, d := range list {
+			if d.Slug == slug && d.Frozen.Active(time.Now()) {
+				return slug + " is " + holdNotes(d, time.Now())[0]
+			}
 			if d.Slug == slug && d.Running != nil && d.Running.DeliveryID != id {
 				return fmt.Sprintf("%s is busy with %s of delivery %s", slug, shortCommit(d.Running.Commit), d.Running.DeliveryID)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +13,7 @@ import (
 )
 
 func (c *cli) redactCommand() *cobra.Command {
-	var reason string
+	var why string
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "redact DELIVERY --reason TEXT [--yes]", Short: "Delete the body of a delivery for good",
@@ -29,19 +28,20 @@ copies elsewhere: GitHub's own, and your backups.`,
 		Example: `  durhack-deployer redact 72d3162e-cc78-11e3-81ab-4c9367dc0958 --reason "a token in the commit message"`,
 		Args:    takes("DELIVERY"), ValidArgsFunction: completeNothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if reason = strings.TrimSpace(reason); reason == "" {
-				return usagef("missing --reason TEXT: it goes into the log with your name")
+			why, err := reason(why)
+			if err != nil {
+				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				id, err := deliveryID(cmd.Context(), cfg, store, args[0])
 				if err != nil {
 					return err
 				}
-				return c.redact(cmd.Context(), cfg, store, id, reason, yes)
+				return c.redact(cmd.Context(), cfg, store, id, why, yes)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the log: `TEXT` (required)")
+	reasonFlag(cmd, &why)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
 }
@@ -49,7 +49,7 @@ copies elsewhere: GitHub's own, and your backups.`,
 // maxRedactions bounds how often a body may come in just before it is redacted.
 const maxRedactions = 10
 
-func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Store, id, reason string, yes bool) error {
+func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Store, id, why string, yes bool) error {
 	for attempt := 0; ; attempt++ {
 		events, err := deliveryEvents(ctx, cfg, store, id)
 		if err != nil {
@@ -76,8 +76,7 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 		_, err = store.Log.Append(ctx, eventlog.Group{Transitions: []eventlog.Transition{{
 			Instance: cfg.Instance, DeliveryID: id, Attempt: 1, Actor: actor(),
-			// The log's text columns cannot hold a NUL.
-			Data: eventlog.Redacted{Reason: strings.ReplaceAll(reason, "\x00", ""), PayloadDigests: digests},
+			Data: eventlog.Redacted{Reason: why, PayloadDigests: digests},
 		}}})
 		var conflict *eventlog.ConflictError
 		if (errors.Is(err, eventlog.ErrOtherBodies) || errors.As(err, &conflict)) && attempt < maxRedactions {

@@ -49,6 +49,11 @@ type statusRow struct {
 	Held *check.Held `json:"held,omitempty"`
 	// WaitsFor is what keeps that which waits from beginning, as far as it is known.
 	WaitsFor string `json:"waits_for,omitempty"`
+	// Frozen and Pinned are the holds that are in force.
+	Frozen *projections.Hold `json:"frozen,omitempty"`
+	Pinned *projections.Hold `json:"pinned,omitempty"`
+
+	holds []string
 }
 
 type statusMark struct {
@@ -110,9 +115,12 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		slugs = []string{o.slug}
 	}
 	var rows []statusRow
-	failing := false
+	failing, at := false, time.Now()
+	if o.at.set {
+		at = o.at.time // zero at a position: a freeze with an end counts there
+	}
 	for _, slug := range slugs {
-		row := newStatusRow(cfg.Deployments[slug], known[slug])
+		row := newStatusRow(cfg.Deployments[slug], known[slug], at)
 		if !o.at.set {
 			row.Held = check.HeldElse(ctx, cfg, cfg.Deployments[slug], known[slug])
 		}
@@ -182,7 +190,7 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 		short = func(id string) string { return id }
 	}
 	for _, row := range rows {
-		notes := []string{row.note(short)}
+		notes := append([]string{row.note(short)}, row.holds...)
 		if row.Held != nil {
 			notes = append(notes, fmt.Sprintf("%s; %s", row.Held, row.lastDeployed(short)))
 		}
@@ -255,13 +263,20 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	return nil
 }
 
-func newStatusRow(d *config.Deployment, p projections.Deployment) statusRow {
+func newStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) statusRow {
 	row := statusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending, Failure: p.Failure}
 	if p.Status == "" {
 		row.Status = string(projections.StatusNever)
 	}
 	if !d.Enabled {
 		row.Status = "disabled"
+	}
+	row.holds = holdNotes(p, at)
+	if p.Frozen.Active(at) {
+		row.Frozen = p.Frozen
+	}
+	if p.Pinned.Active(at) {
+		row.Pinned = p.Pinned
 	}
 	if m := p.Live; m != nil {
 		row.Commit, row.DeliveryID, row.Attempt, row.Since, row.Actor = &m.Commit, &m.DeliveryID, &m.Attempt, &m.Since, &m.Actor

@@ -14,7 +14,7 @@ func typeColour(t eventlog.Type) colour {
 		return green
 	case eventlog.TypeFailed:
 		return red
-	case eventlog.TypeInterrupted, eventlog.TypeVoided, eventlog.TypeRedacted:
+	case eventlog.TypeInterrupted, eventlog.TypeVoided, eventlog.TypeRedacted, eventlog.TypePinned, eventlog.TypeFrozen, eventlog.TypeCanceled:
 		return yellow
 	case eventlog.TypeStarted:
 		return blue
@@ -113,6 +113,19 @@ func summary(e eventlog.Event) string {
 		return fmt.Sprintf("by %s, for %s: %s", e.Actor, slugs(d.Deployments), d.Reason)
 	case eventlog.Redacted:
 		return fmt.Sprintf("its body was deleted by %s: %s", e.Actor, d.Reason)
+	case eventlog.Pinned:
+		return fmt.Sprintf("to commit %s, by %s: %s", shortCommit(d.Commit), e.Actor, d.Reason)
+	case eventlog.Unpinned:
+		return fmt.Sprintf("by %s: %s", e.Actor, d.Reason)
+	case eventlog.Frozen:
+		if !d.Until.IsZero() {
+			return fmt.Sprintf("%s, until %s, by %s: %s", whichOf(e.DeploymentSlug()), clock(d.Until), e.Actor, d.Reason)
+		}
+		return fmt.Sprintf("%s, by %s: %s", whichOf(e.DeploymentSlug()), e.Actor, d.Reason)
+	case eventlog.Thawed:
+		return fmt.Sprintf("%s, by %s: %s", whichOf(e.DeploymentSlug()), e.Actor, d.Reason)
+	case eventlog.Canceled:
+		return fmt.Sprintf("by %s: %s", e.Actor, d.Reason)
 	}
 	return ""
 }

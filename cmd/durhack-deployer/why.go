@@ -111,7 +111,7 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 func (a answer) live(slug string, part router.Part) string {
 	d, ok := a.known[slug]
 	if h := a.held[slug]; h != nil {
-		return fmt.Sprintf("; %s; %s", h, newStatusRow(&config.Deployment{}, d).lastDeployed(func(id string) string { return id }))
+		return fmt.Sprintf("; %s; %s", h, newStatusRow(&config.Deployment{}, d, time.Now()).lastDeployed(func(id string) string { return id }))
 	}
 	if !ok || d.Live == nil {
 		return ""

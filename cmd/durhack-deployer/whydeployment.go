@@ -36,7 +36,11 @@ type deploymentAnswer struct {
 	// Unrouted counts the deliveries in the main queue: nobody knows yet where they go.
 	Unrouted int `json:"unrouted"`
 	// WaitsFor is what keeps that which waits from beginning, as far as it is known.
-	WaitsFor string `json:"waits_for,omitempty"`
+	WaitsFor string            `json:"waits_for,omitempty"`
+	Frozen   *projections.Hold `json:"frozen,omitempty"`
+	Pinned   *projections.Hold `json:"pinned,omitempty"`
+
+	holds []string
 }
 
 type liveRow struct {
@@ -76,8 +80,8 @@ func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daem
 		return err
 	}
 	now := known[slug]
-	row := newStatusRow(d, now)
-	a := deploymentAnswer{Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{},
+	row := newStatusRow(d, now, time.Now())
+	a := deploymentAnswer{Frozen: row.Frozen, Pinned: row.Pinned, holds: row.holds, Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{},
 		Held: check.HeldElse(ctx, cfg, d, now)}
 	models := projections.New(store.Pool, store.Log, discard())
 	after := int64(0)
@@ -232,6 +236,9 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 	}
 	if a.Held != nil {
 		fmt.Fprintf(c.out, "A run since then failed: %s.\n", printable(a.Held.String()))
+	}
+	for _, note := range a.holds {
+		fmt.Fprintf(c.out, "It is %s.\n", printable(note))
 	}
 	if !enabled {
 		fmt.Fprintf(c.out, "The deployment is disabled: nothing newer goes live until enabled = true.\n")

@@ -58,16 +58,7 @@ type exporter struct {
 	line []byte
 }
 
-// put writes a line, which is v's.
-func (x *exporter) put(v any) error {
-	line, err := marshal(v)
-	if err != nil {
-		return err
-	}
-	return x.putLine(line)
-}
-
-func (x *exporter) putLine(line []byte) error {
+func (x *exporter) put(line []byte) error {
 	line = append(line, '\n')
 	x.sum.Write(line)
 	_, err := x.w.Write(line)
@@ -96,7 +87,11 @@ func (x *exporter) all(ctx context.Context, m *eventlog.Moment, o ExportOptions,
 	} else {
 		s.LeftOut = head
 	}
-	if err := x.put(h); err != nil {
+	line, err := marshal(h)
+	if err != nil {
+		return err
+	}
+	if err := x.put(line); err != nil {
 		return err
 	}
 	tree, err := m.Events(ctx, kept.Tree, func(e *eventlog.Event) error { return x.event(e, o, head, s) })
@@ -109,9 +104,13 @@ func (x *exporter) all(ctx context.Context, m *eventlog.Moment, o ExportOptions,
 		}
 	}
 	s.Events, s.Root = tree.N, tree.Hash
-	return x.put(trailer{
+	line, err = marshal(trailer{
 		End: true, Events: s.Events, Bodies: s.Bodies, TreeSize: s.Events, Root: s.Root[:], SHA256: hex.EncodeToString(x.sum.Sum(nil)),
 	})
+	if err != nil {
+		return err
+	}
+	return x.put(line)
 }
 
 func (x *exporter) event(e *eventlog.Event, o ExportOptions, head int64, s *Summary) (err error) {
@@ -130,7 +129,7 @@ func (x *exporter) event(e *eventlog.Event, o ExportOptions, head int64, s *Summ
 	if o.Progress != nil && e.Position%progressEvery == 0 {
 		o.Progress(e.Position, head)
 	}
-	return x.putLine(x.line)
+	return x.put(x.line)
 }
 
 func (x *exporter) bodies(ctx context.Context, tx pgx.Tx, s *Summary) error {
@@ -147,7 +146,11 @@ func (x *exporter) bodies(ctx context.Context, tx pgx.Tx, s *Summary) error {
 		if err := x.owed.body(b.payload()); err != nil {
 			return &BodyError{err}
 		}
-		if err := x.put(b); err != nil {
+		line, err := marshal(b)
+		if err != nil {
+			return fmt.Errorf("encode body %s: %w", b.Digest, err)
+		}
+		if err := x.put(line); err != nil {
 			return err
 		}
 		s.Bodies++

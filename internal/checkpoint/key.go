@@ -15,9 +15,8 @@ import (
 
 // Key signs checkpoints. Printing it shows the public half only.
 type Key struct {
-	signer   note.Signer
-	verifier note.Verifier
-	public   string
+	signer note.Signer
+	public string
 }
 
 // Name is the origin that the key signs for.
@@ -30,7 +29,10 @@ func (k *Key) Public() string { return k.public }
 func (k *Key) String() string { return k.public }
 
 // Verifier checks the key's signatures.
-func (k *Key) Verifier() note.Verifier { return k.verifier }
+func (k *Key) Verifier() note.Verifier {
+	v, _ := note.NewVerifier(k.public) // checked when the key was made
+	return v
+}
 
 // Generate makes a key pair for the origin. private is what a key file holds.
 func Generate(origin string) (private string, key *Key, err error) {
@@ -57,15 +59,14 @@ func Parse(private string) (*Key, error) {
 	if err != nil {
 		return nil, errKey
 	}
-	public, err := note.NewEd25519VerifierKey(signer.Name(), ed25519.NewKeyFromSeed(seed[1:]).Public().(ed25519.PublicKey))
+	public, err := note.NewEd25519VerifierKey(signer.Name(), publicKey(seed[1:]))
 	if err != nil {
 		return nil, errKey
 	}
-	verifier, err := note.NewVerifier(public)
-	if err != nil {
+	if _, err := note.NewVerifier(public); err != nil {
 		return nil, errKey
 	}
-	return &Key{signer, verifier, public}, nil
+	return &Key{signer, public}, nil
 }
 
 // maxKeyFile bounds what is read as a key.
@@ -118,4 +119,8 @@ func Origin(host, instance string) string {
 		}
 		return r
 	}, name)
+}
+
+func publicKey(seed []byte) ed25519.PublicKey {
+	return ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 }

@@ -33,6 +33,10 @@ type Delivery struct {
 	Deployment string `json:"deployment,omitempty"`
 	// Forced says that a person named the commit itself: see eventlog.Assignment.
 	Forced bool `json:"forced,omitempty"`
+	// Override says that the person wants it run though the deployment is frozen or
+	// pinned, and Reason why.
+	Override bool   `json:"override,omitempty"`
+	Reason   string `json:"reason,omitempty"`
 	// Salt keeps the digest of a redacted body from being guessed.
 	Salt []byte `json:"salt"`
 	// Body is the request's body, unchanged; base64 in the file.

@@ -98,6 +98,28 @@ func (m *Mirror) Waits(e Entry, position int64) bool {
 	return ok && newest.Outcome == projections.OutcomeWaiting && newest.Attempt == e.Attempt
 }
 
+// Holds are the newest freeze and pin of a deployment, ended or not, as far as the log was
+// followed; ok is false where it was not read yet.
+func (m *Mirror) Holds(slug string) (frozen, pinned *projections.Hold, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state == nil {
+		return nil, nil, false
+	}
+	frozen, pinned = m.state.Holds(m.o.Instance, slug)
+	return frozen, pinned, true
+}
+
+// Attempt is one attempt of a delivery that is still open, as far as the log was followed.
+func (m *Mirror) Attempt(deliveryID, slug string, n int) (projections.Attempt, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state == nil {
+		return projections.Attempt{}, false
+	}
+	return m.state.Attempt(m.o.Instance, deliveryID, slug, n)
+}
+
 // Run follows the log until ctx ends, and then returns nil. A queue that cannot be
 // written to stops no other, and is tried again with a growing pause; so are
 // errors of the database. A hole in the log or an event that this binary does not

@@ -418,7 +418,7 @@ func TestEventsThatAreNotKnown(t *testing.T) {
 		}
 		o := s.mirror().o
 		scripted := &scriptedLog{Log: s.log, batches: [][]eventlog.Event{{
-			{Position: 2, Instance: tt.instance, Type: "pinned", Data: []byte(`{"v":1}`)},
+			{Position: 2, Instance: tt.instance, Type: "boiled", Data: []byte(`{"v":1}`)},
 		}}}
 		o.Log = scripted
 		m := New(o)

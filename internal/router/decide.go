@@ -96,7 +96,7 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 }
 
 // fromCommand says whether the deploy command made d. Only then are its own
-// Actor, Deployment and Forced trusted.
+// Actor, Deployment, Forced, Override and Reason trusted.
 func fromCommand(d delivery.Delivery) bool { return d.Source == string(eventlog.SourceCLI) }
 
 func (out *Decision) decidePush(d delivery.Delivery, p payload, rules []Rule) {
@@ -223,7 +223,13 @@ func (out *Decision) command(d delivery.Delivery, p payload, rules []Rule) {
 		if !ok {
 			branch = r.Branch
 		}
-		out.Forwards = []eventlog.Assignment{{Deployment: r.Slug, Attempt: 1, Order: eventlog.Order{Branch: branch, Commit: p.commit(), Rule: commandRule, ConfigDigest: r.ConfigDigest, Forced: d.Forced}}}
+		rule := commandRule
+		if d.Override {
+			rule += ", whatever is frozen or pinned: " + show(d.Reason)
+		}
+		out.Forwards = []eventlog.Assignment{{Deployment: r.Slug, Attempt: 1, Order: eventlog.Order{
+			Branch: branch, Commit: p.commit(), Rule: rule, ConfigDigest: r.ConfigDigest, Forced: d.Forced, Override: d.Override,
+		}}}
 	}
 }
 

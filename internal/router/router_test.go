@@ -397,7 +397,7 @@ func TestEventsThatAreNotKnownLeaveTheEntryAlone(t *testing.T) {
 	var asked atomic.Int32
 	faulty := &faultyLog{Log: log, find: func() error {
 		if asked.Add(1) <= 2 {
-			return &eventlog.UnknownEventError{Position: 1, Type: "pinned"}
+			return &eventlog.UnknownEventError{Position: 1, Type: "boiled"}
 		}
 		return nil
 	}}

@@ -122,7 +122,7 @@ func TestFold(t *testing.T) {
 
 func TestFoldRefusesWhatItDoesNotKnow(t *testing.T) {
 	for _, e := range []eventlog.Event{
-		{Position: 7, Type: "pinned", Data: []byte(`{"v":1}`)},
+		{Position: 7, Type: "boiled", Data: []byte(`{"v":1}`)},
 		{Position: 7, Type: eventlog.TypeReceived, Data: []byte(`{"v":2}`)},
 	} {
 		var unknown *eventlog.UnknownEventError

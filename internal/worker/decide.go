@@ -80,13 +80,22 @@ func (w *Worker) void(ctx context.Context, e queue.Entry, job mirror.Entry, out 
 			Detail: fmt.Sprintf("deployment %q was disabled after the delivery was forwarded; set enabled = true and replay it", job.Deployment),
 		}, nil
 	}
-	if w.o.Deployment.LatestOnly {
+	if void := w.pinned(job); void != nil {
+		return void, nil
+	}
+	if latest, why := w.latestOnly(job); latest {
 		if newer := w.newer(ctx, e, job, out); newer != nil {
 			return &eventlog.Voided{
 				Reason: eventlog.ReasonSuperseded, SupersededBy: newer.DeliveryID,
-				Detail: fmt.Sprintf("delivery %s (commit %s) came later and pending = \"latest\"; with pending = \"every\" this one would have run", newer.DeliveryID, short(newer.Commit)),
+				Detail: fmt.Sprintf("delivery %s (commit %s) came later and %s", newer.DeliveryID, short(newer.Commit), why),
 			}, nil
 		}
+	}
+	if live := w.seen.live; job.Restores && live != job.Commit {
+		return &eventlog.Voided{
+			Reason: eventlog.ReasonSuperseded, SupersededBy: w.seen.liveDelivery,
+			Detail: fmt.Sprintf("commit %s, which was to be put back, is not what was live any more: commit %s went live meanwhile", short(job.Commit), short(live)),
+		}, nil
 	}
 	return w.stale(ctx, job, out)
 }

@@ -82,8 +82,18 @@ func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data, keep
 	for _, d := range end {
 		group.Transitions = append(group.Transitions, w.transition(r.deliveryID, r.attempt, r.actor, d))
 	}
+	restore, err := w.restore(ctx, r, end)
+	if err != nil {
+		return err
+	}
+	if restore != nil { // in the same commit, so that no crash comes between
+		group.Transitions = append(group.Transitions, *restore)
+	}
 	events, err := w.o.Log.Append(ctx, group)
 	var conflict *eventlog.ConflictError
+	if errors.As(err, &conflict) && conflict.Stored.Type == eventlog.TypeReplayed {
+		return fmt.Errorf("put back what was live: somebody replayed it at the same moment: %v", err) // tried again, behind that
+	}
 	switch {
 	case errors.Is(err, eventlog.ErrFenced), errors.As(err, &conflict):
 		log := w.o.Logger.With("delivery", r.deliveryID, "attempt", r.attempt)
@@ -98,7 +108,7 @@ func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data, keep
 	if !keep {
 		removeResult(r.started.RunLog)
 	}
-	for i, e := range events {
+	for i, e := range events[:len(end)] {
 		if err := w.seen.apply(e); err != nil {
 			return err
 		}

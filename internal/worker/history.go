@@ -19,6 +19,8 @@ type history struct {
 	position int64
 	open     *run // a `started` without an end
 	live     string
+	// liveDelivery is the one that put it there.
+	liveDelivery string
 	// interruptions counts interrupted runs in a row of one delivery, so that a
 	// deploy that takes the daemon down with it is not retried for ever.
 	interruptions int
@@ -79,6 +81,7 @@ func (h *history) apply(e eventlog.Event) error {
 		h.open = &run{position: e.Position, deliveryID: e.DeliveryID, attempt: e.Attempt, actor: e.Actor, started: d}
 	case eventlog.Deployed:
 		h.open, h.live, h.interruptions = nil, d.Commit, 0
+		h.liveDelivery = e.DeliveryID
 	case eventlog.Failed:
 		h.open, h.interruptions = nil, 0
 	case eventlog.Interrupted:

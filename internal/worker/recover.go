@@ -35,6 +35,17 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 		w.o.Logger.Warn("unreadable result of an earlier run", "delivery", r.deliveryID, "error", err)
 	}
 	if end == nil {
+		canceled, err := w.wasCanceled(ctx, r)
+		if err != nil {
+			return err
+		}
+		if canceled != nil {
+			failed := cutShort(r)
+			failed.Error = bounded(canceled.Error())
+			end = []eventlog.Data{*failed}
+		}
+	}
+	if end == nil {
 		detail := fmt.Sprintf("process %d on %s ended without recording a result", r.started.PID, r.started.Host)
 		end = w.interrupted(r, detail, "", cutShort(r))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -66,7 +67,7 @@ func (w *Worker) run(ctx, held, limited context.Context, e queue.Entry, job mirr
 
 // execute runs the steps and says which events end the run.
 func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan handlers.Plan, check checked, r run) []eventlog.Data {
-	runCtx, cancel := w.runContext(ctx, limited)
+	runCtx, cancel := w.runContext(ctx, limited, r)
 	defer cancel()
 	begin := time.Now()
 	vars := handlers.Environment(job, w.o.Vars, w.o.SearchPaths)
@@ -109,10 +110,13 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 		OutputTail: log.Tail(), Steps: steps, DurationMS: took, RunLog: r.started.RunLog, RunLogDigest: log.Digest(),
 	}
 	var timeout *runTimeout
+	var canceled *canceledError
 	switch cause := context.Cause(runCtx); {
 	case cause == nil || !errors.Is(result.Err, cause): // the step failed by itself, whatever has ended since
 	case errors.Is(cause, errShutdown):
 		return w.interrupted(r, "the daemon was stopped during step "+result.FailedStep, result.FailedStep, &failed)
+	case errors.As(cause, &canceled):
+		failed.Error = log.Mask(canceled.Error())
 	case errors.As(cause, &timeout):
 		failed.Error = "the deploy took longer than its timeout allows: " + failed.Error
 	default:
@@ -137,9 +141,11 @@ func (w *Worker) limit(held context.Context) (context.Context, context.CancelFun
 	return context.WithTimeoutCause(held, timeout, &runTimeout{handlers.TimeoutError{After: timeout}})
 }
 
-// runContext ends with limited, and DrainGrace after ctx.
-func (w *Worker) runContext(ctx, limited context.Context) (context.Context, context.CancelFunc) {
+// runContext ends with limited, when the run is canceled, and DrainGrace after ctx.
+func (w *Worker) runContext(ctx, limited context.Context, r run) (context.Context, context.CancelFunc) {
 	runCtx, cancel := context.WithCancelCause(limited)
+	var watching sync.WaitGroup
+	watching.Go(func() { w.watch(runCtx, cancel, r) })
 	stop := context.AfterFunc(ctx, func() {
 		w.o.Logger.Info("stopping: the running deploy may finish", "within", w.o.DrainGrace.String())
 		if !retry.Sleep(runCtx, w.o.DrainGrace) {
@@ -150,6 +156,7 @@ func (w *Worker) runContext(ctx, limited context.Context) (context.Context, cont
 	return runCtx, func() {
 		cancel(nil)
 		stop()
+		watching.Wait()
 	}
 }
 

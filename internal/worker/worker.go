@@ -24,6 +24,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -81,8 +82,19 @@ type Deployment struct {
 	LatestOnly bool
 	// RetryInterrupted is on_interrupt = "retry".
 	RetryInterrupted bool
+	// Restore is on_failure = "rollback": where a run fails, what was live before is run again.
+	Restore bool
 	// Timeout bounds a whole run and the questions before it; 0 means no bound.
 	Timeout time.Duration
+}
+
+// Control tells what people have asked for: see mirror.Mirror.
+type Control interface {
+	// Holds are the newest freeze and pin of a deployment; ok is false where the log
+	// was not read yet.
+	Holds(slug string) (frozen, pinned *projections.Hold, ok bool)
+	// Attempt is one that is open; it says whether it was canceled.
+	Attempt(deliveryID, slug string, n int) (projections.Attempt, bool)
 }
 
 // Options are a worker's parts. All are required unless a default is named.
@@ -102,6 +114,8 @@ type Options struct {
 	// least, to wait for its first run; see mirror.Mirror. Where it says no, and where
 	// it is nil, the log is asked.
 	Waits func(e mirror.Entry, position int64) bool
+	// Control may be nil: then nobody asks for anything.
+	Control Control
 	// RunsDir is {state_dir}/runs; the worker makes its own folder in it.
 	RunsDir string
 	// Secrets are masked in run logs and output tails.
@@ -171,6 +185,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		stop := w.idle(ctx)
 		entries, err := w.o.Queue.Next(ctx, 1)
 		stop()
+		if err == nil {
+			entries[0], err = w.thawed(ctx, entries[0])
+		}
 		if ctx.Err() != nil || errors.Is(err, queue.ErrClosed) {
 			return nil
 		}
