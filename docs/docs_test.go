@@ -10,9 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 const root = ".."
@@ -161,25 +158,6 @@ func TestMessagesAreExplained(t *testing.T) {
 	for _, e := range explained {
 		if !strings.Contains(sources.String(), e) {
 			t.Errorf("docs/operations.md explains %q, which is logged nowhere", e)
-		}
-	}
-}
-
-// The configurations of the handlers' pages are ones that the deployer takes.
-func TestDocumentedConfigurationsLoad(t *testing.T) {
-	t.Parallel()
-	for name, text := range testkit.Documented(t, root, "deployer.toml") {
-		file := filepath.Join(t.TempDir(), "deployer.toml")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cfg, err := config.Load([]string{file}, func(name string) string { return map[string]string{"HOME": "/home/somebody"}[name] })
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		for _, problem := range cfg.Problems() {
-			t.Errorf("%s: %v", name, problem)
 		}
 	}
 }

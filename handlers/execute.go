@@ -50,6 +50,8 @@ type Result struct {
 	Signal string
 	// Canceled says that the context ended, rather than that a step failed.
 	Canceled bool
+	// HandedOver says that the run has no end yet: see ErrHandedOver.
+	HandedOver bool
 }
 
 // Reporter is told about each step as it happens, from the goroutine of Execute.
@@ -91,12 +93,17 @@ func execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
 			rep.StepStarted(step.Name)
 		}
 		done := runStep(ctx, step, env)
+		if errors.Is(done.Err, ErrHandedOver) {
+			done.Outcome, done.Err, result.HandedOver = OK, nil, true
+		}
 		if rep != nil {
 			rep.StepEnded(done)
 		}
 		result.Steps = append(result.Steps, done)
 		if done.Err != nil {
 			result.fail(step.Name, done.Outcome, done.Err)
+		}
+		if done.Err != nil || result.HandedOver {
 			return result
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -16,16 +17,22 @@ func (c *cli) configCommand() *cobra.Command {
 
 func (c *cli) configCheckCommand() *cobra.Command {
 	var asJSON bool
+	var program string
 	cmd := &cobra.Command{
-		Use: "check [--json]", Short: "Check the configuration",
+		Use: "check [--for COMMAND] [--json]", Short: "Check the configuration",
 		Long: `Reads the configuration and reports everything that is wrong with it: file,
-line, the key, and the nearest known key. Exit 0 means that serve would start.
+line, the key, and the nearest known key. Exit 0 means that serve would start, or
+the command that --for names.
 With --json each error and each warning is an object on standard output.`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := c.config()
+			if !slices.Contains([]string{"serve", "listen", "work"}, program) {
+				return usagef("--for must be serve, listen or work, not %q", program)
+			}
+			refuse := func() error { return daemon.Refuse(cfg, program != "work", program != "listen") }
 			if asJSON {
-				return c.checkJSON(cfg, err)
+				return c.checkJSON(cfg, err, refuse)
 			}
 			if err != nil {
 				return err
@@ -33,7 +40,7 @@ With --json each error and each warning is an object on standard output.`,
 			for _, w := range cfg.Warnings {
 				fmt.Fprintf(c.err, "warning: %s\n", printable(w.String()))
 			}
-			if err := daemon.Refuse(cfg, true, true); err != nil {
+			if err := refuse(); err != nil {
 				return err
 			}
 			enabled := 0
@@ -46,6 +53,7 @@ With --json each error and each warning is an object on standard output.`,
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&program, "for", "serve", "say whether this `COMMAND` would start: serve, listen or work")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -64,14 +72,14 @@ type configFinding struct {
 
 // checkJSON prints what is wrong with a configuration, or with the attempt to
 // load one, and returns what config check ends with.
-func (c *cli) checkJSON(cfg *config.Config, err error) error {
+func (c *cli) checkJSON(cfg *config.Config, err error, refuse func() error) error {
 	if err == nil {
 		for _, w := range cfg.Warnings {
 			if err := writeJSON(c.out, configFinding{Level: "warning", File: w.File, Line: w.Line, Key: w.Key, Message: w.Message}); err != nil {
 				return err
 			}
 		}
-		err = daemon.Refuse(cfg, true, true)
+		err = refuse()
 	}
 	var one *config.Error
 	var many *config.Errors

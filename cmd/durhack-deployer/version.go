@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 type versionInfo struct {
@@ -15,7 +17,12 @@ type versionInfo struct {
 	Modified bool   `json:"modified"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+	// Schema is the version of the database's schema that the binary works with.
+	Schema int `json:"schema"`
 }
+
+// commit is set by -ldflags "-X main.commit=HASH" where a deployer builds its successor.
+var commit string
 
 // version is what the Go toolchain stamped into the binary.
 func version() versionInfo {
@@ -24,6 +31,7 @@ func version() versionInfo {
 	if !ok {
 		return v
 	}
+	v.Schema, _ = migrations.Version() // the embedded ones can be read
 	if info.Main.Version != "" {
 		v.Version = info.Main.Version
 	}
@@ -36,6 +44,9 @@ func version() versionInfo {
 		case "vcs.modified":
 			v.Modified = s.Value == "true"
 		}
+	}
+	if commit != "" {
+		v.Revision = commit
 	}
 	return v
 }

@@ -81,9 +81,9 @@ kill_main() {
   until_true 60 "a restart after kill -9" restarted
 }
 
-# docs NAME runs lines of docs/operations.md, as they stand there.
+# docs NAME [FILE] runs lines of docs/operations.md, or FILE, as they stand there.
 docs() {
-  docs_lines "$1" > /tmp/lines || fail "no lines of the document: $1"
+  docs_lines "$@" > /tmp/lines || fail "no lines of the document: $1"
   sed 's/^/+ /' /tmp/lines
   . /tmp/lines
 }

@@ -141,6 +141,9 @@ const (
 	HandlerSelf    = "self"
 )
 
+// SchemaChangeAllow is the value of Self.SchemaChange that is asked for.
+const SchemaChangeAllow = "allow"
+
 // The values of Deployment.Pending, OnInterrupt, OnFailure and Clone that are asked for.
 const (
 	PendingLatest     = "latest" // deploy only the newest waiting push, and not each in turn
@@ -181,7 +184,8 @@ type Deployment struct {
 	InstanceName    string     `toml:"instance_name" check:"instance_name" json:"instance_name,omitempty"` // pm2
 	Sites           []SiteRule `toml:"sites" json:"sites,omitempty"`                                       // nginx
 	SystemdUnitName string     `toml:"systemd_unit_name" check:"unit" json:"systemd_unit_name,omitempty"`  // self
-	UWSGIConfigPath string     `toml:"uwsgi_config_path" check:"uwsgi" json:"-"`                           // self, in the Python deployer; has no effect
+	Self            Self       `toml:"self" json:"self,omitzero"`
+	UWSGIConfigPath string     `toml:"uwsgi_config_path" check:"uwsgi" json:"-"` // self, in the Python deployer; has no effect
 
 	// FetchTimeout bounds what git gets from the remote; 0 is no bound of its own.
 	FetchTimeout time.Duration `toml:"fetch_timeout" json:"fetch_timeout_ns,omitempty"`
@@ -202,8 +206,6 @@ type Deployment struct {
 	// Digest is hex SHA-256 of MarshalJSON, and so of the effective settings. It
 	// depends neither on the order of files and keys nor on formatting.
 	Digest string `json:"-"`
-	// Unsupported says why this version cannot run the deployment; "" where it can.
-	Unsupported string `json:"-"`
 
 	at position
 }
@@ -288,6 +290,18 @@ type Certificates struct {
 	RenewBefore   time.Duration `toml:"renew_before" default:"720h" json:"renew_before_ns,omitempty"`
 }
 
+// Self is how the deployer deploys itself. What is zero has a default of the handler's.
+type Self struct {
+	// Dir holds the releases, and the link to the one that runs.
+	Dir string `toml:"dir" check:"path" json:"dir,omitempty"`
+	// ReadyFor is how long a new version must be ready, Probation how long it may take.
+	ReadyFor  time.Duration `toml:"ready_for" json:"ready_for_ns,omitempty"`
+	Probation time.Duration `toml:"probation" json:"probation_ns,omitempty"`
+	// SchemaChange says whether a commit may change the database's schema, from which
+	// there is no way back.
+	SchemaChange string `toml:"schema_change" choice:"refuse allow" json:"schema_change,omitempty"`
+}
+
 // SiteRule is one filter of the nginx handler; the last rule that selects a
 // site decides, and a site that no rule selects is excluded.
 type SiteRule struct {
@@ -322,21 +336,9 @@ func (c *Config) RequireSecret() error {
 	}
 }
 
-// Problems lists what keeps a worker from starting: enabled deployments that this
-// version cannot run, and files of theirs that this user may not read. Load
-// accepts them, so that a configuration can be shown.
-func (c *Config) Problems() []*Error {
-	problems := slices.Clone(c.problems)
-	for _, slug := range c.Slugs() {
-		d := c.Deployments[slug]
-		if !d.Enabled || d.Unsupported == "" {
-			continue
-		}
-		problems = append(problems, d.Refused(d.Unsupported,
-			`until then set enabled = false, or write its commands as [[`+join("deployments", slug)+`.steps]] with handler = "command"`))
-	}
-	return problems
-}
+// Problems lists what keeps a worker from starting: files of enabled deployments that
+// this user may not read. Load accepts them, so that a configuration can be shown.
+func (c *Config) Problems() []*Error { return slices.Clone(c.problems) }
 
 // Refused is the error that the deployment cannot be run, and why.
 func (d *Deployment) Refused(why, suggestion string) *Error {

@@ -239,31 +239,6 @@ func TestHandlerFollowsFromTheKeys(t *testing.T) {
 		if d.Handler != test.handler {
 			t.Errorf("%s: handler %q, want %q", test.lines, d.Handler, test.handler)
 		}
-		runs := test.handler != "self"
-		if (d.Unsupported == "") != runs || (len(c.Problems()) == 0) != runs {
-			t.Errorf("%s: unsupported %q, problems %v", test.lines, d.Unsupported, c.Problems())
-		}
-	}
-}
-
-func TestProblemsRefuseHandlersOfLaterReleases(t *testing.T) {
-	c := mustParse(t, web(`systemd_unit_name = "web"`)+`
-[deployments.off]
-enabled = false
-repository = "octo/off"
-branch = "main"
-path = "/srv/off"
-systemd_unit_name = "off"
-`)
-	problems := c.Problems()
-	const want = `a.toml:1:14: deployment "web" is refused: handler "self" comes in a later release of durhack-deployer; ` +
-		`until then set enabled = false, or write its commands as [[deployments.web.steps]] with handler = "command"`
-	if len(problems) != 1 || problems[0].Error() != want {
-		t.Errorf("problems are %q, want %q", problems, want)
-	}
-	const warning = `a.toml:7: deployment "off" is disabled, and could not be enabled yet: handler "self" comes in a later release of durhack-deployer`
-	if len(c.Warnings) != 1 || c.Warnings[0].String() != warning {
-		t.Errorf("warnings are %q, want %q", c.Warnings, warning)
 	}
 }
 
@@ -434,7 +409,7 @@ func TestPythonLayoutLoadsUnchanged(t *testing.T) {
 	if d := c.Deployments["deployer"]; d.SystemdUnitName != "deployer-queue-workers" || d.UWSGIConfigPath != "/etc/uwsgi/vassals/deploy.example.com.ini" {
 		t.Errorf("deployer is %+v", *d)
 	}
-	if len(c.Problems()) != 1 { // that of self
+	if len(c.Problems()) != 0 {
 		t.Errorf("problems are %v", c.Problems())
 	}
 	var warnings []string
@@ -599,6 +574,30 @@ func TestNginxKeys(t *testing.T) {
 		c := mustParse(t, web(lines))
 		if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), want) {
 			t.Errorf("%s: warnings are %v", lines, c.Warnings)
+		}
+	}
+}
+
+func TestSelf_SettingsAreReadAndNothingElseIs(t *testing.T) {
+	const unit = `systemd_unit_name = "durhack-deployer"`
+	c := mustParse(t, web(unit, `on_interrupt = "retry"`, `[deployments.web.self]`, `dir = "/srv/deployer"`, `ready_for = "5s"`, `probation = "2m"`, `schema_change = "allow"`))
+	if got, want := c.Deployments["web"].Self, (Self{"/srv/deployer", 5 * time.Second, 2 * time.Minute, SchemaChangeAllow}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].Message, "is never retried") {
+		t.Errorf("warnings %v", c.Warnings)
+	}
+	c = mustParse(t, web(build1, `[deployments.web.self]`, `dir = "/srv/deployer"`))
+	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].Message, `deployments.web.self has no effect: the handler is "command"`) {
+		t.Errorf("warnings %v", c.Warnings)
+	}
+	for lines, want := range map[string]string{
+		unit + "\nrestart = [\"app\"]":                                             `a.toml:6:1: deployments.web.restart cannot be with the handler self, whose last step ends the deployer`,
+		unit + "\n[deployments.web.self]\nready_for = \"1m\"\nprobation = \"30s\"": `a.toml:8:1: deployments.web.self.probation must be longer than ready_for (1m0s)`,
+		unit + "\n[deployments.web.self]\nschema_change = \"yes\"":                 `deployments.web.self.schema_change must be "refuse" or "allow", not "yes"`,
+	} {
+		if _, err := parse(environment(), web(lines)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", lines, err, want)
 		}
 	}
 }

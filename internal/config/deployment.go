@@ -70,12 +70,7 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 		d.idleKeys(one, key)
 	}
 	d.idleTables(one, key)
-	if one.Handler == HandlerSelf {
-		one.Unsupported = fmt.Sprintf("handler %q comes in a later release of durhack-deployer", one.Handler)
-		if !one.Enabled {
-			d.warn(one.at, key, fmt.Sprintf("deployment %q is disabled, and could not be enabled yet: %s", one.Slug, one.Unsupported))
-		}
-	}
+	d.self(one, key)
 	canonical, err := json.Marshal(one)
 	if err != nil {
 		return // strings, numbers and maps of strings cannot fail to marshal
@@ -255,6 +250,27 @@ func (d *decoder) steps(one *Deployment, key string) {
 				d.fail(d.at[element(run.key, j)], run.key, fmt.Sprintf("%s has a NUL character, which no program can be given", element(run.key, j)), "")
 			}
 		}
+	}
+}
+
+// self settles what is different for a deployer that deploys itself.
+func (d *decoder) self(one *Deployment, key string) {
+	if s := d.setting(key + ".self"); one.Handler != HandlerSelf {
+		if d.has(s.key) {
+			s.warn(fmt.Sprintf("%s has no effect: the handler is %q", s.key, one.Handler))
+		}
+		return
+	}
+	if s := d.setting(key + ".on_interrupt"); d.has(s.key) && one.OnInterrupt == OnInterruptRetry {
+		s.warn(s.key + " has no effect: a deploy of the deployer itself is never retried")
+	}
+	for _, name := range []string{"restart", "reload", "health"} {
+		if s := d.setting(join(key, name)); d.has(s.key) {
+			s.fail(s.key+" cannot be with the handler self, whose last step ends the deployer", "remove it: a new version proves itself by /readyz")
+		}
+	}
+	if ready, probation := one.Self.ReadyFor, one.Self.Probation; probation > 0 && probation <= ready {
+		d.setting(key+".self.probation").fail(fmt.Sprintf("%s.self.probation must be longer than ready_for (%v)", key, ready), "")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/handlers/self"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -39,6 +40,8 @@ type Options struct {
 	// Sockets are what systemd listens on for us; without any, the address of the
 	// configuration is bound. systemd keeps them open over a restart.
 	Sockets []net.Listener
+	// process is this daemon, as the handler self sees it.
+	process self.Process
 	// Listening, if not nil, is called once with the public address.
 	Listening func(net.Addr)
 }
@@ -87,6 +90,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	state := &condition{phase: phaseStarting, refused: o.Refused}
+	o.process = thisProcess(o.Config, o.Logger, state, stopWorking)
 	var administer func(context.Context) error
 	if o.Work {
 		if administer, err = newAdmin(ctx, o, state); err != nil {
@@ -156,7 +160,7 @@ func Refuse(cfg *config.Config, listen, work bool) error {
 	problems := cfg.Problems()
 	for _, slug := range cfg.Slugs() {
 		d := cfg.Deployments[slug]
-		if !d.Enabled || d.Unsupported != "" {
+		if !d.Enabled {
 			continue
 		}
 		// The handler has the last word: a worker that cannot have one would let

@@ -111,9 +111,6 @@ func TestRefusesWhatCannotWork(t *testing.T) {
 	}{
 		"no secret":       {base, true, true, "secret"},
 		"an empty one":    {"webhook_secret_token = \"\"\n" + base, true, false, "secret"},
-		"pm2":             {token + base + deployment + "instance_name = \"web\"\n", true, true, "pm2"},
-		"nginx":           {token + base + deployment + "[[deployments.web.sites]]\nrule = \"include\"\nselect = \"*\"\n", false, true, "nginx"},
-		"self":            {token + base + deployment + "systemd_unit_name = \"deployer.service\"\n", false, true, "self"},
 		"a built-in step": {token + base + deployment + "steps = [{ name = \"fetch\", run = [\"true\"] }]\n", false, true, `"fetch" is the name of a step`},
 		"self, by name":   {token + base + deployment + "handler = \"self\"\n", false, true, "self"},
 	} {

@@ -24,18 +24,26 @@ import (
 
 // Handler is the handler that the configuration of a deployment asks for.
 func Handler(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) {
-	h, err := kindOf(cfg, d)
+	h, _, err := handlerOf(Options{Config: cfg}, d)
+	return h, err
+}
+
+// handlerOf is the handler as a daemon has it; resumer is nil where its runs end in the
+// process that began them.
+func handlerOf(o Options, d *config.Deployment) (_ handlers.Handler, resumer handlers.Resumer, err error) {
+	h, err := kindOf(o, d)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	resumer, _ = h.(handlers.Resumer)
 	h = handlers.Ending(h, d.Restart, d.Reload)
 	if d.Health.URL != "" || len(d.Health.Command) > 0 {
-		h = health.Checked(h, sourceOf(cfg, d), health.Config{
+		h = health.Checked(h, sourceOf(o.Config, d), health.Config{
 			URL: d.Health.URL, Command: d.Health.Command, Status: d.Health.Expect.Status, Text: d.Health.Expect.Text,
 			Timeout: d.Health.Timeout, Interval: d.Health.Interval, Successes: d.Health.Successes,
 		})
 	}
-	return h, nil
+	return h, resumer, nil
 }
 
 func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
@@ -46,12 +54,12 @@ func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
 }
 
 // kindOf is the handler of the deployment's kind.
-func kindOf(cfg *config.Config, d *config.Deployment) (handlers.Handler, error) {
-	if d.Unsupported != "" {
-		return nil, fmt.Errorf("deployment %q: %s", d.Slug, d.Unsupported)
-	}
+func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
+	cfg := o.Config
 	src := sourceOf(cfg, d)
 	switch d.Handler {
+	case config.HandlerSelf:
+		return selfHandler(cfg, d, src, o)
 	case config.HandlerPM2:
 		return pm2.New(pm2.Config{
 			Source: src, Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
@@ -147,9 +155,10 @@ func tidy(ctx context.Context, repo *git.Repo, log *slog.Logger) {
 // runWorker runs the worker of one deployment until ctx ends.
 func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, m *mirror.Mirror, slots *worker.Slots, d *config.Deployment) error {
 	var handler handlers.Handler
+	var resumer handlers.Resumer
 	if d.Enabled { // a disabled one voids what still waits, and runs nothing
 		var err error
-		if handler, err = Handler(o.Config, d); err != nil {
+		if handler, resumer, err = handlerOf(o, d); err != nil {
 			return err
 		}
 	}
@@ -181,7 +190,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			Timeout:          d.Timeout,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Control: m, Slots: slots,
-		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)},
+		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer,
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)

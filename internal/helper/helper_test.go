@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -429,12 +430,24 @@ func TestClient_AsksACommandInPlaceOfTheSocket(t *testing.T) {
 	}
 }
 
-func TestRules_OfTheDocumentsLoad(t *testing.T) {
+func TestRules_OfThePageLoad(t *testing.T) {
 	t.Parallel()
-	for name, text := range testkit.Documented(t, "../..", "helper.toml") {
-		if r, err := parseRules("helper.toml", []byte(text)); err != nil || len(r.Restart) == 0 {
-			t.Errorf("%s: %v, %+v", name, err, r)
+	page, err := os.ReadFile("../../docs/handlers/helper.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := 0
+	for _, example := range regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+		if regexp.MustCompile(`(?m)^\[(deployments\.|helper\])`).MatchString(example[1]) {
+			continue // of the deployer
 		}
+		loaded++
+		if r, err := parseRules("helper.toml", []byte(example[1])); err != nil || len(r.Restart) == 0 {
+			t.Errorf("%v, %+v", err, r)
+		}
+	}
+	if loaded == 0 {
+		t.Error("the page has no rules")
 	}
 }
 

@@ -16,7 +16,7 @@ const maxText = 4 << 10
 
 // finish appends the end of a run and only then lets go of the queue entry.
 func (w *Worker) finish(ctx context.Context, e queue.Entry, r run, end []eventlog.Data) error {
-	if err := saveResult(r.started.RunLog, end); err != nil {
+	if err := saveResult(resultFile(r.started.RunLog), end); err != nil {
 		// The append below is what counts; without the file a crash before it
 		// makes the run interrupted instead of ended.
 		w.o.Logger.Warn("keep the result beside the run log", "error", err)

@@ -30,9 +30,14 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 	if err := w.killOrphan(r); err != nil {
 		return err
 	}
-	end, err := loadResult(r.started.RunLog)
+	end, err := loadResult(resultFile(r.started.RunLog))
 	if err != nil {
 		w.o.Logger.Warn("unreadable result of an earlier run", "delivery", r.deliveryID, "error", err)
+	}
+	if end == nil && w.o.Resumer != nil {
+		if end, err = w.resume(ctx, r); err != nil {
+			return err
+		}
 	}
 	if end == nil {
 		canceled, err := w.wasCanceled(ctx, r)
@@ -51,6 +56,38 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 	}
 	_, err = w.record(ctx, r, end)
 	return err
+}
+
+// resume is the end of a run that was handed over to this process; nil where it was not.
+func (w *Worker) resume(ctx context.Context, r run) ([]eventlog.Data, error) {
+	handedOver, failure := w.o.Resumer.Resume(ctx, r.deliveryID, r.attempt)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if !handedOver {
+		return nil, nil
+	}
+	deployed := eventlog.Deployed{
+		Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit, Steps: []eventlog.Step{}, RunLog: r.started.RunLog,
+	}
+	end, err := loadResult(handedOverFile(r.started.RunLog))
+	if err != nil {
+		w.o.Logger.Warn("unreadable result of an earlier run", "delivery", r.deliveryID, "error", err)
+	}
+	if len(end) == 1 { // else the process was killed before it had kept it
+		if kept, ok := end[0].(eventlog.Deployed); ok {
+			deployed = kept
+		}
+	}
+	if failure == nil {
+		return []eventlog.Data{deployed}, nil
+	}
+	failed := cutShort(r)
+	failed.Error, failed.Steps, failed.DurationMS, failed.RunLogDigest = bounded(failure.Error()), deployed.Steps, deployed.DurationMS, deployed.RunLogDigest
+	if n := len(r.started.Plan); n > 0 {
+		failed.Step = r.started.Plan[n-1]
+	}
+	return []eventlog.Data{*failed}, nil
 }
 
 // cutShort is the failure of a run that did not come to an end by itself.
@@ -86,6 +123,8 @@ func (w *Worker) interrupted(r run, detail, step string, failed *eventlog.Failed
 		again = w.seen.interruptions
 	}
 	switch {
+	case w.o.Resumer != nil: // what ends the deployer each time would be retried for ever
+		failed.Error = bounded("interrupted, and a deploy of the deployer itself is never retried: " + detail)
 	case !w.o.Deployment.RetryInterrupted:
 		failed.Error = bounded("interrupted, and on_interrupt = \"fail\": " + detail)
 	case again+1 >= maxInterruptions:
@@ -108,7 +147,12 @@ type storedResult struct {
 func resultFile(runLog string) string  { return strings.TrimSuffix(runLog, ".log") + ".result.json" }
 func processFile(runLog string) string { return strings.TrimSuffix(runLog, ".log") + ".process" }
 
-func saveResult(runLog string, end []eventlog.Data) error {
+// handedOverFile keeps how a run ends if the process that it was handed over to comes up.
+func handedOverFile(runLog string) string {
+	return strings.TrimSuffix(runLog, ".log") + ".handed-over.json"
+}
+
+func saveResult(file string, end []eventlog.Data) error {
 	var stored []storedResult
 	for _, d := range end {
 		raw, err := eventlog.Encode(d)
@@ -121,12 +165,12 @@ func saveResult(runLog string, end []eventlog.Data) error {
 	if err != nil {
 		return fmt.Errorf("encode the result: %w", err)
 	}
-	return durable.WriteFile(resultFile(runLog), raw, 0o640)
+	return durable.WriteFile(file, raw, 0o640)
 }
 
 // loadResult returns nil when there is none.
-func loadResult(runLog string) ([]eventlog.Data, error) {
-	raw, err := os.ReadFile(resultFile(runLog))
+func loadResult(file string) ([]eventlog.Data, error) {
+	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -157,4 +201,5 @@ func removeResult(runLog string) {
 	// A result that stays is appended again at the next start, which the log
 	// recognises as the same event.
 	_ = os.Remove(resultFile(runLog))
+	_ = os.Remove(handedOverFile(runLog))
 }

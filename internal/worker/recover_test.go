@@ -83,7 +83,7 @@ func TestKeptResultIsAppended(t *testing.T) {
 	commit := s.push("echo fine")
 	s.order("d", commit, false)
 	started := s.startedByHand("d", commit, "another name of this host", 1)
-	if err := saveResult(started.RunLog, []eventlog.Data{eventlog.Deployed{Commit: commit, DurationMS: 42, Steps: []eventlog.Step{}}}); err != nil {
+	if err := saveResult(resultFile(started.RunLog), []eventlog.Data{eventlog.Deployed{Commit: commit, DurationMS: 42, Steps: []eventlog.Step{}}}); err != nil {
 		t.Fatal(err)
 	}
 	s.run()
@@ -104,7 +104,7 @@ func TestKeptResultIsAppended(t *testing.T) {
 	// Nor is one that was there before the run, from a log that is no more.
 	s.order("old", commit, false)
 	old := filepath.Join(filepath.Dir(started.RunLog), "old-1.log")
-	if err := saveResult(old, []eventlog.Data{eventlog.Deployed{}}); err != nil {
+	if err := saveResult(resultFile(old), []eventlog.Data{eventlog.Deployed{}}); err != nil {
 		t.Fatal(err)
 	}
 	s.run(func(o *Options) {
@@ -175,7 +175,7 @@ func TestRefusedResultEndsAsInterrupted(t *testing.T) {
 	s.run(failing[eventlog.Deployed](math.MaxInt, refusal))
 	s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "interrupted 2", "started 3", "interrupted 3", "failed 3")
 	kept := filepath.Join(s.Dir, "runs/web/d-3.result.json")
-	if end, err := loadResult(filepath.Join(s.Dir, "runs/web/d-3.log")); err != nil || len(end) != 1 || end[0].EventType() != eventlog.TypeDeployed {
+	if end, err := loadResult(filepath.Join(s.Dir, "runs/web/d-3.result.json")); err != nil || len(end) != 1 || end[0].EventType() != eventlog.TypeDeployed {
 		t.Errorf("%s holds %v, %v", kept, end, err)
 	}
 	if f := last[eventlog.Failed](s, "d"); !strings.Contains(f.Error, kept) {

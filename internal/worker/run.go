@@ -62,11 +62,19 @@ func (w *Worker) run(ctx, held, limited context.Context, e queue.Entry, job mirr
 	w.o.Logger.Info("started", "delivery", job.DeliveryID, "attempt", attempt, "commit", job.Commit)
 	r := *w.seen.open
 	check.err = errors.Join(check.err, planErr)
-	return w.finish(ctx, e, r, w.execute(ctx, limited, what, plan, check, r))
+	end, handedOver := w.execute(ctx, limited, what, plan, check, r)
+	if handedOver {
+		if err := saveResult(handedOverFile(r.started.RunLog), end); err != nil {
+			w.o.Logger.Warn("keep the result beside the run log", "error", err)
+		}
+		return nil
+	}
+	return w.finish(ctx, e, r, end)
 }
 
-// execute runs the steps and says which events end the run.
-func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan handlers.Plan, check checked, r run) []eventlog.Data {
+// execute runs the steps and says which events end the run, or would end it if what it
+// is handed over to comes up.
+func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan handlers.Plan, check checked, r run) (end []eventlog.Data, handedOver bool) {
 	runCtx, cancel := w.runContext(ctx, limited, r)
 	defer cancel()
 	begin := time.Now()
@@ -102,7 +110,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 		return []eventlog.Data{eventlog.Deployed{
 			Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
 			Steps: steps, DurationMS: took, RunLog: r.started.RunLog, RunLogDigest: log.Digest(),
-		}}
+		}}, result.HandedOver
 	}
 	failed := eventlog.Failed{
 		Commit: r.started.Commit, PreviousCommit: r.started.PreviousCommit,
@@ -114,7 +122,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	switch cause := context.Cause(runCtx); {
 	case cause == nil || !errors.Is(result.Err, cause): // the step failed by itself, whatever has ended since
 	case errors.Is(cause, errShutdown):
-		return w.interrupted(r, "the daemon was stopped during step "+result.FailedStep, result.FailedStep, &failed)
+		return w.interrupted(r, "the daemon was stopped during step "+result.FailedStep, result.FailedStep, &failed), false
 	case errors.As(cause, &canceled):
 		failed.Error = log.Mask(canceled.Error())
 	case errors.As(cause, &timeout):
@@ -123,7 +131,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 		failed.Error = "the deployment's lock was lost: " + failed.Error
 	}
 	failed.Error = bounded(failed.Error)
-	return []eventlog.Data{failed}
+	return []eventlog.Data{failed}, false
 }
 
 // runTimeout is the end of a whole deploy by the deployment's timeout; to the

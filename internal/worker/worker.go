@@ -124,6 +124,8 @@ type Options struct {
 	Vars []string
 	// SearchPaths are looked at for programs before PATH.
 	SearchPaths []string
+	// Resumer tells of runs that were handed over to this process; nil where none are.
+	Resumer handlers.Resumer
 	// Root does for steps what only root may; nil where nothing does.
 	Root handlers.Root
 	// DrainGrace is how long a run may go on once Run's context ended (default 10 s).
@@ -266,6 +268,9 @@ func (w *Worker) locked(ctx context.Context, f func(held context.Context) error)
 		if err := w.endOpenRun(held); err != nil {
 			return err
 		}
+	}
+	if w.o.Resumer != nil {
+		w.o.Resumer.Settle()
 	}
 	return f(held)
 }
