@@ -128,11 +128,11 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (err error) {
 	if err != nil {
 		return err
 	}
-	var old *TooOldError
-	if err := compare(have, want); err == nil {
+	if have == want {
 		return regrant(ctx, conn)
-	} else if !errors.As(err, &old) {
-		return err
+	}
+	if have > want {
+		return compare(have, want)
 	}
 	roles, err := enter(ctx, conn)
 	if err != nil {

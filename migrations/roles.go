@@ -139,8 +139,8 @@ func regrant(ctx context.Context, conn *pgx.Conn) error {
 func makeRole(ctx context.Context, conn *pgx.Conn, role string) (bool, error) {
 	for attempt := 0; ; attempt++ {
 		ok, err := tryMakeRole(ctx, conn, role)
-		var pg *pgconn.PgError
-		if err == nil || !errors.As(err, &pg) {
+		pg, refused := errors.AsType[*pgconn.PgError](err)
+		if !refused {
 			return ok, err
 		}
 		switch pg.Code {

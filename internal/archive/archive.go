@@ -19,10 +19,8 @@ const (
 	Version = 1
 )
 
-const (
-	// maxLine bounds a line in bytes: the largest body, in base64, with room to spare.
-	maxLine = 64 << 20
-)
+// maxLine bounds a line in bytes: the largest body, in base64, with room to spare.
+const maxLine = 64 << 20
 
 // Summary is what an archive holds.
 type Summary struct {

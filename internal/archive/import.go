@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -71,12 +70,12 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 		if err := events.add(ctx, tx, len(e.Data), e.Position, e.ID, e.Instance, e.DeliveryID, string(e.Type), e.Deployment, int32(e.Attempt), e.Actor, e.RecordedAt, []byte(e.Data)); err != nil {
 			return err
 		}
-		return hashes.add(ctx, tx, 0, e.Position, bytes.Clone(r.hashes))
+		return hashes.add(ctx, tx, 0, e.Position, r.hashes)
 	}); err != nil {
 		return Summary{}, err
 	}
-	for _, t := range []*writer{&events, &hashes} {
-		if err := t.flush(ctx, tx); err != nil {
+	for _, w := range []*writer{&events, &hashes} {
+		if err := w.flush(ctx, tx); err != nil {
 			return Summary{}, err
 		}
 	}

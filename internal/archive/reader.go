@@ -159,7 +159,7 @@ func (r *reader) event() (eventlog.Event, bool, error) {
 	if err := r.check(e, line); err != nil {
 		return eventlog.Event{}, false, r.damaged(err)
 	}
-	r.hashes = r.tree.Add(eventlog.LeafHash(&e), r.hashes[:0])
+	r.hashes = r.tree.Add(eventlog.LeafHash(&e), nil)
 	r.summary.Events++
 	if r.summary.Events == r.kept.N && r.tree.Root() != r.kept.Hash {
 		return eventlog.Event{}, false, r.damaged(fmt.Errorf("the %d events up to here are not those of the checkpoint in the first line", r.kept.N))
