@@ -40,7 +40,8 @@ func (b *bench) listener(ctx context.Context) (*process, string, error) {
 
 func sprintListenConfig(stateDir string) string { return fmt.Sprintf(listenConfig, stateDir, secret) }
 
-const listenConfig = `instance = "bench"
+// listenConfig is of the instance of the sample log.
+const listenConfig = `instance = "prod"
 state_dir = %q
 webhook_secret_token = %q
 

@@ -30,6 +30,7 @@ type bench struct {
 	binary  string
 	cluster *localpg.Cluster
 	made    int // databases, for their names
+	logs    map[int]longLog
 }
 
 func newBench(parent string, rounds int, progress io.Writer) (*bench, error) {
@@ -48,7 +49,7 @@ func newBench(parent string, rounds int, progress io.Writer) (*bench, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	spread(dir)
-	return &bench{dir: dir, rounds: rounds, progress: progress}, nil
+	return &bench{dir: dir, rounds: rounds, progress: progress, logs: map[int]longLog{}}, nil
 }
 
 // topDir is FS_TOPDIR_FL of ext4, the T of chattr(1).
@@ -141,13 +142,18 @@ func (b *bench) store(ctx context.Context) (pool *pgxpool.Pool, owner *pgx.Conn,
 	if err = migrations.Migrate(ctx, owner); err != nil {
 		return nil, nil, err
 	}
+	pool, err = openPool(ctx, dsn)
+	return pool, owner, err
+}
+
+// openPool opens a pool as the daemon has it.
+func openPool(ctx context.Context, dsn string) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	config.AfterConnect = migrations.SetRole
-	pool, err = pgxpool.NewWithConfig(ctx, config)
-	return pool, owner, err
+	return pgxpool.NewWithConfig(ctx, config)
 }
 
 // round says which round it is.

@@ -18,9 +18,10 @@ const startLimit = 20 * time.Second
 
 // process is a program that was started, and is stopped by stop.
 type process struct {
-	cmd  *exec.Cmd
-	addr string // where it listens, for the deployer
-	read chan struct{}
+	cmd *exec.Cmd
+	// addr is where the deployer listens, and admin where its private side does.
+	addr, admin string
+	read        chan struct{}
 }
 
 // spawn starts a program with its standard error going to w.
@@ -79,7 +80,7 @@ func (b *bench) deployer(ctx context.Context, verb, config, ready string, onLine
 	select {
 	case f := <-found:
 		if f.ready {
-			p.addr = f.addr
+			p.addr, p.admin = f.addr, f.admin
 			return p, nil
 		}
 		err = fmt.Errorf("%s ended before it was ready: %s", verb, f.line)
@@ -92,10 +93,10 @@ func (b *bench) deployer(ctx context.Context, verb, config, ready string, onLine
 }
 
 // begun is what a program logged until it was ready, or ended: its last line, and
-// the address that it listens on.
+// the addresses that it listens on.
 type begun struct {
-	line, addr string
-	ready      bool
+	line, addr, admin string
+	ready             bool
 }
 
 // follow reads a log to its end, and sends the line that contains ready.
@@ -115,6 +116,9 @@ func follow(r io.Reader, ready string, found chan<- begun, onLine func(at time.T
 			sofar.line = line
 			if _, rest, ok := strings.Cut(line, "msg=listening addr="); ok {
 				sofar.addr, _, _ = strings.Cut(rest, " ")
+			}
+			if _, rest, ok := strings.Cut(line, "msg=\"admin pages\" addr="); ok {
+				sofar.admin, _, _ = strings.Cut(rest, " ")
 			}
 		}
 		switch {
