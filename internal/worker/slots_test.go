@@ -10,7 +10,7 @@ import (
 func TestSlots_AreGivenInTheOrderOfAsking(t *testing.T) {
 	told := make(chan []string, 10)
 	s := NewSlots(1, func(slugs []string) { told <- slugs })
-	release, err := s.acquire(t.Context(), "web")
+	release, err := s.acquire(t.Context(), "web", "web")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestSlots_AreGivenInTheOrderOfAsking(t *testing.T) {
 	got := make(chan string)
 	ask := func(ctx context.Context, slug string) {
 		go func() {
-			release, err := s.acquire(ctx, slug)
+			release, err := s.acquire(ctx, slug, slug)
 			if err != nil {
 				got <- err.Error()
 				return
@@ -53,5 +53,41 @@ func TestSlots_AreGivenInTheOrderOfAsking(t *testing.T) {
 	expect()
 	if slug := <-got; slug != "web" {
 		t.Errorf("%s is second", slug)
+	}
+}
+
+func TestSlots_RepositoriesTakeTurns(t *testing.T) {
+	var waiting []string
+	s := NewSlots(1, func(slugs []string) { waiting = slugs })
+	release, err := s.acquire(t.Context(), "running", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	ask := func(slug, repository string) {
+		t.Helper()
+		s.mu.Lock()
+		s.line(slug, repository)
+		s.mu.Unlock()
+	}
+	for _, slug := range []string{"a1", "a2", "a3"} {
+		ask(slug, "a")
+	}
+	ask("b1", "b")
+	ask("b2", "b")
+	if want := []string{"a1", "b1", "a2", "b2", "a3"}; !slices.Equal(waiting, want) {
+		t.Errorf("%q wait, want %q", waiting, want)
+	}
+	for range 3 {
+		release()
+	}
+	ask("c1", "c") // a and b have had their turns
+	ask("a4", "a")
+	if want := []string{"b2", "c1", "a3", "a4"}; !slices.Equal(waiting, want) {
+		t.Errorf("%q wait, want %q", waiting, want)
+	}
+	if _, err := s.acquire(left, "d1", "d"); err == nil || len(waiting) != 4 {
+		t.Errorf("%v, and %q wait", err, waiting)
 	}
 }

@@ -297,7 +297,7 @@ func (w *Worker) take(ctx context.Context, e queue.Entry) error {
 	decide := func(waits func(mirror.Entry, int64) bool) error {
 		return w.locked(ctx, func(held context.Context) error {
 			if w.o.Slots != nil { // not before the lock, which another host may hold for long
-				release, err := w.o.Slots.acquire(held, w.o.Deployment.Slug)
+				release, err := w.o.Slots.acquire(held, w.o.Deployment.Slug, w.o.Deployment.Repository)
 				if err != nil {
 					return err
 				}
