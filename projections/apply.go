@@ -137,7 +137,7 @@ func (s *State) assign(e *eventlog.Event, r *record, a eventlog.Assignment) {
 // add puts a waiting attempt into the record.
 func (s *State) add(r *record, d *deploymentRecord, a *attempt) {
 	a.Instance, a.DeliveryID, a.Outcome, a.dirty = r.Instance, r.ID, OutcomeWaiting, true
-	r.attempts = append(r.attempts, a)
+	r.put(a)
 	r.Attempts++
 	r.Open++
 	d.Pending++

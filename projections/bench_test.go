@@ -2,6 +2,7 @@ package projections
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -131,4 +132,29 @@ func BenchmarkRebuild(b *testing.B) {
 func median(v []float64) float64 {
 	slices.Sort(v)
 	return v[len(v)/2]
+}
+
+// One delivery that is forwarded to many deployments, each of which is asked for, as the
+// mirror does.
+func BenchmarkFold_OneDelivery(b *testing.B) {
+	for _, n := range []int{500, 5000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				s := NewState()
+				for i := range n {
+					slug := fmt.Sprintf("app-%d", i)
+					e := eventlog.Event{
+						Position: int64(i + 1), Instance: "prod", DeliveryID: "d", Type: eventlog.TypeForwarded, Deployment: &slug, Attempt: 1,
+						Data: []byte(`{"v":1,"branch":"main","commit":"c0ffee","rule":"r","config_digest":"d"}`),
+					}
+					if err := s.Apply(&e); err != nil {
+						b.Fatal(err)
+					}
+					if a, ok := s.Newest("prod", "d", slug, e.Position); !ok || !a.Open() {
+						b.Fatalf("%s: %v", slug, a)
+					}
+				}
+			}
+		})
+	}
 }

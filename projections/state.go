@@ -16,7 +16,7 @@ type deploymentKey struct{ instance, slug string }
 // record is a delivery with all its attempts, and what the tables hold of them.
 type record struct {
 	Delivery
-	attempts []*attempt
+	attempts []*attempt // by deployment and number
 	dirty    bool
 }
 
@@ -205,8 +205,8 @@ func (s *State) Attempts(instance string) []Attempt {
 func (s *State) Newest(instance, deliveryID, slug string, position int64) (Attempt, bool) {
 	var newest *attempt
 	if r := s.deliveries[deliveryKey{instance, deliveryID}]; r != nil {
-		for _, a := range r.attempts {
-			if a.Deployment == slug && a.AssignedPosition == position && (newest == nil || a.Attempt.Attempt > newest.Attempt.Attempt) {
+		for _, a := range r.of(slug) {
+			if a.AssignedPosition == position {
 				newest = a
 			}
 		}
@@ -259,10 +259,28 @@ func set(mark **Mark, m Mark) {
 	**mark = m
 }
 
+// put adds an attempt.
+func (r *record) put(a *attempt) {
+	i, _ := slices.BinarySearchFunc(r.attempts, a, func(b, a *attempt) int {
+		return cmp.Or(cmp.Compare(b.Deployment, a.Deployment), cmp.Compare(b.Attempt.Attempt, a.Attempt.Attempt))
+	})
+	r.attempts = slices.Insert(r.attempts, i, a)
+}
+
+// of returns the attempts at a deployment.
+func (r *record) of(slug string) []*attempt {
+	from, _ := slices.BinarySearchFunc(r.attempts, slug, func(a *attempt, slug string) int { return cmp.Compare(a.Deployment, slug) })
+	to := from
+	for to < len(r.attempts) && r.attempts[to].Deployment == slug {
+		to++
+	}
+	return r.attempts[from:to]
+}
+
 // find returns the attempt of the deployment with the number, or nil.
 func (r *record) find(slug string, n int) *attempt {
-	for _, a := range r.attempts {
-		if a.Attempt.Attempt == n && a.Deployment == slug {
+	for _, a := range r.of(slug) {
+		if a.Attempt.Attempt == n {
 			return a
 		}
 	}
@@ -273,9 +291,8 @@ func (r *record) find(slug string, n int) *attempt {
 // that no later attempt has continued, or nil.
 func (r *record) interruptedBelow(slug string, n int) *attempt {
 	var newest *attempt
-	for _, a := range r.attempts {
-		if a.Deployment == slug && a.Attempt.Attempt < n && a.Outcome == OutcomeInterrupted && a.Open() &&
-			(newest == nil || a.Attempt.Attempt > newest.Attempt.Attempt) {
+	for _, a := range r.of(slug) {
+		if a.Attempt.Attempt < n && a.Outcome == OutcomeInterrupted && a.Open() {
 			newest = a
 		}
 	}

@@ -92,7 +92,7 @@ func loadDeliveries(ctx context.Context, tx pgx.Tx, p place, s *State, keys map[
 		if !ok {
 			return fmt.Errorf("the tables have an attempt of delivery %s, but not the delivery; run durhack-deployer projections rebuild", a.DeliveryID)
 		}
-		r.attempts = append(r.attempts, &attempt{Attempt: a})
+		r.put(&attempt{Attempt: a})
 		return nil
 	}, instances, ids)
 	if err != nil {

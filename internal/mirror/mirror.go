@@ -56,15 +56,15 @@ type Mirror struct {
 	o        Options
 	mu       sync.Mutex // held to change state, want and folded, and by Waits
 	state    *projections.State
-	orders   map[string][]Entry          // those that are open, by delivery
-	want     map[string]map[string]Entry // the same, by deployment and file name
-	todo     turns                       // what the directories lack of that
-	disk     *retry.Outage               // of queues in which a change has failed
-	queues   map[string]*queue.Queue     // as OpenQueue returned them last
-	setAside map[string]bool             // names that were written again after a quarantine: once is enough
-	foreign  map[string]bool             // entries of other instances that were told of
-	again    *time.Timer                 // ends the following of the log, for a look at the directories
-	folded   int64                       // the position up to which orders hold
+	orders   map[string]map[string][]Entry // those that are open, by delivery and deployment
+	want     map[string]map[string]Entry   // the same, by deployment and file name
+	todo     turns                         // what the directories lack of that
+	disk     *retry.Outage                 // of queues in which a change has failed
+	queues   map[string]*queue.Queue       // as OpenQueue returned them last
+	setAside map[string]bool               // names that were written again after a quarantine: once is enough
+	foreign  map[string]bool               // entries of other instances that were told of
+	again    *time.Timer                   // ends the following of the log, for a look at the directories
+	folded   int64                         // the position up to which orders hold
 	position atomic.Int64
 	// every is the time between two looks at the whole directories.
 	every time.Duration
@@ -230,7 +230,7 @@ func (m *Mirror) load(ctx context.Context) (err error) {
 		}
 	}()
 	m.setAside, m.foreign = map[string]bool{}, map[string]bool{}
-	m.state, m.orders, m.want, m.todo = state, map[string][]Entry{}, map[string]map[string]Entry{}, turns{}
+	m.state, m.orders, m.want, m.todo = state, map[string]map[string][]Entry{}, map[string]map[string]Entry{}, turns{}
 	m.folded = state.Position()
 	var positions []int64
 	for _, a := range state.Attempts(m.o.Instance) {
@@ -259,8 +259,12 @@ func (m *Mirror) add(e eventlog.Event) ([]Entry, error) {
 		return nil, err
 	}
 	entries = slices.DeleteFunc(entries, func(entry Entry) bool { return !m.open(entry) })
+	if len(entries) > 0 && m.orders[e.DeliveryID] == nil {
+		m.orders[e.DeliveryID] = map[string][]Entry{}
+	}
+	of := m.orders[e.DeliveryID]
 	for _, entry := range entries {
-		m.orders[e.DeliveryID] = append(m.orders[e.DeliveryID], entry)
+		of[entry.Deployment] = append(of[entry.Deployment], entry)
 		if m.want[entry.Deployment] == nil {
 			m.want[entry.Deployment] = map[string]Entry{}
 		}
@@ -298,15 +302,27 @@ func (m *Mirror) fold(events []eventlog.Event) error {
 		m.folded = e.Position
 	}
 	for p := range touched {
-		m.orders[p.delivery] = slices.DeleteFunc(m.orders[p.delivery], func(e Entry) bool {
-			if p.deployment != "" && p.deployment != e.Deployment || m.open(e) {
-				return false
+		of := m.orders[p.delivery]
+		slugs := []string{p.deployment}
+		if p.deployment == "" {
+			slugs = slices.Collect(maps.Keys(of))
+		}
+		for _, slug := range slugs {
+			left := slices.DeleteFunc(of[slug], func(e Entry) bool {
+				if m.open(e) {
+					return false
+				}
+				changed = append(changed, e)
+				delete(m.want[slug], e.Name())
+				return true
+			})
+			if len(left) == 0 {
+				delete(of, slug)
+			} else {
+				of[slug] = left
 			}
-			changed = append(changed, e)
-			delete(m.want[e.Deployment], e.Name())
-			return true
-		})
-		if len(m.orders[p.delivery]) == 0 {
+		}
+		if len(of) == 0 {
 			delete(m.orders, p.delivery)
 		}
 		m.state.ForgetEnded(m.o.Instance, p.delivery)
