@@ -24,7 +24,9 @@ func (r *Repo) Patient(patience time.Duration, tell func(why string)) *Repo {
 	return &patient
 }
 
-// patiently calls ask until it succeeds, or fails in a way that does not pass.
+// patiently calls ask until it succeeds, or fails in a way that does not pass. It is no
+// retry.Outage: the run log has a line for each try, which tells when the next one is, and
+// the pauses are longer, since the remote is others' machine.
 func (r *Repo) patiently(ctx context.Context, passing func(error) bool, ask func() error) error {
 	pause := r.patience / 120
 	var since time.Time
