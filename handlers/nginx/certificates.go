@@ -98,7 +98,7 @@ func (r *run) certificate(ctx context.Context, env handlers.Env, site string, ho
 	case len(hosts) > maxNames:
 		err = fmt.Errorf("the site has %d names, and a certificate has at most %d: make two files of it", len(hosts), maxNames)
 	default:
-		if l := r.state.limitFor(site, now); l != nil {
+		if l := r.state.limitFor(site, hosts, now); l != nil {
 			env.Say("%s: %s", site, l)
 			if needed {
 				return l, nil

@@ -41,7 +41,7 @@ type Config struct {
 	AllowDirectives, IncludePaths, LogPaths []string
 	// StateFile remembers which tree is known to serve, and what the CA refused.
 	StateFile string
-	// Patience is how long a reload may take (default 10 s).
+	// ReloadWithin is how long a reload may take (default 10 s).
 	ReloadWithin time.Duration
 
 	disk disk // in tests

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,10 +118,10 @@ func problem(said string) (kind, detail string) {
 	}
 }
 
-// limitFor is the CA's refusal that still holds for a site's names.
-func (s state) limitFor(site string, now time.Time) *limit {
+// limitFor is the CA's refusal that still holds for a site with these names.
+func (s state) limitFor(site string, hosts []string, now time.Time) *limit {
 	for i, l := range s.Limits {
-		if l.Site == site && now.Before(l.Until) {
+		if l.Site == site && slices.Equal(l.Names, hosts) && now.Before(l.Until) {
 			return &s.Limits[i]
 		}
 	}

@@ -52,18 +52,20 @@ func TestState_RemembersWhatStillHolds(t *testing.T) {
 	now := time.Now()
 	file := t.TempDir() + "/nginx/x.json"
 	s, err := readState(file)
-	if err != nil || s.limitFor("a.test", now) != nil {
+	if err != nil || s.limitFor("a.test", nil, now) != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 	s.remember(limit{Site: "a.test", Until: now.Add(time.Hour), Why: "old"}, now)
 	s.remember(limit{Site: "b.test", Until: now.Add(time.Hour)}, now)
-	s.remember(limit{Site: "a.test", Until: now.Add(3 * time.Hour), Why: "new"}, now)
+	s.remember(limit{Site: "a.test", Until: now.Add(3 * time.Hour), Why: "new", Names: []string{"a.test"}}, now)
 	s.remember(limit{Site: "c.test", Until: now.Add(3 * time.Hour)}, now.Add(2*time.Hour))
 	if err := s.write(file); err != nil {
 		t.Fatal(err)
 	}
 	s, err = readState(file)
-	if a := s.limitFor("a.test", now); err != nil || len(s.Limits) != 2 || a == nil || a.Why != "new" || s.limitFor("a.test", now.Add(4*time.Hour)) != nil {
+	names := []string{"a.test"}
+	if a := s.limitFor("a.test", names, now); err != nil || len(s.Limits) != 2 || a == nil || a.Why != "new" ||
+		s.limitFor("a.test", names, now.Add(4*time.Hour)) != nil || s.limitFor("a.test", []string{"a.test", "b.test"}, now) != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
