@@ -33,6 +33,8 @@ type Source struct {
 	// Store and Blobless are those of git.Options.
 	Store    string
 	Blobless bool
+	// Key and KnownHosts are those of git.Options.
+	Key, KnownHosts string
 	// Patience is how long a remote that is late or away is asked again; zero is
 	// git.DefaultPatience.
 	Patience time.Duration
@@ -74,6 +76,7 @@ func (s Source) Repo(env handlers.Env) *git.Repo {
 	return git.Open(s.Path, s.Remote, git.Options{
 		Vars: env.Vars, SearchPaths: s.searchPaths(env), Grace: env.Grace, ProcessFile: env.ProcessFile,
 		Submodules: s.Submodules, Tags: s.Tags, Store: s.Store, Blobless: s.Blobless,
+		Key: s.Key, KnownHosts: s.KnownHosts,
 	}).Patient(cmp.Or(s.Patience, git.DefaultPatience), func(why string) { env.Say("%s", why) })
 }
 

@@ -36,11 +36,10 @@ func (d *doctor) configuration(context.Context) {
 	for _, w := range d.cfg.Warnings {
 		d.say(Warn, "", "%s", w)
 	}
-	problems := d.cfg.Problems()
-	for _, p := range problems {
-		d.say(Fail, p.Suggestion, "%s", p.Message)
-	}
-	if len(problems) > 0 {
+	if refused, ok := errors.AsType[*config.Errors](daemon.Refuse(d.cfg, false, true)); ok {
+		for _, p := range refused.List {
+			d.say(Fail, p.Suggestion, "%s", p.Message)
+		}
 		return
 	}
 	enabled := 0

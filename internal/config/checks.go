@@ -33,6 +33,7 @@ var checks = map[string]func(s setting, text string) string{
 	"inner_path":    is(wrongInnerPath),
 	"instance":      checkInstance,
 	"instance_name": is(wrongInstanceName),
+	"key":           checkKey,
 	"lock_url":      checkLockURL,
 	"origin":        checkOrigin,
 	"pass":          checkPass,
@@ -257,6 +258,20 @@ func wrongPath(s string) (wrong, suggestion string) {
 
 func checkPath(s setting, text string) string {
 	if text = is(wrongPath)(s, text); text == "" {
+		return ""
+	}
+	return filepath.Clean(text)
+}
+
+// unquoted is a path that means the same to a shell and to ssh, which expands ~, % and $ in it.
+var unquoted = regexp.MustCompile(`\A/[A-Za-z0-9@_+=:,./-]*\z`)
+
+func checkKey(s setting, text string) string {
+	if !s.absolute(text) {
+		return ""
+	}
+	if !unquoted.MatchString(text) {
+		s.fail(fmt.Sprintf("%s %q has characters that ssh may take for something else", s.key, text), "keep it at a path of letters, digits and @_+=:,.-")
 		return ""
 	}
 	return filepath.Clean(text)

@@ -196,6 +196,9 @@ type Deployment struct {
 	// Restart and Reload are units of systemd that root restarts and reloads in the end.
 	Restart []string `toml:"restart" check:"unit" json:"restart,omitempty"`
 	Reload  []string `toml:"reload" check:"unit" json:"reload,omitempty"`
+	// Key is the private key that ssh shows a remote, an absolute path that needs no quotes; empty
+	// leaves it to ssh.
+	Key string `toml:"key" check:"key" json:"key,omitempty"`
 	// Env are the variables, NAME=value, that git and every step get beside those
 	// that always are passed on: those of Variables.
 	Env []string `json:"-"`

@@ -71,6 +71,9 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	}
 	d.idleTables(one, key)
 	d.self(one, key)
+	if s := d.setting(key + ".key"); one.Key != "" && !unquoted.MatchString(c.StateDir) {
+		s.fail(fmt.Sprintf("%s needs a state_dir whose path ssh can be given, not %q", s.key, c.StateDir), "choose one of letters, digits and @_+=:,.-")
+	}
 	canonical, err := json.Marshal(one)
 	if err != nil {
 		return // strings, numbers and maps of strings cannot fail to marshal

@@ -19,6 +19,22 @@ func TestErrors(t *testing.T) {
 			`orgin = "https://a.example"`,
 			`a.toml:1:1: unknown key "orgin" at the top level; did you mean "origin"?`,
 		},
+		"a relative deploy key": {
+			web(build1, `key = "web.key"`),
+			`a.toml:6:1: deployments.web.key must be an absolute path, not "web.key"; begin it with "/"`,
+		},
+		"a deploy key that a shell would take apart": {
+			web(build1, `key = "/etc/it's; touch x"`),
+			`a.toml:6:1: deployments.web.key "/etc/it's; touch x" has characters that ssh may take for something else; keep it at a path of letters, digits and @_+=:,.-`,
+		},
+		"a deploy key in what ssh would expand": {
+			web(build1, `key = "/etc/%h.key"`),
+			`a.toml:6:1: deployments.web.key "/etc/%h.key" has characters that ssh may take for something else; keep it at a path of letters, digits and @_+=:,.-`,
+		},
+		"a deploy key beside a state_dir that ssh cannot be given": {
+			"state_dir = \"/var/lib/my deployer\"\n" + web(build1, `key = "/etc/web.key"`),
+			`a.toml:7:1: deployments.web.key needs a state_dir whose path ssh can be given, not "/var/lib/my deployer"; choose one of letters, digits and @_+=:,.-`,
+		},
 		"two slips in a long key": {
 			`webhok_secret_tokne = "top-secret-value"`,
 			`a.toml:1:1: unknown key "webhok_secret_tokne" at the top level; did you mean "webhook_secret_token"?`,

@@ -59,7 +59,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	if o.Work {
-		if err := keepInstance(o.Config); err != nil {
+		if err := errors.Join(keepInstance(o.Config), makeKnownHosts(o.Config)); err != nil {
 			return err
 		}
 	}

@@ -50,12 +50,16 @@ func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
 	return source.Source{
 		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
 		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
+		Key: d.Key, KnownHosts: knownHosts(cfg),
 	}
 }
 
 // kindOf is the handler of the deployment's kind.
 func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 	cfg := o.Config
+	if err := checkKey(d.Key); err != nil {
+		return nil, fmt.Errorf("deployment %q: %w", d.Slug, err)
+	}
 	src := sourceOf(cfg, d)
 	switch d.Handler {
 	case config.HandlerSelf:
@@ -91,6 +95,7 @@ func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
 	return git.Open(d.Path, d.Remote, git.Options{
 		Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths, Submodules: d.Submodules, Tags: d.Tags,
 		Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
+		Key: d.Key, KnownHosts: knownHosts(cfg),
 	})
 }
 

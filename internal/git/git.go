@@ -44,6 +44,9 @@ type Options struct {
 	// Blobless says that a new clone has the files of commits only once they are
 	// checked out. It borrows nothing.
 	Blobless bool
+	// Key is the private key that ssh alone may use, and KnownHosts what it knows remotes
+	// by: paths that need no quotes. Without a Key, ssh goes by its own configuration.
+	Key, KnownHosts string
 	// ProcessFile names the running git for process.KillOrphan; may be empty.
 	ProcessFile string
 }
@@ -232,6 +235,10 @@ func (r *Repo) environment() []string {
 		"GIT_NO_REPLACE_OBJECTS=1", "GIT_GRAFT_FILE=/dev/null/none",
 		"GIT_CEILING_DIRECTORIES="+filepath.Dir(filepath.Clean(r.dir)),
 		"GIT_CONFIG_COUNT="+strconv.Itoa(given+len(config)))
+	if r.opts.Key != "" {
+		vars = append(vars, "GIT_SSH_VARIANT=ssh", "GIT_SSH_COMMAND=ssh -i "+r.opts.Key+" -o IdentitiesOnly=yes -o BatchMode=yes"+
+			" -o UserKnownHostsFile="+r.opts.KnownHosts+" -o StrictHostKeyChecking=accept-new")
+	}
 	for i, kv := range config {
 		n := strconv.Itoa(given + i)
 		vars = append(vars, "GIT_CONFIG_KEY_"+n+"="+kv[0], "GIT_CONFIG_VALUE_"+n+"="+kv[1])

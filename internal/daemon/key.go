@@ -1,0 +1,53 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
+)
+
+// checkKey says what keeps ssh from using a deploy key.
+func checkKey(path string) error {
+	if path == "" {
+		return nil
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("key %s is not there: make it with `ssh-keygen -t ed25519 -N \"\" -f %[1]s`, give it to the deployer's user, and add %[1]s.pub to the repository's deploy keys", path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil // whoever asks is not the deployer; ssh itself says it to that one
+	case err != nil:
+		return fmt.Errorf("look at key %s: %w", path, err)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("key %s is not a file; name the private key", path)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("key %s has mode %04o: others than its owner may use it; chmod 600 it, and make a new one if somebody has", path, info.Mode().Perm())
+	}
+	return nil
+}
+
+// gitHub is the host key that GitHub publishes; its SHA256 is +DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU.
+const gitHub = "github.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl\n"
+
+func knownHosts(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "known_hosts") }
+
+// makeKnownHosts makes the file of hosts that deploy keys are shown to, if there are any. ssh
+// adds others when it first meets them.
+func makeKnownHosts(cfg *config.Config) error {
+	for _, d := range cfg.Deployments {
+		if d.Key == "" {
+			continue
+		}
+		if err := durable.CreateFile(knownHosts(cfg), []byte(gitHub), 0o644); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make the file of known hosts in state_dir: %w", err)
+		}
+		return nil
+	}
+	return nil
+}
