@@ -245,9 +245,9 @@ func TestDoctor_FindsWhatIsWrong(t *testing.T) {
 		}, "fail projections", "the checkpoint of the read models is 9, but the log ends at 0", "ok projections"},
 		{"no read models, and an event", func(t *testing.T, s *site) { s.sql(t, event("received")) }, "warn projections", "not built yet", "ok projections"},
 		{"an unknown event", func(t *testing.T, s *site) {
-			s.sql(t, event("thawed"))
-			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"thawed\"')")
-		}, "fail projections", "thawed", "ok projections"},
+			s.sql(t, event("unheard_of"))
+			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"unheard_of\"')")
+		}, "fail projections", "unheard_of", "ok projections"},
 		{"a signing key that others may read", func(t *testing.T, s *site) { chmod(t, s.sign(t), 0o644) }, "fail signer", "mode 0644", "ok signer"},
 		{"events that nobody signs", func(t *testing.T, s *site) {
 			old := strings.Replace(event("received"), "now()", "now() - interval '3 minutes'", 1)

@@ -85,7 +85,7 @@ func (s *site) unknownEvent(dsn, instance string) {
 	if err := pgx.BeginFunc(s.t.Context(), conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(s.t.Context(), fmt.Sprintf(`
 		insert into events (position, id, instance, delivery_id, type, deployment, attempt, actor, recorded_at, data)
-		select position + 1, '7' || lpad(position::text, 3, '0') || substr(last_id, 5), '%s', 'x', 'thawed', null, 1, 'x', now(), '{"v":1}' from log_head;
+		select position + 1, '7' || lpad(position::text, 3, '0') || substr(last_id, 5), '%s', 'x', 'unheard_of', null, 1, 'x', now(), '{"v":1}' from log_head;
 		update log_head set position = position + 1, last_id = (select id from events order by position desc limit 1);
 		`, instance)); err != nil {
 			return err
@@ -119,8 +119,8 @@ func TestReadiness(t *testing.T) {
 
 	// An event that this binary does not know stops the read models, and nothing else.
 	s.unknownEvent(dsn, "elsewhere")
-	r = s.becomes(d, 503, `projection state stopped after position 4 of 5: event at position 5 has type "thawed"`)
-	if p := r.Checks.Projections[0]; !strings.Contains(p.Error, "thawed") || p.Events != 1 {
+	r = s.becomes(d, 503, `projection state stopped after position 4 of 5: event at position 5 has type "unheard_of"`)
+	if p := r.Checks.Projections[0]; !strings.Contains(p.Error, "unheard_of") || p.Events != 1 {
 		t.Errorf("it says %+v", p)
 	}
 	s.push(d, "d2")
