@@ -18,11 +18,14 @@ import (
 // of Postgres has connections, if nobody changes that.
 const manyFollowers = 100
 
+// besideFollowers is how many pushes are sent with them, and without, in a round.
+const besideFollowers = 20
+
 // followers measures the time from the POST to the committed `started` with a
 // hundred `log --follow` beside it, against that without, in turns; and how many
 // connections the server has then.
 func followers(ctx context.Context, b *bench) (_ []result, err error) {
-	s, err := b.site(ctx, 1+2*b.rounds*pushes)
+	s, err := b.site(ctx, 1+2*b.rounds*besideFollowers)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +59,7 @@ func followers(ctx context.Context, b *bench) (_ []result, err error) {
 	var with, without, connections []float64
 	for round := range b.rounds {
 		b.round(round)
-		alone, err := measure(pushes)
+		alone, err := measure(besideFollowers)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +67,7 @@ func followers(ctx context.Context, b *bench) (_ []result, err error) {
 		if err != nil {
 			return nil, err
 		}
-		beside, err := measure(pushes)
+		beside, err := measure(besideFollowers)
 		var n float64
 		err = errors.Join(err, conn.QueryRow(ctx, "select count(*) from pg_stat_activity where backend_type = 'client backend'").Scan(&n), end())
 		if err != nil {
