@@ -92,7 +92,7 @@ func (w *Worker) appendEnd(ctx context.Context, r run, end []eventlog.Data, keep
 	events, err := w.o.Log.Append(ctx, group)
 	var conflict *eventlog.ConflictError
 	if errors.As(err, &conflict) && conflict.Stored.Type == eventlog.TypeReplayed {
-		return fmt.Errorf("put back what was live: somebody replayed it at the same moment: %v", err) // tried again, behind that
+		return fmt.Errorf("put back what was live: somebody replayed it at the same moment: %s", err.Error()) // tried again, behind that
 	}
 	switch {
 	case errors.Is(err, eventlog.ErrFenced), errors.As(err, &conflict):
