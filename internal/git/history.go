@@ -1,6 +1,7 @@
 package git
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,52 @@ func (r *Repo) FetchHistory(ctx context.Context, branch, commit string, out io.W
 		return fmt.Errorf("fetch the history of commit %s: %w", commit, err)
 	}
 	return nil
+}
+
+// Kin compares a commit that is known with many at once: before are those that led
+// to it, after those that came from it, and unknown those that are not known.
+func (r *Repo) Kin(ctx context.Context, commit string, others []string) (before, after, unknown map[string]bool, err error) {
+	fail := func(err error) (_, _, _ map[string]bool, _ error) {
+		return nil, nil, nil, fmt.Errorf("compare commits: %w", err)
+	}
+	for _, c := range append([]string{commit}, others...) {
+		if err := checkHash(c); err != nil {
+			return fail(err)
+		}
+	}
+	shallow, err := r.shallow()
+	if err != nil {
+		return fail(err)
+	}
+	var types bytes.Buffer
+	err = r.feed(ctx, []byte(strings.Join(others, "^{commit}\n")+"^{commit}\n"), &types, "cat-file", "--batch-check=%(objecttype)")
+	if err != nil && exitCode(err) != 128 { // a partial clone asks its remote for each that it lacks, and gives up there
+		return fail(err)
+	}
+	found := strings.Split(types.String(), "\n")
+	before, after, unknown = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	ask := "^" + commit + "\n"
+	for i, other := range others {
+		if i < len(found) && found[i] == "commit" && len(shallow) == 0 { // where the history is cut off, each is asked by itself
+			before[other] = true
+			ask += other + "\n"
+		} else {
+			unknown[other] = true
+		}
+	}
+	// All that did not lead to the commit, each line a commit and its parents, which come first.
+	var lines bytes.Buffer
+	if err := r.feed(ctx, []byte(ask), &lines, "rev-list", "--topo-order", "--reverse", "--parents", "--stdin"); err != nil {
+		return fail(err)
+	}
+	for line := range strings.Lines(lines.String()) {
+		hashes := strings.Fields(line)
+		delete(before, hashes[0])
+		if slices.ContainsFunc(hashes[1:], func(parent string) bool { return parent == commit || after[parent] }) {
+			after[hashes[0]] = true
+		}
+	}
+	return before, after, unknown, nil
 }
 
 func (r *Repo) fetchHistory(ctx context.Context, branch, commit string, out io.Writer) error {

@@ -1,6 +1,7 @@
 package git
 
 import (
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -82,6 +83,41 @@ func TestHistoryThatCannotBeHad(t *testing.T) {
 	err = w.repo.FetchHistory(t.Context(), "main", tip, &w.out)
 	if err == nil || !strings.Contains(err.Error(), "shallow clone itself") {
 		t.Errorf("a shallow remote: %v", err)
+	}
+}
+
+func TestKin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second, third := w.commit("1", nil), w.commit("2", nil), w.commit("3", nil)
+	w.push("main")
+	w.git(w.pusher, "checkout", "--quiet", first)
+	aside := w.commit("aside", nil)
+	w.git(w.pusher, "merge", "--quiet", "--no-edit", second)
+	merged := w.git(w.pusher, "rev-parse", "HEAD")
+	w.push("other")
+	w.must(w.repo.FetchHistory(t.Context(), "main", third, &w.out))
+	w.must(w.repo.FetchHistory(t.Context(), "other", merged, &w.out))
+	gone := strings.Repeat("ab", 20)
+	others := []string{first, gone, third, aside, merged}
+	before, after, unknown, err := w.repo.Kin(t.Context(), second, others)
+	is := func(commits ...string) map[string]bool {
+		m := map[string]bool{}
+		for _, c := range commits {
+			m[c] = true
+		}
+		return m
+	}
+	if err != nil || !maps.Equal(before, is(first)) || !maps.Equal(after, is(third, merged)) || !maps.Equal(unknown, is(gone)) {
+		t.Errorf("before %v, after %v, unknown %v, %v", before, after, unknown, err)
+	}
+	w.must(os.RemoveAll(w.repo.Dir()))
+	w.git(w.pusher, "clone", "--quiet", "--depth=1", "file://"+w.bare, w.repo.Dir())
+	if _, _, unknown, err = w.repo.Kin(t.Context(), third, others); err != nil || !maps.Equal(unknown, is(others...)) {
+		t.Errorf("in a shallow clone: unknown %v, %v", unknown, err)
+	}
+	if _, _, _, err = w.repo.Kin(t.Context(), "--all", others); err == nil {
+		t.Error("an option is taken for a commit")
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
-	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -17,15 +16,15 @@ import (
 // that was not recorded first.
 var errNotOrdered = errors.New("the log has no such assignment")
 
-// decide voids an assignment that no longer makes sense, and runs the others. Where
-// waits does not know the order, the log is asked.
+// maxVoids bounds how many orders are voided in one commit.
+const maxVoids = 500
+
+// decide voids an assignment that no longer makes sense, with those behind it that do
+// not either, and runs the others. Where waits does not know an order, the log is asked.
 func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Entry, waits func(mirror.Entry, int64) bool) error {
-	order := order{known: true, next: job.Attempt, newest: projections.Attempt{Outcome: projections.OutcomeWaiting}}
-	if waits == nil || !waits(job, max(w.seen.position, w.voided)) {
-		var err error
-		if order, err = w.order(held, job); err != nil {
-			return err
-		}
+	order, err := w.order(held, job, waits)
+	if err != nil {
+		return err
 	}
 	if order.other != "" {
 		return w.rest(e, fmt.Errorf("it is left alone: it is of instance %q, and this is %q", order.other, w.o.Instance))
@@ -42,7 +41,8 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Ent
 	limited, cancel := w.limit(held)
 	defer cancel()
 	var check checked
-	void, err := w.void(limited, e, job, &check.said)
+	all := w.backlog(e, job)
+	void, err := w.void(limited, all, 0, &check.said)
 	if held.Err() != nil {
 		return context.Cause(held)
 	}
@@ -50,18 +50,38 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Ent
 		check.err = err
 		return w.run(ctx, held, limited, e, job, attempt, check)
 	}
-	void.Commit = job.Commit
-	events, err := w.o.Log.Append(held, eventlog.Group{
-		Transitions: []eventlog.Transition{w.transition(job.DeliveryID, attempt, job.Actor, *void)},
-		// Another worker may be running it, if we have lost the lock.
-		Fence: w.fence(w.seen.position),
-	})
+	// Another worker may be running it, if we have lost the lock.
+	group := eventlog.Group{Fence: w.fence(w.seen.position)}
+	for i := 0; void != nil; {
+		job = all.orders[i]
+		void.Commit = job.Commit
+		group.Transitions = append(group.Transitions, w.transition(job.DeliveryID, order.next, job.Actor, *void))
+		// Nothing runs before those behind it are decided, so that it may be now. What
+		// cannot be is left to its turn.
+		all.load()
+		if i++; i == len(all.orders) || i == maxVoids {
+			break
+		}
+		if order, err = w.order(held, all.orders[i], waits); err != nil || !order.known || !order.newest.Open() {
+			break
+		}
+		if void, err = w.void(limited, all, i, io.Discard); err != nil {
+			break
+		}
+	}
+	events, err := w.o.Log.Append(held, group)
 	if err != nil {
 		return fmt.Errorf("append voided: %w", err)
 	}
-	w.voided = events[0].Position
-	w.o.Logger.Info("voided", "delivery", job.DeliveryID, "reason", string(void.Reason))
-	return w.done(e)
+	for i, event := range events {
+		w.voided = event.Position
+		void := group.Transitions[i].Data.(eventlog.Voided)
+		w.o.Logger.Info("voided", "delivery", event.DeliveryID, "reason", string(void.Reason))
+		if err := w.done(all.entries[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checked is what came of the questions before a run.
@@ -70,10 +90,11 @@ type checked struct {
 	err  error        // fails the run before its first step
 }
 
-// void says why the assignment must not run, or nil. An error means that the
+// void says why the order at i must not run, or nil. An error means that the
 // question could not be answered; the run is then failed, because running on a
 // guess could take the deployment backwards.
-func (w *Worker) void(ctx context.Context, e queue.Entry, job mirror.Entry, out io.Writer) (*eventlog.Voided, error) {
+func (w *Worker) void(ctx context.Context, all *backlog, i int, out io.Writer) (*eventlog.Voided, error) {
+	job := all.orders[i]
 	if !w.o.Deployment.Enabled {
 		return &eventlog.Voided{
 			Reason: eventlog.ReasonDeploymentDisabled,
@@ -84,7 +105,7 @@ func (w *Worker) void(ctx context.Context, e queue.Entry, job mirror.Entry, out 
 		return void, nil
 	}
 	if latest, why := w.latestOnly(job); latest {
-		if newer := w.newer(ctx, e, job, out); newer != nil {
+		if newer := all.newer(ctx, i, out); newer != nil {
 			return &eventlog.Voided{
 				Reason: eventlog.ReasonSuperseded, SupersededBy: newer.DeliveryID,
 				Detail: fmt.Sprintf("delivery %s (commit %s) came later and %s", newer.DeliveryID, short(newer.Commit), why),
@@ -98,36 +119,6 @@ func (w *Worker) void(ctx context.Context, e queue.Entry, job mirror.Entry, out 
 		}, nil
 	}
 	return w.stale(ctx, job, out)
-}
-
-// newer finds the newest waiting assignment that takes the place of job. One
-// whose commit is an ancestor of job's does not: then the deliveries came out
-// of order, and dropping job would leave the older commit live. Nor does one
-// that cannot be compared.
-func (w *Worker) newer(ctx context.Context, e queue.Entry, job mirror.Entry, out io.Writer) *mirror.Entry {
-	pending := w.o.Queue.Pending()
-	for i := len(pending) - 1; i >= 0 && pending[i].Name > e.Name; i-- {
-		raw, err := w.o.Files.Read(pending[i])
-		if err != nil {
-			continue // gone or unreadable: it will be dealt with in its turn
-		}
-		newer, err := mirror.Decode(raw)
-		if err != nil || newer.Deployment != job.Deployment || newer.Name() != pending[i].Name {
-			continue
-		}
-		if newer.Commit == job.Commit || newer.Forced {
-			return &newer // it will run, wherever it lies
-		}
-		older, err := w.isAncestor(ctx, newer, job, out)
-		if err != nil {
-			w.o.Logger.Warn("not superseded: the commits cannot be compared", "delivery", job.DeliveryID, "newer", newer.DeliveryID, "error", err)
-			return nil
-		}
-		if !older {
-			return &newer
-		}
-	}
-	return nil
 }
 
 // isAncestor says whether a's commit is an ancestor of b's, both made known first.

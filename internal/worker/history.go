@@ -107,7 +107,10 @@ type order struct {
 	other string
 }
 
-func (w *Worker) order(ctx context.Context, job mirror.Entry) (order, error) {
+func (w *Worker) order(ctx context.Context, job mirror.Entry, waits func(mirror.Entry, int64) bool) (order, error) {
+	if waits != nil && waits(job, max(w.seen.position, w.voided)) {
+		return order{known: true, next: job.Attempt, newest: projections.Attempt{Outcome: projections.OutcomeWaiting}}, nil
+	}
 	var o order
 	position, highest := int64(0), 0
 	slug, state := w.o.Deployment.Slug, projections.NewState()

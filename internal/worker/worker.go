@@ -67,6 +67,9 @@ type Repository interface {
 	// IsAncestor compares with a commit that is known; one that is not is no
 	// ancestor of it.
 	IsAncestor(ctx context.Context, ancestor, of string) (bool, error)
+	// Kin says which of the others led to a commit that is known, and which came from
+	// it; unknown are those that are to be made known first.
+	Kin(ctx context.Context, commit string, others []string) (before, after, unknown map[string]bool, err error)
 	// TipAfter is the commit that the branch points to at the remote now, after a
 	// push that moved it away from before; empty where the remote has no such branch.
 	TipAfter(ctx context.Context, branch, before string, out io.Writer) (string, error)
