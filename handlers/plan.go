@@ -94,6 +94,8 @@ type Env struct {
 	Leftovers *Leftovers
 	// Grace is the time between TERM and KILL; zero is process.DefaultGrace.
 	Grace time.Duration
+	// Nice is added to the niceness of programs.
+	Nice int
 	// ProcessFile names the running program for KillOrphan, should we be killed;
 	// empty names it nowhere.
 	ProcessFile string
@@ -116,7 +118,7 @@ func (e Env) Run(ctx context.Context, dir string, extra []string, argv ...string
 	vars = append(append(vars, e.Vars...), extra...)
 	return process.Run(ctx, process.Command{
 		Argv: argv, Dir: dir, Env: vars, SearchPaths: e.SearchPaths,
-		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, File: e.ProcessFile,
+		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, Nice: e.Nice, File: e.ProcessFile,
 	})
 }
 

@@ -189,8 +189,10 @@ type Deployment struct {
 
 	// FetchTimeout bounds what git gets from the remote; 0 is no bound of its own.
 	FetchTimeout time.Duration `toml:"fetch_timeout" json:"fetch_timeout_ns,omitempty"`
-	EnvFiles     []string      `toml:"env_file" check:"env_file" single:"true" json:"-"`
-	Variables    `toml:"env"`
+	// Nice is added to the niceness of the steps.
+	Nice      int      `toml:"nice" max:"19" json:"nice,omitempty"`
+	EnvFiles  []string `toml:"env_file" check:"env_file" single:"true" json:"-"`
+	Variables `toml:"env"`
 	// OnFailure says what becomes of a deploy that failed.
 	OnFailure string `toml:"on_failure" choice:"none rollback" json:"on_failure,omitempty"`
 	// Restart and Reload are units of systemd that root restarts and reloads in the end.

@@ -168,6 +168,8 @@ func TestErrors(t *testing.T) {
 		"the root as path":      {strings.Replace(web(build1), "/var/www/web", "/var/..", 1), `a.toml:4:1: deployments.web.path "/var/.." is the root directory; name a directory for it`},
 		"a word for a duration": {web(build1, `timeout = "ten minutes"`), `a.toml:6:1: deployments.web.timeout is not a duration: "ten minutes"; write it like "90s", "10m", "1h30m" or "90d", or as whole seconds`},
 		"half a day":            {"[retention]\nrun_logs = \"1.5d\"\n" + web(build1, ""), `a.toml:2:1: retention.run_logs is not a duration: "1.5d"; write it like "90s", "10m", "1h30m" or "90d", or as whole seconds`},
+		"nicer than can be":     {web(build1, `nice = 20`), `a.toml:6:1: deployments.web.nice must be from 0 to 19, not 20`},
+		"less nice":             {web(build1, `nice = -5`), `a.toml:6:1: deployments.web.nice must be from 0 to 19, not -5`},
 		"no time to fetch":      {web(build1, `fetch_timeout = "0d"`), `a.toml:6:1: deployments.web.fetch_timeout must be more than zero`},
 		"no time at all":        {web(build1, `timeout = 0`), `a.toml:6:1: deployments.web.timeout must be more than zero`},
 		"negative time":         {web(build1, `timeout = -9223372036854775808`), `a.toml:6:1: deployments.web.timeout must be more than zero`},

@@ -193,6 +193,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			RetryInterrupted: d.OnInterrupt == config.OnInterruptRetry,
 			Restore:          d.OnFailure == config.OnFailureRollback,
 			Timeout:          d.Timeout,
+			Nice:             d.Nice,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Control: m, Slots: slots,
 		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer,

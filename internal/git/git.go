@@ -47,6 +47,8 @@ type Options struct {
 	// Key is the private key that ssh alone may use, and KnownHosts what it knows remotes
 	// by: paths that need no quotes. Without a Key, ssh goes by its own configuration.
 	Key, KnownHosts string
+	// Nice is added to git's niceness.
+	Nice int
 	// ProcessFile names the running git for process.KillOrphan; may be empty.
 	ProcessFile string
 }
@@ -148,7 +150,7 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	}
 	err := process.Run(ctx, process.Command{
 		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
-		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, File: r.opts.ProcessFile,
+		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, Nice: r.opts.Nice, File: r.opts.ProcessFile,
 		Stdin: r.stdin, Stdout: stdout, Stderr: stderr,
 	})
 	_ = masked.Flush()

@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -61,6 +62,8 @@ type Command struct {
 	Leftovers *Leftovers
 	// Grace is the time between TERM and KILL; zero is DefaultGrace.
 	Grace time.Duration
+	// Nice is added to our own niceness, as nice(1) does.
+	Nice int
 	// File, if set, names the running program for KillOrphan. It is removed
 	// once the program is reaped.
 	File string
@@ -119,7 +122,7 @@ func Run(ctx context.Context, c Command) error {
 	if c.Stdin != nil { // a nil *os.File is not a nil io.Reader
 		cmd.Stdin = c.Stdin
 	}
-	exited, err := start(cmd)
+	exited, err := start(cmd, c.Nice)
 	if err != nil {
 		out.abort()
 		return &StartError{Program: program, Path: path, Err: err}
@@ -153,14 +156,23 @@ func Run(ctx context.Context, c Command) error {
 // start starts cmd and returns a channel that is closed when it has exited (and
 // is not reaped yet). The goroutine keeps its thread for as long as the program
 // lives: PR_SET_PDEATHSIG is bound to the thread that forked.
-func start(cmd *exec.Cmd) (<-chan struct{}, error) {
+func start(cmd *exec.Cmd, nice int) (<-chan struct{}, error) {
 	started := make(chan error, 1)
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		var err error
+		if nice > 0 {
+			// It is the thread's, and so the program's from the beginning. As no thread may
+			// take it back, this one ends with the goroutine that has locked it.
+			err = beNicer(nice)
+		} else {
+			defer runtime.UnlockOSThread()
+		}
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err != nil {
 			return
@@ -177,6 +189,18 @@ func start(cmd *exec.Cmd) (<-chan struct{}, error) {
 		<-exited
 	}
 	return exited, err
+}
+
+// beNicer adds to the niceness of the calling thread.
+func beNicer(nice int) error {
+	free, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // 20 less the niceness
+	if err == nil {
+		err = unix.Setpriority(unix.PRIO_PROCESS, 0, 20-free+nice)
+	}
+	if err != nil {
+		return fmt.Errorf("add %d to the niceness: %w", nice, err)
+	}
+	return nil
 }
 
 // await returns once the program has exited and its session is empty, and says

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -34,6 +35,31 @@ func TestMain(m *testing.M) {
 
 func sh(script string) Command {
 	return Command{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}, Grace: 50 * time.Millisecond}
+}
+
+// A program and its children are as nice as they are told to be, and nobody else is.
+func TestRun_Nice(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	own := 0
+	for _, nice := range []int{0, 7, 30, 0} {
+		said.Reset()
+		c := sh("nice; (nice)")
+		c.Stdout, c.Nice = &said, nice
+		if err := Run(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		var program, child int
+		if _, err := fmt.Sscan(said.String(), &program, &child); err != nil {
+			t.Fatal(err)
+		}
+		if nice == 0 {
+			own = program
+		}
+		if want := min(own+nice, 19); program != want || child != want {
+			t.Errorf("with %d more than %d the program has %d, and its child %d", nice, own, program, child)
+		}
+	}
 }
 
 // pidIn reads a process ID that a script wrote to a file.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
@@ -59,7 +60,8 @@ func (w *Worker) decide(ctx, held context.Context, e queue.Entry, job mirror.Ent
 		// Nothing runs before those behind it are decided, so that it may be now. What
 		// cannot be is left to its turn.
 		all.load()
-		if i++; i == len(all.orders) || i == maxVoids {
+		frozen, _, known := w.holds()
+		if i++; i == len(all.orders) || i == maxVoids || !known || frozen.Active(time.Now()) {
 			break
 		}
 		if order, err = w.order(held, all.orders[i], waits); err != nil || !order.known || !order.newest.Open() {

@@ -92,7 +92,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	if check.err == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
 			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths, Leftovers: &w.left,
-			Grace: w.o.StepGrace, ProcessFile: processFile(r.started.RunLog),
+			Grace: w.o.StepGrace, Nice: w.o.Deployment.Nice, ProcessFile: processFile(r.started.RunLog),
 			Root: w.o.Root, Job: job,
 		}, log)
 	} else {

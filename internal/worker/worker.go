@@ -87,6 +87,8 @@ type Deployment struct {
 	RetryInterrupted bool
 	// Restore is on_failure = "rollback": where a run fails, what was live before is run again.
 	Restore bool
+	// Nice is added to the niceness of the steps.
+	Nice int
 	// Timeout bounds a whole run and the questions before it; 0 means no bound.
 	Timeout time.Duration
 }
