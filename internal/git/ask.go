@@ -269,7 +269,7 @@ func (r *Repo) lsRemote(ctx context.Context, refs ...string) (map[string]string,
 	}
 	var text string
 	err := r.patiently(ctx, passes, func() (err error) {
-		text, err = r.contact(ctx, dir).output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", remote}, refs...)...)
+		text, err = r.contact(ctx, dir).output(ctx, dir, append([]string{"ls-remote", "--quiet", "--end-of-options", r.name}, refs...)...)
 		return err
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ package git
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -24,9 +25,13 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
-// remote is the name under which git finds the URL. It stands in no
-// configuration file, so that what an operator wrote there is not mixed in.
-const remote = "durhack-deployer"
+// remotePrefix begins the name under which git finds the URL. Nobody can guess the rest, so
+// that no configuration file has another URL, or a program, for it.
+const remotePrefix = "durhack-deployer-"
+
+// alternateRefs is what git does by itself. Given as a program, that of a configuration
+// file is not run; the text is this one, whatever anyone pushes.
+const alternateRefs = `refs() { git --git-dir="$1" for-each-ref --format="%(objectname)"; }; refs`
 
 // Options are the lesser choices of Open; the zero value will do.
 type Options struct {
@@ -58,6 +63,7 @@ type Options struct {
 // exclude each other, also across processes; a Repo is safe for concurrent use.
 type Repo struct {
 	dir, remote string
+	name        string // of the remote, see remotePrefix
 	heads       string // where the branches of the remote stand here
 	opts        Options
 	secrets     *mask.Set
@@ -79,7 +85,7 @@ func Open(dir, remote string, opts Options) *Repo {
 	if opts.Blobless {
 		opts.Store = ""
 	}
-	return &Repo{dir: dir, remote: remote, heads: headsOfTree, opts: opts, secrets: mask.NewSet(mask.Credentials(remote))}
+	return &Repo{dir: dir, remote: remote, name: remotePrefix + rand.Text(), heads: headsOfTree, opts: opts, secrets: mask.NewSet(mask.Credentials(remote))}
 }
 
 // Dir is the working tree.
@@ -194,7 +200,9 @@ func (r *Repo) lend() [][2]string {
 
 func (r *Repo) environment() []string {
 	config := slices.Concat([][2]string{
-		{"remote." + remote + ".url", r.remote},
+		{"remote." + r.name + ".url", r.remote},
+		{"core.alternateRefsCommand", alternateRefs},
+		{"core.askPass", ""},
 		{"safe.directory", r.dir},
 		{"core.hooksPath", "/dev/null"},
 		{"core.fsmonitor", "false"},
@@ -218,14 +226,14 @@ func (r *Repo) environment() []string {
 		{"core.splitIndex", "false"},
 	}, r.config, r.lend())
 	if r.isPartial() { // what a partial clone lacks comes from us, too, with our credentials
-		config = append(config, [2]string{"remote." + remote + ".promisor", "true"}, [2]string{"remote." + remote + ".partialCloneFilter", "blob:none"})
+		config = append(config, [2]string{"remote." + r.name + ".promisor", "true"}, [2]string{"remote." + r.name + ".partialCloneFilter", "blob:none"})
 	}
 	// git compares the real path.
 	if real, err := filepath.EvalSymlinks(r.dir); err == nil && real != r.dir {
 		config = append(config, [2]string{"safe.directory", real})
 	}
-	vars := append([]string(nil), r.opts.Vars...)
-	given := 0 // by the person who configured the variables of git's configuration
+	vars := append([]string{"GIT_PROXY_COMMAND="}, r.opts.Vars...) // takes the place of core.gitProxy
+	given := 0                                                     // by the person who configured the variables of git's configuration
 	for _, kv := range vars {
 		if count, ok := strings.CutPrefix(kv, "GIT_CONFIG_COUNT="); ok {
 			n, _ := strconv.Atoi(count)

@@ -78,10 +78,13 @@ func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) er
 	if len(commit) == hex.EncodedLen(sha256.Size) {
 		format = "sha256"
 	}
-	have, err := r.output(ctx, r.dir, "rev-parse", "--show-object-format")
+	have, err := r.output(ctx, r.dir, "rev-parse", "--show-object-format", "--show-toplevel")
+	have, top, _ := strings.Cut(have, "\n")
 	switch {
 	case ctx.Err() != nil:
 		return err
+	case err == nil && !sameDir(top, r.dir):
+		return fmt.Errorf("the repository in %s has its files in %s; run `git -C %[1]s config --unset core.worktree` as the deployer's user, then deploy again", r.dir, top)
 	case err == nil && have != format:
 		return fmt.Errorf("the repository in %s is of the format %s, and commit %s is of %s; move it away, and it will be cloned again", r.dir, have, commit, format)
 	case err != nil:
@@ -115,6 +118,12 @@ func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) er
 		}
 	}
 	return nil
+}
+
+func sameDir(a, b string) bool {
+	its, err := os.Stat(a)
+	other, otherErr := os.Stat(b)
+	return err == nil && otherErr == nil && os.SameFile(its, other)
 }
 
 // CheckDir says what would keep EnsureClone from using a directory, as far as
@@ -238,9 +247,9 @@ func (r *Repo) fetchBranch(ctx context.Context, out io.Writer, branch string, mo
 	err := fetch()
 	if missing := isMissing(err); missing || isInTheWay(err) {
 		pruning := *r.contact(ctx, r.dir)
-		pruning.config = append(slices.Clip(pruning.config), [2]string{"remote." + remote + ".fetch", r.allBranches()})
+		pruning.config = append(slices.Clip(pruning.config), [2]string{"remote." + r.name + ".fetch", r.allBranches()})
 		// A failure to prune is in out; what keeps the branch from being fetched is err.
-		if pruned := pruning.run(ctx, r.dir, nil, out, "remote", "prune", "--end-of-options", remote); pruned == nil && !missing {
+		if pruned := pruning.run(ctx, r.dir, nil, out, "remote", "prune", "--end-of-options", r.name); pruned == nil && !missing {
 			return fetch()
 		}
 	}
@@ -255,7 +264,7 @@ func (r *Repo) fetch(ctx context.Context, out io.Writer, refspec string, more ..
 	if r.isPartial() {
 		args = append(args, "--filter=blob:none")
 	}
-	args = append(args, "--end-of-options", remote, refspec)
+	args = append(args, "--end-of-options", r.name, refspec)
 	if r.opts.Tags { // with a refspec of their own, so that one that was moved moves here, too
 		args = append(args, "+refs/tags/*:refs/tags/*")
 	}

@@ -171,7 +171,7 @@ func (r *Repo) fetchFiles(ctx context.Context, commit string, out io.Writer) err
 	}
 	quick := *r.contact(ctx, r.dir)
 	quick.config = append(slices.Clip(quick.config), [2]string{"fetch.negotiationAlgorithm", "noop"})
-	if err := quick.feed(ctx, missing.Bytes(), out, "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--filter=blob:none", "--stdin", remote); err != nil {
+	if err := quick.feed(ctx, missing.Bytes(), out, "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--filter=blob:none", "--stdin", r.name); err != nil {
 		return fmt.Errorf("fetch the files of commit %s: %w", commit, err)
 	}
 	return nil

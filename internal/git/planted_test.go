@@ -1,0 +1,88 @@
+package git
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A step, or anyone else who writes to a working tree's .git/config, cannot have the deployer run
+// a program with the next push, or take another repository, or another directory.
+func TestPlanted_ConfigurationRunsNothing(t *testing.T) {
+	t.Parallel()
+	for _, key := range []string{
+		"core.alternateRefsCommand", "core.fsmonitor", "core.pager", "core.editor", "core.askPass", "core.sshCommand", "core.gitProxy",
+		"diff.external", "diff.plant.command", "diff.plant.textconv", "merge.plant.driver", "gpg.program", "gc.recentObjectsHook",
+		"uploadpack.packObjectsHook", "interactive.diffFilter", "sequence.editor", "pager.fetch", "alias.fetch", "alias.checkout",
+		"remote.durhack-deployer.uploadpack", "remote.durhack-deployer.vcs", "remote.durhack-deployer.url", "remote.origin.uploadpack",
+		"url.ext::PLANT .insteadOf", "submodule.plant.update", "credential.helper", "core.hooksPath",
+	} {
+		t.Run(key, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.commit("first", map[string]string{"a": "1", ".gitattributes": "* diff=plant merge=plant\n"})
+			w.push("main")
+			w.repo = w.sharing("live")
+			w.must(w.deploy("main", w.git(w.pusher, "rev-parse", "HEAD")))
+			proof, plant := filepath.Join(t.TempDir(), "proof"), filepath.Join(t.TempDir(), "plant")
+			w.write(plant, "#!/bin/sh\ntouch "+proof+"\n")
+			w.must(os.Chmod(plant, 0o755))
+			value := plant
+			switch {
+			case key == "core.hooksPath":
+				value = filepath.Dir(plant)
+				for _, hook := range []string{"post-checkout", "reference-transaction", "post-index-change"} {
+					w.must(os.Symlink(plant, filepath.Join(value, hook)))
+				}
+			case key == "submodule.plant.update", strings.HasPrefix(key, "alias."):
+				value = "!" + plant
+			case strings.HasPrefix(key, "url."):
+				key, value = strings.ReplaceAll(key, "PLANT", plant), w.bare
+			case key == "remote.durhack-deployer.url":
+				value = filepath.Join(filepath.Dir(w.bare), "another.git")
+				w.git(w.bare, "clone", "--quiet", "--bare", w.bare, value) // which will not have what is pushed next
+			}
+			for _, dir := range []string{w.repo.Dir(), w.repo.lender().dir} {
+				w.git(dir, "config", key, value)
+			}
+			next := w.commit("next", map[string]string{"a": "2"})
+			w.push("main")
+			if !strings.HasPrefix(key, "url.") {
+				w.must(w.deploy("main", next))
+				if w.live("a") != "2" {
+					t.Error("the push is not live")
+				}
+			} else if err := w.deploy("main", next); err == nil {
+				t.Error("a remote that was sent elsewhere is no error")
+			}
+			_, _ = w.repo.Edited(t.Context())
+			_, _ = w.repo.RemoteTip(t.Context(), "main")
+			_, _ = w.repo.Beginning(t.Context(), next[:8])
+			w.must(w.repo.FetchHistory(t.Context(), "main", w.git(w.pusher, "rev-parse", "HEAD~1"), &w.out))
+			if _, err := w.repo.Tidy(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if exists(proof) {
+				t.Error("it was run")
+			}
+		})
+	}
+}
+
+func TestPlanted_WorktreeElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.must(w.deploy("main", func() string { c := w.commit("first", map[string]string{"a": "1"}); w.push("main"); return c }()))
+	elsewhere := t.TempDir()
+	w.git(w.repo.Dir(), "config", "core.worktree", elsewhere)
+	next := w.commit("next", map[string]string{"a": "2"})
+	w.push("main")
+	err := w.deploy("main", next)
+	if err == nil || !strings.Contains(err.Error(), "core.worktree") {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(elsewhere); len(left) > 0 {
+		t.Errorf("written elsewhere: %v", left)
+	}
+}
