@@ -35,9 +35,13 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
+func pebbleDir() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("durhack-pebble-%d", os.Getpid()))
+}
+
 // pebble builds the CA and its name server, which are a module of their own.
 var pebble = sync.OnceValues(func() (string, error) {
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("durhack-pebble-%d", os.Getpid()))
+	dir := pebbleDir()
 	cmd := exec.Command("go", "build", "-o", dir+"/", "github.com/letsencrypt/pebble/v2/cmd/pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv")
 	cmd.Dir = "../pebble"
 	out, err := cmd.CombinedOutput()

@@ -38,6 +38,9 @@ func TestCertificate_IssuedServedAndExtended(t *testing.T) {
 	if n := c.orders.Load(); n != 1 {
 		t.Errorf("%d orders", n)
 	}
+	if out := s.mustDeploy(first); strings.Contains(out, "debug log") {
+		t.Errorf("nothing has changed, and certbot was run:\n%s", out)
+	}
 	// Other content, the same names: the CA is not asked.
 	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.tlsServer("a.test", "a2", "a.test", "www.a.test")}))
 	s.expect("a.test", "a2")

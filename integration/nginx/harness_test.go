@@ -51,7 +51,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(testkit.MainNoLeaks(m))
+	status := testkit.MainNoLeaks(m)
+	_ = os.RemoveAll(pebbleDir())
+	os.Exit(status)
 }
 
 // deploy runs the whole plan.
@@ -115,16 +117,22 @@ func newSite(t *testing.T) *site {
 		IncludePaths: []string{filepath.Join(dir, "nginx")}, LogPaths: []string{filepath.Join(dir, "log")},
 		StateFile: filepath.Join(dir, "state/nginx/site.json"), Certificates: nginx.Certificates{Authenticator: nginx.AuthenticatorNone, Directory: filepath.Join(dir, "le")},
 	}
-	if out, err := exec.Command("nginx", "-c", s.conf()).CombinedOutput(); err != nil {
-		t.Fatalf("start nginx: %v\n%s", err, out)
-	}
+	s.nginx()
 	t.Cleanup(func() {
 		pid := s.master()
-		_ = exec.Command("nginx", "-c", s.conf(), "-s", "stop").Run()
+		s.nginx("-s", "stop")
 		testkit.Wait(t, "nginx has ended", func() bool { _, alive := process.ReadStat(pid); return !alive })
 	})
 	testkit.Wait(t, "nginx has its pid file", func() bool { _, err := os.Stat(s.cfg.PIDFile); return err == nil })
 	return s
+}
+
+// nginx runs the program, which starts it where there are no arguments.
+func (s *site) nginx(args ...string) {
+	s.Helper()
+	if out, err := exec.Command("nginx", append([]string{"-c", s.conf()}, args...)...).CombinedOutput(); err != nil {
+		s.Fatalf("nginx %q: %v\n%s", args, err, out)
+	}
 }
 
 func (s *site) conf() string { return filepath.Join(s.dir, "nginx/nginx.conf") }

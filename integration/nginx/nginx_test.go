@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestDeploy_SitesFollowTheRepository(t *testing.T) {
@@ -23,6 +26,13 @@ func TestDeploy_SitesFollowTheRepository(t *testing.T) {
 
 	if out := s.mustDeploy(first); strings.Contains(out, "new workers") {
 		t.Errorf("nothing has changed, and nginx was reloaded:\n%s", out)
+	}
+	// The files stand, but whether nginx took them is not known any more.
+	if err := os.Remove(s.cfg.StateFile); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.mustDeploy(first); !strings.Contains(out, "new workers") || strings.Contains(out, "link ") {
+		t.Errorf("nginx was not just reloaded:\n%s", out)
 	}
 	second := s.push(map[string]string{
 		"production/[a.test].nginxconf": s.server("a.test", "a2"), "production/[b.test].nginxconf": "",
@@ -71,4 +81,37 @@ func TestDeploy_PortInUseIsSeenAndUndone(t *testing.T) {
 		t.Errorf("result %+v\n%s", r, out)
 	}
 	s.expect("a.test", "a1")
+}
+
+func TestDeploy_SaysWhereNginxDoesNotReadTheFiles(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	conf, err := os.ReadFile(s.conf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.file("nginx/nginx.conf", strings.Replace(string(conf), "*.nginxconf", "*.conf", 1))
+	out, r := s.deploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a")}))
+	if want := "add `include " + s.cfg.ConfDir + "/*.nginxconf;` to the http block"; r.FailedStep != "test" || !strings.Contains(r.Err.Error(), want) || s.links() != "" {
+		t.Errorf("got %v, want %s\n%s", r.Err, want, out)
+	}
+}
+
+func TestDeploy_DoesNotStartNginx(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a1")}))
+	before, pid := s.links(), s.master()
+	s.nginx("-s", "stop")
+	testkit.Wait(t, "nginx has ended", func() bool { _, alive := process.ReadStat(pid); return !alive })
+	commit := s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a2"), "production/[b.test].nginxconf": s.server("b.test", "b")})
+	out, r := s.deploy(commit)
+	if r.FailedStep != "reload" || !strings.Contains(r.Err.Error(), "nginx does not run") || s.links() != before {
+		t.Errorf("%v; the links are\n%s\n%s", r.Err, s.links(), out)
+	}
+	s.nginx()
+	testkit.Wait(t, "nginx has its pid file", func() bool { _, err := os.Stat(s.cfg.PIDFile); return err == nil })
+	s.expect("a.test", "a1")
+	s.mustDeploy(commit)
+	s.expect("a.test", "a2")
 }

@@ -473,3 +473,18 @@ func TestHere_DoesWhatTheRulesAllow(t *testing.T) {
 		t.Errorf("dry: %q, %v", out.String(), err)
 	}
 }
+
+// nginx writes to both streams at once.
+func TestNginxTest_LinesOfBothStreamsStayWhole(t *testing.T) {
+	t.Parallel()
+	nginx := script(t, `for i in $(seq 500); do echo "# configuration file /$i:"; echo "[warn] $i" >&2; done`)
+	var out bytes.Buffer
+	here := Here{Rules{Nginx: Nginx{Signal: true, Command: []string{nginx}}}}
+	if err := here.Call(t.Context(), Request{Verb: names.VerbNginxTest}, &out); err != nil {
+		t.Fatal(err)
+	}
+	whole := regexp.MustCompile(`(?m)^(# configuration file /\d+:|\[warn\] \d+)$`)
+	if n := len(whole.FindAllString(out.String(), -1)); n != 1000 {
+		t.Errorf("%d whole lines in\n%s", n, out.String())
+	}
+}

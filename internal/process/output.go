@@ -29,6 +29,7 @@ type outputs struct {
 type pipe struct {
 	r, w *os.File
 	to   io.Writer
+	turn *sync.Mutex // of all the pipes of a program: their Writers may share what they write to
 	wg   sync.WaitGroup
 	last byte // that was copied
 	open bool // something had it open when the copying ended
@@ -42,14 +43,14 @@ func newOutputs(stdout, stderr io.Writer) (*outputs, error) {
 	if stderr != nil {
 		targets = append(targets, stderr)
 	}
-	o := &outputs{}
+	o, turn := &outputs{}, &sync.Mutex{}
 	for _, to := range targets {
 		r, w, err := os.Pipe()
 		if err != nil {
 			o.abort()
 			return nil, fmt.Errorf("make a pipe for its output: %w", err)
 		}
-		o.pipes = append(o.pipes, &pipe{r: r, w: w, to: to})
+		o.pipes = append(o.pipes, &pipe{r: r, w: w, to: to, turn: turn})
 	}
 	return o, nil
 }
@@ -107,7 +108,9 @@ func (p *pipe) copy() {
 
 func (p *pipe) pass(b []byte) {
 	if len(b) > 0 {
+		p.turn.Lock()
 		_, _ = p.to.Write(b)
+		p.turn.Unlock()
 		p.last = b[len(b)-1]
 	}
 }

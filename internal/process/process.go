@@ -53,8 +53,8 @@ type Command struct {
 	// Stdin is what the program reads; nil is nothing.
 	Stdin *os.File
 	// Stdout and Stderr receive the output; nil drops it. A nil Stderr goes
-	// where Stdout goes, in order. A Writer's errors are ignored: logging must
-	// not stop a program.
+	// where Stdout goes, in order. They are never written to at once, so both may
+	// lead to one buffer. A Writer's errors are ignored: logging must not stop a program.
 	Stdout, Stderr io.Writer
 	// Leftovers, if set, goes on reading what outlives the program in a session of
 	// its own and still has its output open; the output then ends with a line
