@@ -149,12 +149,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rec.level = slog.LevelDebug // asked every few seconds by a monitor
 		}
 	case pathWebhook:
-		rec = h.receive(w, r)
+		var answered bool
+		if rec, answered = h.receive(w, r, start); answered {
+			return
+		}
 	default:
 		rec.answer = refuse(http.StatusNotFound, "no_such_path",
 			"there is nothing here; a webhook's payload URL ends in "+pathWebhook)
 		rec.hangUp = r.ContentLength != 0
 	}
+	h.answer(w, r, rec, start)
+}
+
+// answer ends a request, and tells of it.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rec record, start time.Time) {
 	rec.write(w)
 	if rec.reason != "" && r.URL.Path == pathWebhook {
 		h.refused(rec.reason)

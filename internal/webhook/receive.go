@@ -19,70 +19,71 @@ import (
 // bytes, and only then anything that the sender wrote. Nothing is parsed or kept for a
 // sender that has not shown that it knows the secret; the delivery ID that it
 // claims is logged as that.
-func (h *Handler) receive(w http.ResponseWriter, r *http.Request) record {
+//
+// answered says that the request has had its answer already.
+func (h *Handler) receive(w http.ResponseWriter, r *http.Request, start time.Time) (rec record, answered bool) {
 	if r.Method != http.MethodPost {
 		a := refuse(http.StatusMethodNotAllowed, "method_not_allowed", "GitHub posts here; only POST is answered")
 		a.allow, a.hangUp = http.MethodPost, r.ContentLength != 0
-		return record{answer: a}
+		return record{answer: a}, false
 	}
 	if r.ContentLength > delivery.MaxBody {
-		return unread(tooLarge())
+		return unread(tooLarge()), false
 	}
 	claimed, failure := claimedSignature(r.Header)
 	if failure != nil {
-		return unread(*failure)
+		return unread(*failure), false
 	}
 	rc := http.NewResponseController(w)
-	m := &held{lease: h.memory.lease(r.ContentLength, time.Now().Add(h.bodyTimeout), func(at time.Time) {
+	lease := h.memory.lease(r.ContentLength, time.Now().Add(h.bodyTimeout), func(at time.Time) {
 		_ = rc.SetReadDeadline(at) // a recorder has no deadlines
-	})}
-	defer m.release()
+	})
+	defer lease.release()
+	var b body
+	defer b.release()
 	check := newSigner(h.secrets)
-	if err := m.readFrom(r.Context(), r.Body, m.lease, check); err != nil {
+	if err := b.readFrom(r.Context(), r.Body, lease, check); err != nil {
 		rec := unread(readFailure(err))
-		rec.bytes, rec.err = m.size, err
-		return rec
+		rec.bytes, rec.err = b.size, err
+		return rec, false
 	}
 	if !check.matches(claimed) {
 		a := refuse(http.StatusUnauthorized, "signature_mismatch",
 			"X-Hub-Signature-256 does not fit the body; the secret of this webhook on GitHub is not the one that the deployer has")
-		return record{answer: a, bytes: m.size}
+		return record{answer: a, bytes: b.size}, false
 	}
-	return h.enqueue(r, m)
-}
-
-// held is a body with its memory, which belong to one owner at a time.
-type held struct {
-	body
-	lease *lease
-	given bool // to another owner
-}
-
-func (m *held) release() {
-	if !m.given {
-		m.body.release()
-		m.lease.release()
-	}
+	return h.enqueue(w, r, &b, start)
 }
 
 // enqueue handles a body whose signature is good.
-func (h *Handler) enqueue(r *http.Request, m *held) record {
-	rec := record{bytes: m.size}
-	d, failure := h.describe(r, &m.body)
+func (h *Handler) enqueue(w http.ResponseWriter, r *http.Request, b *body, start time.Time) (rec record, answered bool) {
+	rec.bytes = b.size
+	d, failure := h.describe(r, b)
 	if failure != nil {
 		rec.answer = *failure
-		return rec
+		return rec, false
 	}
 	rec.delivery, rec.event = d.ID, d.Event
-	// What came in whole and signed is worth keeping, even when the sender did not
-	// wait for the answer. (The time limit on the body is over by now: net/http
-	// lifts it at the body's end.)
-	entry, err := h.put(context.WithoutCancel(r.Context()), d, m)
-	if err != nil {
+	notStored := func(err error) record {
+		rec := rec
 		rec.answer = refuse(http.StatusServiceUnavailable, "queue_unavailable",
 			"the delivery could not be stored in time and was not accepted; redeliver it once the deployer's disk has been seen to (its log says more)")
 		rec.err, rec.level = err, slog.LevelError
 		return rec
+	}
+	// What came in whole and signed is worth keeping, even when the sender did not
+	// wait for the answer. (The time limit on the body is over by now: net/http
+	// lifts it at the body's end.)
+	entry, err := h.put(context.WithoutCancel(r.Context()), d, b.chunks, func(err error) {
+		late := notStored(err)
+		late.hangUp = true // the disk must not take the connection, too
+		h.answer(w, r, late, start)
+		if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			_ = c.Close()
+		}
+	})
+	if err != nil {
+		return notStored(err), errors.Is(err, errAnswered)
 	}
 	rec.entry = entry.Name
 	// names.DeliveryID leaves nothing in the ID that JSON would escape.
@@ -90,7 +91,7 @@ func (h *Handler) enqueue(r *http.Request, m *held) record {
 		status: http.StatusAccepted,
 		body:   fmt.Appendf(nil, `{"delivery_id":"%s","status":"queued"}`, d.ID),
 	}
-	return rec
+	return rec, false
 }
 
 var (
