@@ -241,12 +241,12 @@ func TestDoctor_FindsWhatIsWrong(t *testing.T) {
 		}, "warn database", "was recorded 3h0m0s ahead of the database's clock", "fail database"},
 		{"a trigger that is gone", func(t *testing.T, s *site) { s.sql(t, "alter table events disable trigger events_append_only") }, "fail database", "events.events_append_only", "fail projections"},
 		{"read models past the end", func(t *testing.T, s *site) {
-			s.sql(t, "insert into projections.checkpoints (name, version, position, built) values ('state', 1, 9, true)")
+			s.sql(t, fmt.Sprintf("insert into projections.checkpoints (name, version, position, built) values ('state', %d, 9, true)", projections.Version))
 		}, "fail projections", "the checkpoint of the read models is 9, but the log ends at 0", "ok projections"},
 		{"no read models, and an event", func(t *testing.T, s *site) { s.sql(t, event("received")) }, "warn projections", "not built yet", "ok projections"},
 		{"an unknown event", func(t *testing.T, s *site) {
 			s.sql(t, event("unheard_of"))
-			s.sql(t, "insert into projections.checkpoints (name, version, position, built, error) values ('state', 1, 0, false, 'event at position 1 has type \"unheard_of\"')")
+			s.sql(t, fmt.Sprintf("insert into projections.checkpoints (name, version, position, built, error) values ('state', %d, 0, false, 'event at position 1 has type \"unheard_of\"')", projections.Version))
 		}, "fail projections", "unheard_of", "ok projections"},
 		{"a signing key that others may read", func(t *testing.T, s *site) { chmod(t, s.sign(t), 0o644) }, "fail signer", "mode 0644", "ok signer"},
 		{"events that nobody signs", func(t *testing.T, s *site) {

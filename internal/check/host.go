@@ -265,6 +265,6 @@ func (d *doctor) steps(context.Context) {
 		}
 	}
 	if missing == 0 {
-		d.say(OK, "", "%s found", counted(found, "program"))
+		d.say(OK, "", "%s found; steps run as the daemon's user, so anyone who can push a step's programs can read the signing key and the webhook secret, and rewrite the log", counted(found, "program"))
 	}
 }
