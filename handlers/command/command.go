@@ -51,5 +51,5 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 		slices.Sort(extra)
 		steps = append(steps, h.cfg.Program(s.Name, s.Dir, s.Timeout, extra, slices.Clone(s.Run)...))
 	}
-	return handlers.Plan{Steps: steps}, nil
+	return handlers.Plan{Steps: steps, Undo: h.cfg.Undo(job)}, nil
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,6 +91,10 @@ func TestDeploy(t *testing.T) {
 		t.Errorf("%q is not in\n%s", want, text)
 	}
 	// The program is printed too: it must not tell what its output may not.
+	holds := fmt.Sprintf("%s holds commit %.12s, which failed; nothing was live before\n", live, commit)
+	if !strings.HasSuffix(string(text), holds) {
+		t.Errorf("%q is not at the end of\n%s", holds, text)
+	}
 	if runLog.Tail() != "$ sh -c \"echo ***; exit 3\"\n***\n" || strings.Contains(string(text), "hunter2") {
 		t.Errorf("tail %q in\n%s", runLog.Tail(), text)
 	}

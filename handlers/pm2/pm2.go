@@ -103,7 +103,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 			return r.pm2(ctx, env, "save", "--force") // without --force it saves no empty list, and the old one would come back
 		}},
 	)
-	return handlers.Plan{Steps: steps, Finally: r.unlock}, nil
+	return handlers.Plan{Steps: steps, Undo: h.cfg.Undo(job), Finally: r.unlock}, nil
 }
 
 // notAsking fails a step that asked something, which nobody could answer, and

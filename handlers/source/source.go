@@ -71,6 +71,36 @@ func (s Source) Checkout(job handlers.Job) ([]handlers.Step, error) {
 	}, nil
 }
 
+// Undo is handlers.Plan's where a run changes Path itself: it undoes nothing, and notes in
+// the run log what Path holds.
+func (s Source) Undo(job handlers.Job) func(context.Context, handlers.Env) string {
+	return func(ctx context.Context, env handlers.Env) string {
+		log, ok := env.Out.(*handlers.RunLog)
+		if !ok {
+			return ""
+		}
+		if head, err := s.Repo(env).Head(ctx); err != nil {
+			log.Note("which commit %s holds is not known: %v", s.Path, err)
+		} else if stands := Stands(s.Path, head, job); stands != "" {
+			log.Note("%s", stands)
+		}
+		return ""
+	}
+}
+
+// Stands says what a place holds after a run that failed.
+func Stands(place, commit string, job handlers.Job) string {
+	switch {
+	case commit == "":
+		return ""
+	case commit != job.Commit:
+		return fmt.Sprintf("%s still holds commit %.12s", place, commit)
+	case job.PreviousCommit == "":
+		return fmt.Sprintf("%s holds commit %.12s, which failed; nothing was live before", place, commit)
+	}
+	return fmt.Sprintf("%s holds commit %.12s, which failed; the one before was %.12s", place, commit, job.PreviousCommit)
+}
+
 // Repo is the clone, as a step works with it.
 func (s Source) Repo(env handlers.Env) *git.Repo {
 	return git.Open(s.Path, s.Remote, git.Options{

@@ -50,7 +50,7 @@ func Projections(ctx context.Context, cfg *config.Config, store *daemon.Store, l
 	var places []place
 	for _, slug := range cfg.Slugs() {
 		d := cfg.Deployments[slug]
-		places = append(places, place{slug, d.Path, daemon.Repository(cfg, d)})
+		places = append(places, place{slug, d.Path, daemon.Tree(cfg, d)})
 	}
 	disk, err := checkDisk(ctx, cfg.Instance, p, places)
 	if err != nil {

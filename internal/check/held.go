@@ -50,7 +50,7 @@ func HeldElse(ctx context.Context, cfg *config.Config, d *config.Deployment, now
 		live = now.Live.Commit
 	}
 	h := Held{Path: d.Path}
-	repo := daemon.Repository(cfg, d)
+	repo := daemon.Tree(cfg, d)
 	var err error
 	if h.Commit, err = repo.Head(ctx); err == nil {
 		h.Unfinished, err = repo.Unfinished()

@@ -211,7 +211,7 @@ func (d *doctor) paths(ctx context.Context) {
 		if !dep.Enabled {
 			continue
 		}
-		if err := git.CheckDir(dep.Path); err != nil {
+		if err := git.CheckDir(daemon.Repository(d.cfg, dep).Dir()); err != nil {
 			bad = true
 			d.say(Fail, "a deployment's path is missing, empty or a git repository", "%s: %s", slug, oneLine(err))
 			continue
@@ -227,7 +227,7 @@ func (d *doctor) paths(ctx context.Context) {
 		default:
 			usable++
 		}
-		if pointers, err := daemon.Repository(d.cfg, dep).LFSPointers(ctx); err == nil && len(pointers) > 0 {
+		if pointers, err := daemon.Tree(d.cfg, dep).LFSPointers(ctx); err == nil && len(pointers) > 0 {
 			bad = true
 			d.say(Warn, "", "%s: %s", slug, git.PointersText(pointers))
 		}

@@ -45,6 +45,7 @@ var checks = map[string]func(s setting, text string) string{
 	"search_path":   checkSearchPath,
 	"secret":        checkSecret,
 	"secret_file":   checkSecretFile,
+	"shared":        is(wrongShared),
 	"site":          is(wrongSite),
 	"slug":          checkSlug,
 	"step_dir":      is(wrongStepDir),
@@ -368,6 +369,18 @@ func wrongStepDir(s string) (wrong, suggestion string) {
 func wrongDirective(s string) (wrong, suggestion string) {
 	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || s == "" {
 		return "is not the name of a directive of nginx", ""
+	}
+	return "", ""
+}
+
+func wrongShared(s string) (wrong, suggestion string) {
+	switch {
+	case s == "" || s == "." || !filepath.IsLocal(s) || strings.ContainsFunc(s, unprintable):
+		return "is not inside of a release", `write it relative to the release, without ".."`
+	case s != filepath.Clean(s):
+		return "is not written plainly", fmt.Sprintf("write %q", filepath.Clean(s))
+	case s == ".git" || strings.HasPrefix(s, ".git/"):
+		return "is git's own", ""
 	}
 	return "", ""
 }

@@ -149,6 +149,7 @@ const (
 	PendingLatest     = "latest" // deploy only the newest waiting push, and not each in turn
 	OnInterruptRetry  = "retry"
 	OnFailureRollback = "rollback"
+	StrategyReleases  = "releases"
 	CloneBlobless     = "blobless"
 )
 
@@ -193,6 +194,11 @@ type Deployment struct {
 	Nice      int      `toml:"nice" max:"19" json:"nice,omitempty"`
 	EnvFiles  []string `toml:"env_file" check:"env_file" single:"true" json:"-"`
 	Variables `toml:"env"`
+	// Strategy is where a commit is put: into Path itself, or into a release of its own,
+	// of which the last Keep stay, with what is Shared by all.
+	Strategy string   `toml:"strategy" choice:"in-place releases" json:"strategy,omitempty"`
+	Keep     int      `toml:"keep" max:"1000" json:"keep,omitempty"`
+	Shared   []string `toml:"shared" check:"shared" json:"shared,omitempty"`
 	// OnFailure says what becomes of a deploy that failed.
 	OnFailure string `toml:"on_failure" choice:"none rollback" json:"on_failure,omitempty"`
 	// Restart and Reload are units of systemd that root restarts and reloads in the end.

@@ -178,6 +178,9 @@ on_interrupt = "fail"
 restart = ["web.service", "web-worker"]
 reload = ["nginx"]
 on_failure = "rollback"
+strategy = "releases"
+keep = 3
+shared = ["uploads", ".env"]
 [deployments.web.health]
 url = "http://localhost:3000/"
 expect = { status = 204, text = "ok" }
@@ -200,9 +203,9 @@ timeout = "2m"
 		Health: Health{
 			URL: "http://localhost:3000/", Expect: Expect{204, "ok"}, Timeout: 5 * time.Second, Interval: time.Second, Successes: 2,
 		},
-		OnFailure: "rollback",
-		Steps:     []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
-		Restart:   []string{"web.service", "web-worker"}, Reload: []string{"nginx"},
+		Strategy: "releases", Keep: 3, Shared: []string{"uploads", ".env"}, OnFailure: "rollback",
+		Steps:   []Step{{Name: "build", Run: []string{"make", "all"}, Dir: "src", Env: map[string]string{"A": "1"}, Timeout: 2 * time.Minute}},
+		Restart: []string{"web.service", "web-worker"}, Reload: []string{"nginx"},
 		Digest: d.Digest, at: d.at,
 	})
 	if got != want {

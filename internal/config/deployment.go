@@ -74,6 +74,7 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	if s := d.setting(key + ".key"); one.Key != "" && !unquoted.MatchString(c.StateDir) {
 		s.fail(fmt.Sprintf("%s needs a state_dir whose path ssh can be given, not %q", s.key, c.StateDir), "choose one of letters, digits and @_+=:,.-")
 	}
+	d.releases(one, key)
 	canonical, err := json.Marshal(one)
 	if err != nil {
 		return // strings, numbers and maps of strings cannot fail to marshal
@@ -187,6 +188,40 @@ func (d Deployment) MarshalJSON() ([]byte, error) {
 	return json.Marshal(shown)
 }
 
+// releases checks the strategy, and presets what it needs.
+func (d *decoder) releases(one *Deployment, key string) {
+	keep := d.setting(key + ".keep")
+	if one.Strategy != StrategyReleases {
+		for _, s := range [...]setting{keep, d.setting(key + ".shared")} {
+			if d.has(s.key) {
+				s.warn(s.key + ` has no effect without strategy = "releases"`)
+			}
+		}
+		delete(d.values, keep.key)
+		one.Keep, one.Shared = 0, nil
+		return
+	}
+	if one.Handler != HandlerCommand && one.Handler != "" {
+		d.setting(key+".strategy").fail(fmt.Sprintf("%s.strategy %q is for the handler %q, and not for %q", key, one.Strategy, HandlerCommand, one.Handler),
+			"remove it: the commit is put into the path itself")
+	}
+	switch {
+	case !d.has(keep.key):
+		one.Keep = 5
+		keep.show(one.Keep, "default")
+	case one.Keep < 1:
+		keep.fail(keep.key+" must be at least 1", "the release that is live always stays")
+	}
+	for i, name := range one.Shared {
+		for j, other := range one.Shared {
+			if at := element(key+".shared", i); i != j && strings.HasPrefix(name+"/", other+"/") {
+				d.fail(d.at[at], key+".shared", fmt.Sprintf("%s %q is inside of %q, which is shared, too", at, name, other), "remove it")
+				break
+			}
+		}
+	}
+}
+
 // health checks what a check of a single key cannot tell.
 func (d *decoder) health(h Health, key string) {
 	if h.Interval == 0 { // it is not there, or something else, which was reported
@@ -229,6 +264,9 @@ func (d *decoder) steps(one *Deployment, key string) {
 		}
 	}
 	earlier[names.StepHealth] = d.has(key + ".health")
+	for _, name := range [...]string{names.StepShared, names.StepSwitch, names.StepPrune} {
+		earlier[name] = one.Strategy == StrategyReleases
+	}
 	for i, script := range one.Scripts {
 		if earlier[script] {
 			d.fail(d.at[element(key+".scripts", i)], key+".scripts", fmt.Sprintf("%s %q is the name of another step", element(key+".scripts", i), script), "give the script another name in package.json")

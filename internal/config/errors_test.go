@@ -199,6 +199,18 @@ func TestErrors(t *testing.T) {
 			web(build1, `health = { url = "http://a/", interval = "1m" }`),
 			`a.toml:6:1: deployments.web.health.timeout of 30s is too short for the interval of 1m0s and 1 successes; write at least interval times successes`,
 		},
+		"a strategy": {web(build1, `strategy = "release"`), `a.toml:6:1: deployments.web.strategy must be "in-place" or "releases", not "release"; did you mean "releases"?`},
+		"releases of pm2": {
+			web(`instance_name = "a"`, `strategy = "releases"`),
+			`a.toml:6:1: deployments.web.strategy "releases" is for the handler "command", and not for "pm2"; remove it: the commit is put into the path itself`,
+		},
+		"no release kept":          {web(build1, `strategy = "releases"`, `keep = 0`), `a.toml:7:1: deployments.web.keep must be at least 1; the release that is live always stays`},
+		"sharing out of it":        {web(build1, `strategy = "releases"`, `shared = ["../a"]`), `a.toml:7:11: deployments.web.shared[0] "../a" is not inside of a release; write it relative to the release, without ".."`},
+		"sharing all of it":        {web(build1, `strategy = "releases"`, `shared = ["."]`), `a.toml:7:11: deployments.web.shared[0] "." is not inside of a release; write it relative to the release, without ".."`},
+		"sharing a slash":          {web(build1, `strategy = "releases"`, `shared = ["a/"]`), `a.toml:7:11: deployments.web.shared[0] "a/" is not written plainly; write "a"`},
+		"sharing git's own":        {web(build1, `strategy = "releases"`, `shared = [".git/config"]`), `a.toml:7:11: deployments.web.shared[0] ".git/config" is git's own`},
+		"sharing twice":            {web(build1, `strategy = "releases"`, `shared = ["a", "a/b"]`), `a.toml:7:16: deployments.web.shared[1] "a/b" is inside of "a", which is shared, too; remove it`},
+		"a step named switch":      {web(`steps = [{ name = "switch", run = ["a"] }]`, `strategy = "releases"`), `a.toml:5:12: deployments.web.steps[0].name "switch" is the name of another step; give each step its own name`},
 		"a health of a wrong form": {web(build1, `health = 5`), `a.toml:6:1: deployments.web.health must be a string or a table, not a whole number`},
 		"a step named health":      {web(`steps = [{ name = "health", run = ["a"] }]`, `health = "http://a/"`), `a.toml:5:12: deployments.web.steps[0].name "health" is the name of another step; give each step its own name`},
 		"a script named health":    {web(`instance_name = "a"`, `scripts = ["health"]`, `health = "http://a/"`), `a.toml:6:12: deployments.web.scripts[0] "health" is the name of another step; give the script another name in package.json`},
@@ -307,8 +319,9 @@ func TestWarnings(t *testing.T) {
 			web(build1) + "[deployments.api]\nrepository = \"o/api\"\nbranch = \"main\"\npath = \"/var/www/web/sub/api\"\nhandler = \"command\"\n",
 			`a.toml:9: the path of "api" is inside that of "web", which must be deployed first: it is not cloned into a directory that is not empty`,
 		},
-		"an idle key": {web(`handler = "command"`, `sites = []`), `a.toml:6: deployments.web.sites has no effect: the handler is "command"`},
-		"SQLAlchemy":  {`database_url = "postgresql+psycopg://u:hunter2@localhost/db"`, `a.toml:1: database_url names a driver of SQLAlchemy, which has no effect`},
+		"shared in place": {web(build1, `shared = ["a"]`), `a.toml:6: deployments.web.shared has no effect without strategy = "releases"`},
+		"an idle key":     {web(`handler = "command"`, `sites = []`), `a.toml:6: deployments.web.sites has no effect: the handler is "command"`},
+		"SQLAlchemy":      {`database_url = "postgresql+psycopg://u:hunter2@localhost/db"`, `a.toml:1: database_url names a driver of SQLAlchemy, which has no effect`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := mustParse(t, test.toml)

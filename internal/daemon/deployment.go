@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/handlers/health"
 	"github.com/ducompsoc/durhack-deployer/handlers/nginx"
 	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
+	"github.com/ducompsoc/durhack-deployer/handlers/releases"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
@@ -37,13 +40,26 @@ func handlerOf(o Options, d *config.Deployment) (_ handlers.Handler, resumer han
 	}
 	resumer, _ = h.(handlers.Resumer)
 	h = handlers.Ending(h, d.Restart, d.Reload)
+	dir := ""
+	if d.Strategy == config.StrategyReleases {
+		dir = releases.Current
+	}
 	if d.Health.URL != "" || len(d.Health.Command) > 0 {
 		h = health.Checked(h, sourceOf(o.Config, d), health.Config{
-			URL: d.Health.URL, Command: d.Health.Command, Status: d.Health.Expect.Status, Text: d.Health.Expect.Text,
+			URL: d.Health.URL, Command: d.Health.Command, Dir: dir, Status: d.Health.Expect.Status, Text: d.Health.Expect.Text,
 			Timeout: d.Health.Timeout, Interval: d.Health.Interval, Successes: d.Health.Successes,
 		})
 	}
+	if d.Strategy == config.StrategyReleases {
+		h = releases.Pruned(h, releasesOf(d))
+	}
 	return h, resumer, nil
+}
+
+// releasesOf names a build by all that goes into one beside the commit.
+func releasesOf(d *config.Deployment) releases.Config {
+	build, _ := json.Marshal([]any{d.Steps, d.Env, d.Shared, d.Submodules, d.Tags}) // text and numbers cannot fail to marshal
+	return releases.Config{Path: d.Path, Keep: d.Keep, Shared: d.Shared, Build: fmt.Sprintf("%x", sha256.Sum256(build))}
 }
 
 func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
@@ -87,12 +103,32 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 	for i, s := range d.Steps {
 		steps[i] = command.StepConfig(s)
 	}
-	return command.New(command.Config{Source: src, Steps: steps}), nil
+	in := func(src source.Source) handlers.Handler {
+		return command.New(command.Config{Source: src, Steps: steps})
+	}
+	if d.Strategy == config.StrategyReleases {
+		return releases.New(src, releasesOf(d), in), nil
+	}
+	return in(src), nil
 }
 
-// Repository is the clone that a deployment works in.
+// Repository is the clone whose history is asked: the one that a deployment works in,
+// or one beside its releases.
 func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
-	return git.Open(d.Path, d.Remote, git.Options{
+	return repositoryIn(cfg, d, "repo")
+}
+
+// Tree is the clone with what is live.
+func Tree(cfg *config.Config, d *config.Deployment) *git.Repo {
+	return repositoryIn(cfg, d, releases.Current)
+}
+
+func repositoryIn(cfg *config.Config, d *config.Deployment, besideReleases string) *git.Repo {
+	dir := d.Path
+	if d.Strategy == config.StrategyReleases {
+		dir = filepath.Join(dir, besideReleases)
+	}
+	return git.Open(dir, d.Remote, git.Options{
 		Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths, Submodules: d.Submodules, Tags: d.Tags,
 		Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
 		Key: d.Key, KnownHosts: knownHosts(cfg),
@@ -198,6 +234,6 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Control: m, Slots: slots,
 		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer,
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
-		Idle: func(ctx context.Context) { tidy(ctx, repo, o.Logger.With("deployment", d.Slug)) },
+		Idle: func(ctx context.Context) { tidy(ctx, Tree(o.Config, d), o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)
 }

@@ -19,8 +19,14 @@ const (
 	StepCheckout = "checkout"
 )
 
-// StepHealth is the last step of a deployment that has a health check.
-const StepHealth = "health"
+// StepHealth is a step of deployments that have a health check; the others are those of
+// deployments that have releases.
+const (
+	StepHealth = "health"
+	StepShared = "shared"
+	StepSwitch = "switch"
+	StepPrune  = "prune"
+)
 
 // PlainRule and DeliveryIDRule say what Plain and DeliveryID take.
 const (
