@@ -77,8 +77,8 @@ func (e *HoleError) Error() string {
 // appending the same group again cannot succeed. Other errors of Append may
 // pass: a table that is being restored, a right that was forgotten.
 func Refused(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || // data exception
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (strings.HasPrefix(pg.Code, "22") || // data exception
 		strings.HasPrefix(pg.Code, "23") || // integrity constraint violation
 		strings.HasPrefix(pg.Code, "54")) // program limit exceeded
 }
@@ -96,12 +96,11 @@ func Transient(err error) bool {
 	if errors.Is(err, puddle.ErrClosedPool) || errors.Is(err, context.Canceled) {
 		return false
 	}
-	var tree *TreeError
-	if errors.As(err, &tree) {
+	if _, ok := errors.AsType[*TreeError](err); ok {
 		return false
 	}
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
 		return true
 	}
 	switch {

@@ -148,7 +148,7 @@ func appendRaw(t testing.TB, pool *pgxpool.Pool, e Event) error {
 		t.Fatal(err)
 	}
 	e.Position, e.ID, e.RecordedAt = s.position+1, nextID(s.lastID, s.at).String(), s.at
-	tree, err := ReadEdge(ctx, conn, s.position)
+	tree, err := readEdge(ctx, conn, s.position)
 	if err != nil {
 		t.Fatal(err)
 	}

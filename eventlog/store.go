@@ -57,7 +57,7 @@ func (l *Log) attempt(batch []*request) ([]Result, error) {
 	known := l.known
 	l.known = head{} // whatever happens next
 	d, now, err := appendTo(ctx, conn, known, batch)
-	if refused := new(pgconn.PgError); errors.As(err, &refused) || err == nil && len(d.events) == 0 {
+	if _, refused := errors.AsType[*pgconn.PgError](err); refused || err == nil && len(d.events) == 0 {
 		rollback(ctx, conn)
 		d, now, err = lockAndAppend(ctx, conn, known, batch)
 	}
@@ -181,7 +181,7 @@ func lockAndAppend(ctx context.Context, conn *pgx.Conn, known head, batch []*req
 	}
 	now := head{position: s.position, lastID: s.lastID, edge: known.edge, ahead: time.Until(s.at)}
 	if known.position != s.position || known.lastID != s.lastID {
-		if now.edge, err = ReadEdge(ctx, conn, s.position); err != nil {
+		if now.edge, err = readEdge(ctx, conn, s.position); err != nil {
 			return decision{}, head{}, err
 		}
 	}

@@ -17,85 +17,61 @@ const (
 	sqlStreamHashes = `select position, hashes from public.event_hashes where position between $1 and $2 order by position`
 )
 
-// stream reads rows, whose first column is the position, in order.
-type stream struct {
-	rows pgx.Rows
-	// position is that of the row at hand, MaxInt64 after the last, which ended says:
-	// a row may claim that position, too.
+// cursor reads rows in the order of their positions.
+type cursor[T any] struct {
+	pull func() (position int64, value T, more bool, err error)
+	what string
+	// position and value are those of the row at hand. After the last one the position
+	// is MaxInt64, and ended says so: a row may claim that position, too.
 	position int64
+	value    T
 	ended    bool
-	values   [][]byte
-	columns  int
-	what     string
 }
 
-func openStream(ctx context.Context, q querier, what, sql string, columns int, from, to int64) (*stream, error) {
-	rows, err := q.Query(ctx, sql, pgx.QueryExecModeDescribeExec, pgx.QueryResultFormats{pgx.BinaryFormatCode}, from, to)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", what, err)
+func (c *cursor[T]) next() error {
+	var more bool
+	var err error
+	if c.position, c.value, more, err = c.pull(); err != nil {
+		return fmt.Errorf("read %s: %w", c.what, err)
 	}
-	s := &stream{rows: rows, columns: columns, what: what}
-	if err := s.next(); err != nil {
-		rows.Close()
-		return nil, err
+	if !more {
+		c.position, c.ended = math.MaxInt64, true
 	}
-	return s, nil
+	return nil
 }
 
-func (s *stream) next() error {
-	if !s.rows.Next() {
-		s.position, s.ended = math.MaxInt64, true
-		if err := s.rows.Err(); err != nil {
-			return fmt.Errorf("read %s: %w", s.what, err)
+// hashedEvent is an event with the hash of its leaf.
+type hashedEvent struct {
+	event *Event
+	leaf  *tlog.Hash
+}
+
+func eventCursor(r *reader) cursor[hashedEvent] {
+	var rest batch // begins with the event at hand
+	return cursor[hashedEvent]{what: "the event log", pull: func() (int64, hashedEvent, bool, error) {
+		if len(rest.events) > 1 {
+			rest.events, rest.leaves = rest.events[1:], rest.leaves[1:]
+		} else if b, err := r.next(); b != nil {
+			rest = *b
+		} else {
+			return 0, hashedEvent{}, false, err
 		}
-		return nil
-	}
-	s.values = s.rows.RawValues()
-	if len(s.values) != s.columns || len(s.values[0]) != 8 {
-		return fmt.Errorf("read %s: rows have another shape than they should", s.what)
-	}
-	s.position = int64(binary.BigEndian.Uint64(s.values[0]))
-	return nil
+		e := &rest.events[0]
+		return e.Position, hashedEvent{e, &rest.leaves[0]}, true, nil
+	}}
 }
 
-// eventStream is a stream of events with the hashes of their leaves.
-type eventStream struct {
-	*reader
-	rest batch // begins with the event at hand
-	// position is that of the event at hand; ended says that there is none.
-	position int64
-	ended    bool
-}
-
-func openEvents(ctx context.Context, q querier, o readOptions, from, to int64) (*eventStream, error) {
-	r, err := readAhead(ctx, q, o, sqlStreamEvents, from, to)
-	if err != nil {
-		return nil, fmt.Errorf("read the event log: %w", err)
-	}
-	s := &eventStream{reader: r}
-	if err := s.next(); err != nil {
-		r.close()
-		return nil, err
-	}
-	return s, nil
-}
-
-func (s *eventStream) next() error {
-	if len(s.rest.events) > 1 {
-		s.rest.events, s.rest.leaves = s.rest.events[1:], s.rest.leaves[1:]
-		s.position = s.rest.events[0].Position
-		return nil
-	}
-	b, err := s.reader.next()
-	if err != nil {
-		return fmt.Errorf("read the event log: %w", err)
-	}
-	if b == nil {
-		s.position, s.ended = math.MaxInt64, true
-		return nil
-	}
-	s.rest, s.position = *b, b.events[0].Position
-	return nil
+func hashCursor(rows pgx.Rows) cursor[[]byte] {
+	return cursor[[]byte]{what: "the stored hashes", pull: func() (int64, []byte, bool, error) {
+		if !rows.Next() {
+			return 0, nil, false, rows.Err()
+		}
+		v := rows.RawValues()
+		if len(v) != 2 || len(v[0]) != 8 {
+			return 0, nil, false, errRowShape
+		}
+		return int64(binary.BigEndian.Uint64(v[0])), v[1], true, nil
+	}}
 }
 
 // treeWalk builds the tree of the events, position by position, and compares it with
@@ -120,8 +96,8 @@ type storedNode struct {
 	known bool
 }
 
-func newTreeWalk(from Edge, fault func(Fault)) *treeWalk {
-	w := &treeWalk{edge: from, fault: fault, roots: make(map[int64]tlog.Hash)}
+func newTreeWalk(from Edge) *treeWalk {
+	w := &treeWalk{edge: from, roots: make(map[int64]tlog.Hash)}
 	for _, h := range from.nodes {
 		w.stored = append(w.stored, storedNode{h, true})
 	}
@@ -212,75 +188,90 @@ func (w *treeWalk) compare(x storedNode, stored []byte) bool {
 // looked at: what stands behind such a gap is no part of this log.
 const maxGap = 1 << 16
 
-// walkRows gives the positions from lower to upper to w, one by one, from the two
+// walk adds the positions from lower to upper, one by one, from the two
 // tables, which it reads side by side: a join would sort or hash what is in
-// order already. each, if not nil, is called with every event; only those that
+// order already. each is called with every event; only those that
 // withData chooses (nil: all) have their data.
-func walkRows(ctx context.Context, events, hashes querier, w *treeWalk, lower, upper int64, withData func(*Event) bool, each func(*Event) error) error {
+func (w *treeWalk) walk(ctx context.Context, events, hashes querier, lower, upper int64, withData func(*Event) bool, each func(*Event) error) error {
 	ctx, cancel := context.WithCancel(ctx) // leaves the rest on the server
 	defer cancel()
-	rows, err := openEvents(ctx, events, readOptions{leaves: true, data: withData}, lower, upper)
+	ahead, err := readAhead(ctx, events, readOptions{leaves: true, data: withData}, sqlStreamEvents, lower, upper)
 	if err != nil {
-		return err
+		return fmt.Errorf("read the event log: %w", err)
 	}
-	defer rows.close()
-	stored, err := openStream(ctx, hashes, "the stored hashes", sqlStreamHashes, 2, lower, upper)
+	defer ahead.close()
+	hashRows, err := hashes.Query(ctx, sqlStreamHashes, pgx.QueryExecModeDescribeExec, pgx.QueryResultFormats{pgx.BinaryFormatCode}, lower, upper)
 	if err != nil {
-		return err
+		return fmt.Errorf("read the stored hashes: %w", err)
 	}
-	defer func() { cancel(); stored.rows.Close() }()
-	for !rows.ended || !stored.ended {
-		position := w.edge.size + 1
-		next := min(rows.position, stored.position)
-		if next < position {
-			if rows.position == next {
-				w.report(next, textInserted)
-				err = rows.next()
-			} else {
-				w.report(next, textHashesExtra)
-				err = stored.next()
-			}
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if next-position > maxGap {
+	defer func() { cancel(); hashRows.Close() }()
+	rows, stored := eventCursor(ahead), hashCursor(hashRows)
+	if err = rows.next(); err == nil {
+		err = stored.next()
+	}
+	for err == nil && !(rows.ended && stored.ended) {
+		position, next := w.edge.size+1, min(rows.position, stored.position)
+		atRow, atHashes := rows.position == next, stored.position == next
+		switch {
+		case next < position && atRow:
+			w.report(next, textInserted)
+			atHashes = false
+		case next < position:
+			w.report(next, textHashesExtra)
+		case next-position > maxGap:
 			w.fault(Fault{Position: position, Last: next - 1, Text: textNeither})
 			w.report(next, "it stands so far behind the rest that nothing from here on was looked at")
 			return nil
-		}
-		var e *Event
-		var leaf *tlog.Hash
-		var hashes []byte
-		if rows.position == position {
-			e, leaf = &rows.rest.events[0], &rows.rest.leaves[0]
-		}
-		if stored.position == position {
-			hashes = stored.values[1]
-		}
-		switch {
-		case e == nil && hashes == nil:
+		case next > position:
 			w.report(position, textNeither)
-		case e == nil:
+			w.add(nil, nil, nil)
+			continue
+		case atRow:
+			var hashes []byte
+			if atHashes {
+				hashes = stored.value
+			}
+			w.add(rows.value.event, rows.value.leaf, hashes)
+			if err := each(rows.value.event); err != nil {
+				return err
+			}
+		default:
 			w.report(position, textNoRow)
+			w.add(nil, nil, stored.value)
 		}
-		w.add(e, leaf, hashes)
-		if e != nil && each != nil {
-			if err := each(e); err != nil {
-				return err
-			}
+		if atRow {
+			err = rows.next()
 		}
-		if e != nil {
-			if err := rows.next(); err != nil {
-				return err
-			}
-		}
-		if hashes != nil {
-			if err := stored.next(); err != nil {
-				return err
-			}
+		if atHashes && err == nil {
+			err = stored.next()
 		}
 	}
-	return nil
+	return err
+}
+
+// tree walks the rows up to upper, where the log should end at head, and returns the
+// tree of their events. The first thing that does not fit is a *TreeError; each is not
+// called from there on.
+func (w *treeWalk) tree(ctx context.Context, events, hashes querier, lower, upper, head int64, withData func(*Event) bool, each func(*Event) error) (tlog.Tree, error) {
+	var first *TreeError
+	w.fault = func(f Fault) {
+		if first == nil || f.Position < first.Position {
+			first = &TreeError{f.Position, f.Text}
+		}
+	}
+	err := w.walk(ctx, events, hashes, lower, upper, withData, func(e *Event) error {
+		if first != nil {
+			return first
+		}
+		return each(e)
+	})
+	switch {
+	case err != nil:
+		return tlog.Tree{}, err
+	case first != nil:
+		return tlog.Tree{}, first
+	case w.edge.size != head:
+		return tlog.Tree{}, &TreeError{min(w.edge.size, head) + 1, fmt.Sprintf("the events end at %d, and the head of the log is %d", w.edge.size, head)}
+	}
+	return w.edge.Tree(), nil
 }

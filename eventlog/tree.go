@@ -60,6 +60,9 @@ func (t *Edge) Root() tlog.Hash {
 	return h
 }
 
+// Tree is the tree.
+func (t *Edge) Tree() tlog.Tree { return tlog.Tree{N: t.size, Hash: t.Root()} }
+
 // place is where a hash is stored: in the row of a position, from byte level*32.
 type place struct {
 	position int64
@@ -126,15 +129,15 @@ func readHashes(ctx context.Context, q querier, places []place) ([]tlog.Hash, er
 	return out, nil
 }
 
-// ReadEdge reads the edge of the tree of the size from the stored hashes.
-func ReadEdge(ctx context.Context, q querier, size int64) (Edge, error) {
+// readEdge reads the edge of the tree of the size from the stored hashes.
+func readEdge(ctx context.Context, q querier, size int64) (Edge, error) {
 	nodes, err := readHashes(ctx, q, edgePlaces(size))
 	return Edge{size, nodes}, err
 }
 
-// HashReader reads stored hashes by tlog's index, for proofs. It holds for any
+// hashReader reads stored hashes by tlog's index, for proofs. It holds for any
 // tree up to the head of the log; ctx is that of each read.
-func (l *Log) HashReader(ctx context.Context) tlog.HashReader {
+func (l *Log) hashReader(ctx context.Context) tlog.HashReader {
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
 		places := make([]place, len(indexes))
 		for i, index := range indexes {
@@ -160,7 +163,7 @@ func (l *Log) Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error) {
 	if head < old.N {
 		return tlog.Tree{}, &TreeError{head + 1, fmt.Sprintf("the log ends at %d, but it went to %d when its tree was last known", head, old.N)}
 	}
-	from, err := ReadEdge(ctx, l.pool, old.N)
+	from, err := readEdge(ctx, l.pool, old.N)
 	if err != nil {
 		return tlog.Tree{}, err
 	}
@@ -171,28 +174,17 @@ func (l *Log) Grow(ctx context.Context, old tlog.Tree) (tlog.Tree, error) {
 	if err != nil {
 		return tlog.Tree{}, err
 	}
-	var fault *TreeError
-	walk := newTreeWalk(from, func(f Fault) {
-		if fault == nil {
-			fault = &TreeError{f.Position, f.Text}
-		}
-	})
+	walk := newTreeWalk(from)
 	if old.N > 0 && len(last) > 0 {
 		walk.lastID, walk.lastAt = last[0].ID, last[0].RecordedAt
 	}
-	if err := walkRows(ctx, l.pool, l.pool, walk, old.N+1, head, namesBody, nil); err != nil {
+	now, err := walk.tree(ctx, l.pool, l.pool, old.N+1, head, head, namesBody, func(*Event) error { return nil })
+	if err != nil {
 		return tlog.Tree{}, err
-	}
-	if fault != nil {
-		return tlog.Tree{}, fault
-	}
-	now := tlog.Tree{N: walk.edge.size, Hash: walk.edge.Root()}
-	if now.N != head {
-		return tlog.Tree{}, &TreeError{now.N + 1, fmt.Sprintf("the events end before it, but the log should end at %d", head)}
 	}
 	// The same by the proof that a holder of the old tree would be given.
 	if old.N > 0 {
-		proof, err := tlog.ProveTree(now.N, old.N, l.HashReader(ctx))
+		proof, err := tlog.ProveTree(now.N, old.N, l.hashReader(ctx))
 		if err != nil {
 			return tlog.Tree{}, fmt.Errorf("prove that the tree of %d contains that of %d: %w", now.N, old.N, err)
 		}
@@ -221,7 +213,7 @@ func (l *Log) Prove(ctx context.Context, tree tlog.Tree, position int64) (leaf [
 		return nil, nil, fmt.Errorf("position %d: %w", position, ErrNoPosition)
 	}
 	leaf = AppendLeaf(nil, &events[0])
-	proof, err = tlog.ProveRecord(tree.N, position-1, l.HashReader(ctx))
+	proof, err = tlog.ProveRecord(tree.N, position-1, l.hashReader(ctx))
 	if err != nil {
 		return nil, nil, fmt.Errorf("prove position %d: %w", position, err)
 	}

@@ -97,30 +97,13 @@ func (m *Moment) Events(ctx context.Context, old tlog.Tree, each func(*Event) er
 	if !counted || head < old.N {
 		return tlog.Tree{}, &TreeError{head + 1, fmt.Sprintf("the log ends before it, but a checkpoint of %d events was signed", old.N)}
 	}
-	var fault *TreeError
-	w := newTreeWalk(Edge{}, func(f Fault) {
-		if fault == nil || f.Position < fault.Position {
-			fault = &TreeError{f.Position, f.Text}
-		}
-	})
-	if err := walkRows(ctx, m.txs[0], m.txs[1], w, math.MinInt64, math.MaxInt64, nil, func(e *Event) error {
-		if fault != nil {
-			return fault
-		}
+	w := newTreeWalk(Edge{})
+	return w.tree(ctx, m.txs[0], m.txs[1], math.MinInt64, math.MaxInt64, head, nil, func(e *Event) error {
 		if w.edge.size == old.N && w.edge.Root() != old.Hash {
 			return &TreeError{old.N, "the events up to here are not those of the checkpoint that was signed"}
 		}
 		return each(e)
-	}); err != nil {
-		return tlog.Tree{}, err
-	}
-	if fault != nil {
-		return tlog.Tree{}, fault
-	}
-	if w.edge.size != head {
-		return tlog.Tree{}, &TreeError{min(w.edge.size, head) + 1, fmt.Sprintf("the events end at %d, and the head of the log is %d", w.edge.size, head)}
-	}
-	return tlog.Tree{N: w.edge.size, Hash: w.edge.Root()}, nil
+	})
 }
 
 // Verify reads the whole log, as it stands at one moment, and recomputes all
@@ -142,7 +125,8 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	if err != nil {
 		return v, err
 	}
-	w := newTreeWalk(Edge{}, found.add)
+	w := newTreeWalk(Edge{})
+	w.fault = found.add
 	w.sizes = slices.Compact(slices.Sorted(slices.Values(o.Sizes)))
 	for len(w.sizes) > 0 && w.sizes[0] <= 0 {
 		w.roots[w.sizes[0]], w.sizes = w.edge.Root(), w.sizes[1:]
@@ -156,7 +140,7 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 		g.Go(func() error { return b.run(gctx) })
 	}
 	g.Go(func() error {
-		err := walkRows(gctx, m.txs[0], m.txs[1], w, math.MinInt64, math.MaxInt64, namesBody, func(e *Event) error {
+		err := w.walk(gctx, m.txs[0], m.txs[1], math.MinInt64, math.MaxInt64, namesBody, func(e *Event) error {
 			if o.Progress != nil && w.edge.size%4096 == 0 {
 				o.Progress(w.edge.size, head)
 			}
@@ -182,7 +166,7 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (v Verified, err erro
 	case head > 0 && lastID != w.lastID:
 		found.addf(head, "the head of the log names another last ID than the row has")
 	}
-	v.Tree, v.Roots = tlog.Tree{N: w.edge.size, Hash: w.edge.Root()}, w.roots
+	v.Tree, v.Roots = w.edge.Tree(), w.roots
 	if b != nil {
 		v.Bodies, v.Redacted, v.LeftOut, v.LeftOutTo = b.compared, b.gone, b.leftOut, b.leftOutTo
 		if b.leftOutTo > w.edge.size {

@@ -111,7 +111,7 @@ func TestImport_LogIsTheSameAfterItsJourney(t *testing.T) {
 			t.Errorf("%s was\n%s\nand is\n%s", q[1], was, is)
 		}
 	}
-	if checked, err := check(bytes.NewReader(file)); err != nil || !reflect.DeepEqual(checked, exported) {
+	if checked, err := Check(bytes.NewReader(file)); err != nil || !reflect.DeepEqual(checked, exported) {
 		t.Errorf("checked %+v, %v", checked, err)
 	}
 
@@ -158,8 +158,8 @@ func TestImport_DataSurviveByteForByte(t *testing.T) {
 		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
-		got, ok, err := r.event()
-		if err != nil || !ok {
+		var got eventlog.Event
+		if err := r.events(func(e *eventlog.Event) error { got = *e; return io.EOF }); !errors.Is(err, io.EOF) {
 			t.Fatalf("%s\nis not read: %v", line, err)
 		}
 		if string(got.Data) != string(e.Data) || !reflect.DeepEqual(got, e) {
@@ -179,7 +179,7 @@ func TestImport_NoDamageGoesUnnoticed(t *testing.T) {
 	conn := owner(t, to)
 	// The line is named, rather than that the database refuses it at some time.
 	var latin *DamagedError
-	if _, err := check(bytes.NewReader(bytes.Replace(file, []byte("push"), []byte("p\xb5sh"), 1))); !errors.As(err, &latin) || latin.Line != 2 {
+	if _, err := Check(bytes.NewReader(bytes.Replace(file, []byte("push"), []byte("p\xb5sh"), 1))); !errors.As(err, &latin) || latin.Line != 2 {
 		t.Errorf("a line that is no text: %v", err)
 	}
 	imports := 0
@@ -214,7 +214,7 @@ func TestImport_NoDamageGoesUnnoticed(t *testing.T) {
 		if bytes.Equal(damaged, file) {
 			return
 		}
-		_, err := check(bytes.NewReader(damaged))
+		_, err := Check(bytes.NewReader(damaged))
 		var de *DamagedError
 		if !errors.As(err, &de) || de.Line < 1 {
 			t.Fatalf("%v\n%s", err, damaged)
@@ -264,7 +264,7 @@ func TestArchiveCarriesTheKeptCheckpoint(t *testing.T) {
 	if s.Events != 15 || s.Signed != 14 || s.Checkpoint != string(signed) {
 		t.Errorf("exported %+v", s)
 	}
-	if checked, err := check(bytes.NewReader(file)); err != nil || !reflect.DeepEqual(checked, s) {
+	if checked, err := Check(bytes.NewReader(file)); err != nil || !reflect.DeepEqual(checked, s) {
 		t.Errorf("%+v, %v", checked, err)
 	}
 	// One of another log is neither carried nor read.
@@ -285,7 +285,7 @@ func TestArchiveCarriesTheKeptCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		var damaged *DamagedError
-		if _, err := check(bytes.NewReader(bytes.Replace(file, was, text, 1))); !errors.As(err, &damaged) || damaged.Line != line {
+		if _, err := Check(bytes.NewReader(bytes.Replace(file, was, text, 1))); !errors.As(err, &damaged) || damaged.Line != line {
 			t.Errorf("read with it: %v, want line %d", err, line)
 		}
 	}
@@ -427,7 +427,7 @@ func TestImportTakesOnlyWhatAnExportWrites(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := resum(t, c.change(slices.Clone(lines)))
-			_, err := check(strings.NewReader(changed))
+			_, err := Check(strings.NewReader(changed))
 			var damaged *DamagedError
 			switch {
 			case name == "nothing":
@@ -491,25 +491,4 @@ func TestExport_EmptyLog(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-// check reads an archive to its end and says what it holds, without a database.
-func check(from io.Reader) (Summary, error) {
-	r := newReader(from)
-	if err := r.start(); err != nil {
-		return Summary{}, err
-	}
-	for more := true; more; {
-		var err error
-		if _, more, err = r.event(); err != nil {
-			return Summary{}, err
-		}
-	}
-	for more := true; more; {
-		var err error
-		if _, more, err = r.body(); err != nil {
-			return Summary{}, err
-		}
-	}
-	return r.finish()
 }

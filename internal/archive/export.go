@@ -58,7 +58,16 @@ type exporter struct {
 	line []byte
 }
 
-func (x *exporter) put(line []byte) error {
+// put writes a line, which is v's.
+func (x *exporter) put(v any) error {
+	line, err := marshal(v)
+	if err != nil {
+		return err
+	}
+	return x.putLine(line)
+}
+
+func (x *exporter) putLine(line []byte) error {
 	line = append(line, '\n')
 	x.sum.Write(line)
 	_, err := x.w.Write(line)
@@ -87,11 +96,7 @@ func (x *exporter) all(ctx context.Context, m *eventlog.Moment, o ExportOptions,
 	} else {
 		s.LeftOut = head
 	}
-	line, err := marshal(h)
-	if err != nil {
-		return err
-	}
-	if err := x.put(line); err != nil {
+	if err := x.put(h); err != nil {
 		return err
 	}
 	tree, err := m.Events(ctx, kept.Tree, func(e *eventlog.Event) error { return x.event(e, o, head, s) })
@@ -104,13 +109,9 @@ func (x *exporter) all(ctx context.Context, m *eventlog.Moment, o ExportOptions,
 		}
 	}
 	s.Events, s.Root = tree.N, tree.Hash
-	line, err = marshal(trailer{
+	return x.put(trailer{
 		End: true, Events: s.Events, Bodies: s.Bodies, TreeSize: s.Events, Root: s.Root[:], SHA256: hex.EncodeToString(x.sum.Sum(nil)),
 	})
-	if err != nil {
-		return err
-	}
-	return x.put(line)
 }
 
 func (x *exporter) event(e *eventlog.Event, o ExportOptions, head int64, s *Summary) (err error) {
@@ -129,7 +130,7 @@ func (x *exporter) event(e *eventlog.Event, o ExportOptions, head int64, s *Summ
 	if o.Progress != nil && e.Position%progressEvery == 0 {
 		o.Progress(e.Position, head)
 	}
-	return x.put(x.line)
+	return x.putLine(x.line)
 }
 
 func (x *exporter) bodies(ctx context.Context, tx pgx.Tx, s *Summary) error {
@@ -146,11 +147,7 @@ func (x *exporter) bodies(ctx context.Context, tx pgx.Tx, s *Summary) error {
 		if err := x.owed.body(b.payload()); err != nil {
 			return &BodyError{err}
 		}
-		line, err := marshal(b)
-		if err != nil {
-			return fmt.Errorf("encode body %s: %w", b.Digest, err)
-		}
-		if err := x.put(line); err != nil {
+		if err := x.put(b); err != nil {
 			return err
 		}
 		s.Bodies++

@@ -43,7 +43,7 @@ func TestImport_BodiesThatWereLeftOut(t *testing.T) {
 	if s.LeftOut != 14 || s.Bodies != 1 {
 		t.Errorf("exported %+v", s)
 	}
-	if checked, err := check(bytes.NewReader(file)); err != nil || checked.LeftOut != 14 {
+	if checked, err := Check(bytes.NewReader(file)); err != nil || checked.LeftOut != 14 {
 		t.Errorf("checked %+v, %v", checked, err)
 	}
 	third := imported(t, file)
@@ -77,7 +77,7 @@ func TestImport_BodiesThatWereLeftOut(t *testing.T) {
 	} {
 		_, rest, _ := bytes.Cut(file, []byte("\n"))
 		var damaged *DamagedError
-		if _, err := check(strings.NewReader(c.line + "\n" + string(rest))); !errors.As(err, &damaged) {
+		if _, err := Check(strings.NewReader(c.line + "\n" + string(rest))); !errors.As(err, &damaged) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}

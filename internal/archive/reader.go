@@ -95,59 +95,78 @@ func (r *reader) start() error {
 	if err != nil {
 		return err
 	}
+	if err := r.readHeader(line); err != nil {
+		return r.damaged(err)
+	}
+	r.take()
+	return nil
+}
+
+func (r *reader) readHeader(line []byte) error {
 	if !bytes.HasPrefix(line, []byte(headerKey)) {
-		return r.damaged(errors.New("this is no export of a log: it begins otherwise"))
+		return errors.New("this is no export of a log: it begins otherwise")
 	}
 	// The version is what may change the other keys, so it is looked at first.
 	if err := json.Unmarshal(line, &r.header); err != nil {
-		return r.damaged(err)
+		return err
 	}
 	if r.header.Format != Format || r.header.Version != Version {
-		return r.damaged(fmt.Errorf("it has format %q, version %d; this binary knows %q, version %d", r.header.Format, r.header.Version, Format, Version))
+		return fmt.Errorf("it has format %q, version %d; this binary knows %q, version %d", r.header.Format, r.header.Version, Format, Version)
 	}
 	r.header = header{}
 	if err := unmarshal(line, &r.header); err != nil {
-		return r.damaged(err)
+		return err
 	}
 	if err := spelled(line, r.header); err != nil {
-		return r.damaged(err)
+		return err
 	}
 	if r.header.BodiesAfter < 0 || r.header.BodiesAfter > 0 && !r.header.Bodies {
-		return r.damaged(fmt.Errorf("bodies_after is %d, with bodies %t", r.header.BodiesAfter, r.header.Bodies))
+		return fmt.Errorf("bodies_after is %d, with bodies %t", r.header.BodiesAfter, r.header.Bodies)
 	}
 	if r.header.Checkpoint != "" {
+		var err error
 		if r.kept, err = checkpoint.Unverified([]byte(r.header.Checkpoint)); err != nil {
-			return r.damaged(err)
+			return err
 		}
 		r.summary.Checkpoint, r.summary.Signed = r.header.Checkpoint, r.kept.N
 	}
 	r.owed = newOwed(r.header.BodiesAfter)
-	r.take()
 	return nil
 }
 
 // events calls each, where it is not nil, with every event.
 func (r *reader) events(each func(*eventlog.Event) error) error {
+	return lines(r, eventKey, r.event, each)
+}
+
+// bodies calls each, where it is not nil, with every body.
+func (r *reader) bodies(each func(*bodyLine) error) error { return lines(r, bodyKey, r.body, each) }
+
+// lines reads the lines that follow and begin with the key, and calls each with every one.
+func lines[T any](r *reader, key string, read func(line []byte) (*T, error), each func(*T) error) error {
 	for {
-		e, more, err := r.event()
-		if err == nil && more && each != nil {
-			err = each(&e)
+		line, err := r.peek()
+		if err != nil || !bytes.HasPrefix(line, []byte(key)) {
+			return err
 		}
-		if err != nil || !more {
+		v, err := read(line)
+		if err != nil {
+			return r.damaged(err)
+		}
+		r.take()
+		if each == nil {
+			continue
+		}
+		if err := each(v); err != nil {
 			return err
 		}
 	}
 }
 
-// event returns the next event, or false after the last one.
-func (r *reader) event() (eventlog.Event, bool, error) {
-	line, err := r.peek()
-	if err != nil || !bytes.HasPrefix(line, []byte(eventKey)) {
-		return eventlog.Event{}, false, err
-	}
+func (r *reader) event(line []byte) (*eventlog.Event, error) {
 	var l eventLine
 	if err := unmarshal(line, &l); err != nil {
-		return eventlog.Event{}, false, r.damaged(err)
+		return nil, err
 	}
 	if l.DataRaw != nil {
 		l.Data = []byte(*l.DataRaw)
@@ -157,19 +176,18 @@ func (r *reader) event() (eventlog.Event, bool, error) {
 		Deployment: l.Deployment, Attempt: l.Attempt, Actor: l.Actor, RecordedAt: l.RecordedAt.UTC(), Data: l.Data,
 	}
 	if err := r.check(e, line); err != nil {
-		return eventlog.Event{}, false, r.damaged(err)
+		return nil, err
 	}
 	r.hashes = r.tree.Add(eventlog.LeafHash(&e), nil)
 	r.summary.Events++
 	if r.summary.Events == r.kept.N && r.tree.Root() != r.kept.Hash {
-		return eventlog.Event{}, false, r.damaged(fmt.Errorf("the %d events up to here are not those of the checkpoint in the first line", r.kept.N))
+		return nil, fmt.Errorf("the %d events up to here are not those of the checkpoint in the first line", r.kept.N)
 	}
 	if r.summary.First.IsZero() {
 		r.summary.First = e.RecordedAt
 	}
 	r.summary.Last = e.RecordedAt
-	r.take()
-	return e, true, nil
+	return &e, nil
 }
 
 func (r *reader) check(e eventlog.Event, line []byte) error {
@@ -207,46 +225,22 @@ func (r *reader) check(e eventlog.Event, line []byte) error {
 	return r.owed.event(&e)
 }
 
-// bodies calls each, where it is not nil, with every body.
-func (r *reader) bodies(each func(*bodyLine) error) error {
-	for {
-		b, more, err := r.body()
-		if err == nil && more && each != nil {
-			err = each(&b)
-		}
-		if err != nil || !more {
-			return err
-		}
-	}
-}
-
-// body returns the next body, or false after the last one.
-func (r *reader) body() (bodyLine, bool, error) {
-	line, err := r.peek()
-	if err != nil || !bytes.HasPrefix(line, []byte(bodyKey)) {
-		return bodyLine{}, false, err
-	}
+func (r *reader) body(line []byte) (*bodyLine, error) {
 	var b bodyLine
 	if err := unmarshal(line, &b); err != nil {
-		return bodyLine{}, false, r.damaged(err)
+		return nil, err
 	}
 	switch {
 	case !r.header.Bodies:
-		err = errors.New("a body, though the first line says that there is none")
+		return nil, errors.New("a body, though the first line says that there is none")
 	case b.Body == nil: // null, where an export writes ""
-		err = errSpelling
+		return nil, errSpelling
 	case b.Digest <= r.digest:
-		err = fmt.Errorf("body %s does not follow %s", b.Digest, r.digest)
-	default:
-		err = errors.Join(spelled(line, b), r.owed.body(b.payload()))
-	}
-	if err != nil {
-		return bodyLine{}, false, r.damaged(err)
+		return nil, fmt.Errorf("body %s does not follow %s", b.Digest, r.digest)
 	}
 	r.digest = b.Digest
 	r.summary.Bodies++
-	r.take()
-	return b, true, nil
+	return &b, errors.Join(spelled(line, b), r.owed.body(b.payload()))
 }
 
 // finish reads the trailer and compares it with what came.
@@ -255,35 +249,7 @@ func (r *reader) finish() (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	if !bytes.HasPrefix(line, []byte(trailerKey)) {
-		return Summary{}, r.damaged(errors.New("it is neither an event nor a body nor the last line"))
-	}
-	var t trailer
-	if err := unmarshal(line, &t); err != nil {
-		return Summary{}, r.damaged(err)
-	}
-	if err := spelled(line, t); err != nil { // no hash covers this line itself
-		return Summary{}, r.damaged(err)
-	}
-	root, sum := r.tree.Root(), hex.EncodeToString(r.sum.Sum(nil))
-	slices.Sort(r.seen)
-	switch {
-	case !t.End || t.Events != r.summary.Events || t.TreeSize != r.summary.Events || t.Bodies != r.summary.Bodies:
-		err = fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, r.summary.Events, r.summary.Bodies)
-	case !slices.Equal(r.seen, r.header.Instances):
-		err = fmt.Errorf("the first line names the instances %q, but events came of %q", r.header.Instances, r.seen)
-	case !bytes.Equal(t.Root, root[:]):
-		err = errors.New("the events are not those that were exported: their tree has another root")
-	case t.SHA256 != sum:
-		err = errors.New("the bytes are not those that were exported: their SHA-256 differs")
-	case r.header.BodiesAfter > r.summary.Events:
-		err = fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, r.summary.Events)
-	case r.kept.N > r.summary.Events:
-		err = fmt.Errorf("the checkpoint of the first line is of %d events, but there are %d", r.kept.N, r.summary.Events)
-	default:
-		err = r.owed.rest()
-	}
-	if err != nil {
+	if err := r.readTrailer(line); err != nil {
 		return Summary{}, r.damaged(err)
 	}
 	if rest, err := io.ReadAll(io.LimitReader(r.r, 1)); err != nil || len(rest) > 0 {
@@ -294,6 +260,36 @@ func (r *reader) finish() (Summary, error) {
 	if !r.header.Bodies {
 		s.LeftOut = s.Events
 	}
-	s.Root, s.Instances = root, r.seen
+	s.Root, s.Instances = r.tree.Root(), r.seen
 	return s, nil
+}
+
+func (r *reader) readTrailer(line []byte) error {
+	if !bytes.HasPrefix(line, []byte(trailerKey)) {
+		return errors.New("it is neither an event nor a body nor the last line")
+	}
+	var t trailer
+	if err := unmarshal(line, &t); err != nil {
+		return err
+	}
+	if err := spelled(line, t); err != nil { // no hash covers this line itself
+		return err
+	}
+	root, s := r.tree.Root(), r.summary
+	slices.Sort(r.seen)
+	switch {
+	case !t.End || t.Events != s.Events || t.TreeSize != s.Events || t.Bodies != s.Bodies:
+		return fmt.Errorf("it counts %d events and %d bodies, but %d and %d came", t.Events, t.Bodies, s.Events, s.Bodies)
+	case !slices.Equal(r.seen, r.header.Instances):
+		return fmt.Errorf("the first line names the instances %q, but events came of %q", r.header.Instances, r.seen)
+	case !bytes.Equal(t.Root, root[:]):
+		return errors.New("the events are not those that were exported: their tree has another root")
+	case t.SHA256 != hex.EncodeToString(r.sum.Sum(nil)):
+		return errors.New("the bytes are not those that were exported: their SHA-256 differs")
+	case r.header.BodiesAfter > s.Events:
+		return fmt.Errorf("the first line says that bodies come after position %d, but there are %d events", r.header.BodiesAfter, s.Events)
+	case r.kept.N > s.Events:
+		return fmt.Errorf("the checkpoint of the first line is of %d events, but there are %d", r.kept.N, s.Events)
+	}
+	return r.owed.rest()
 }

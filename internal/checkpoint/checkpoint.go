@@ -49,8 +49,7 @@ func (c Checkpoint) Sign(k *Key) ([]byte, error) {
 // signed for its origin. One that nobody known has signed is an error.
 func Open(signed []byte, known ...note.Verifier) (Checkpoint, error) {
 	n, err := note.Open(signed, note.VerifierList(known...))
-	var unsigned *note.UnverifiedNoteError
-	if errors.As(err, &unsigned) {
+	if _, unsigned := errors.AsType[*note.UnverifiedNoteError](err); unsigned {
 		return Checkpoint{}, fmt.Errorf("the checkpoint is not signed by %s", names(known))
 	}
 	if err != nil {
@@ -89,8 +88,8 @@ func names(known []note.Verifier) string {
 // as much as the place where it was kept.
 func Unverified(signed []byte) (Checkpoint, error) {
 	_, err := note.Open(signed, note.VerifierList())
-	var unsigned *note.UnverifiedNoteError
-	if !errors.As(err, &unsigned) {
+	unsigned, ok := errors.AsType[*note.UnverifiedNoteError](err)
+	if !ok {
 		return Checkpoint{}, fmt.Errorf("read a checkpoint: %w", err)
 	}
 	return parse(unsigned.Note.Text)

@@ -15,8 +15,9 @@ import (
 
 // Key signs checkpoints. Printing it shows the public half only.
 type Key struct {
-	signer note.Signer
-	public string
+	signer   note.Signer
+	verifier note.Verifier
+	public   string
 }
 
 // Name is the origin that the key signs for.
@@ -29,10 +30,7 @@ func (k *Key) Public() string { return k.public }
 func (k *Key) String() string { return k.public }
 
 // Verifier checks the key's signatures.
-func (k *Key) Verifier() note.Verifier {
-	v, _ := note.NewVerifier(k.public) // checked when the key was made
-	return v
-}
+func (k *Key) Verifier() note.Verifier { return k.verifier }
 
 // Generate makes a key pair for the origin. private is what a key file holds.
 func Generate(origin string) (private string, key *Key, err error) {
@@ -59,14 +57,15 @@ func Parse(private string) (*Key, error) {
 	if err != nil {
 		return nil, errKey
 	}
-	public, err := note.NewEd25519VerifierKey(signer.Name(), publicKey(seed[1:]))
+	public, err := note.NewEd25519VerifierKey(signer.Name(), ed25519.NewKeyFromSeed(seed[1:]).Public().(ed25519.PublicKey))
 	if err != nil {
 		return nil, errKey
 	}
-	if _, err := note.NewVerifier(public); err != nil {
+	verifier, err := note.NewVerifier(public)
+	if err != nil {
 		return nil, errKey
 	}
-	return &Key{signer, public}, nil
+	return &Key{signer, verifier, public}, nil
 }
 
 // maxKeyFile bounds what is read as a key.
@@ -119,8 +118,4 @@ func Origin(host, instance string) string {
 		}
 		return r
 	}, name)
-}
-
-func publicKey(seed []byte) ed25519.PublicKey {
-	return ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 }

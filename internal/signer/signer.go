@@ -96,7 +96,7 @@ func (s *Signer) saw(head, signed int64) {
 func (s *Signer) Trouble() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if errors.As(s.failed, new(*RefusedError)) {
+	if _, refused := errors.AsType[*RefusedError](s.failed); refused {
 		return s.failed.Error()
 	}
 	if s.unsigned.IsZero() || time.Since(s.unsigned) < s.o.Overdue {
@@ -133,26 +133,25 @@ func Kept(dir string) ([]byte, error) {
 // Sign returns a signed checkpoint of the log as it is now. It is kept before it
 // is returned; where the log has not grown it is the kept one. A *RefusedError
 // says that the log was tampered with.
-func (s *Signer) Sign(ctx context.Context) ([]byte, checkpoint.Checkpoint, error) {
-	fail := func(err error) ([]byte, checkpoint.Checkpoint, error) { return nil, checkpoint.Checkpoint{}, err }
+func (s *Signer) Sign(ctx context.Context) (signed []byte, now checkpoint.Checkpoint, err error) {
 	ctx, release, err := lock.OfProcesses(s.o.Dir).Acquire(ctx, fileName)
 	if err != nil {
-		return fail(fmt.Errorf("sign a checkpoint: %w", err))
+		return nil, now, fmt.Errorf("sign a checkpoint: %w", err)
 	}
 	defer func() { _ = release() }()
 	signed, last, tree, err := s.grown(ctx)
 	if err != nil {
-		return fail(err)
+		return nil, now, err
 	}
 	if tree.N == last.N && signed != nil {
 		return signed, last, nil
 	}
-	now := checkpoint.Checkpoint{Origin: s.o.Key.Name(), Tree: tree}
+	now = checkpoint.Checkpoint{Origin: s.o.Key.Name(), Tree: tree}
 	if signed, err = now.Sign(s.o.Key); err != nil {
-		return fail(err)
+		return nil, now, err
 	}
 	if err := durable.WriteFile(Path(s.o.Dir), signed, 0o644); err != nil {
-		return fail(fmt.Errorf("keep the signed checkpoint: %w", err))
+		return nil, now, fmt.Errorf("keep the signed checkpoint: %w", err)
 	}
 	return signed, now, nil
 }
@@ -192,11 +191,9 @@ func (s *Signer) grown(ctx context.Context) ([]byte, checkpoint.Checkpoint, tlog
 	if err == nil && tree.N < seen {
 		err = &eventlog.TreeError{Position: tree.N + 1, Text: fmt.Sprintf("the log ends before it, but it has gone to %d since this process runs", seen)}
 	}
-	var broken *eventlog.TreeError
-	switch {
-	case errors.As(err, &broken):
+	if broken, ok := errors.AsType[*eventlog.TreeError](err); ok {
 		err = &RefusedError{last, broken}
-	case err != nil:
+	} else if err != nil {
 		err = fmt.Errorf("compare the log with the checkpoint that was signed last: %w", err)
 	}
 	return signed, last, tree, err
@@ -295,10 +292,10 @@ func (s *Signer) try(ctx context.Context) {
 	if err == nil {
 		s.saw(0, c.N)
 	}
-	var refused *RefusedError
+	_, refused := errors.AsType[*RefusedError](err)
 	switch {
 	case ctx.Err() != nil:
-	case errors.As(err, &refused):
+	case refused:
 		s.o.Logger.Error("the log was tampered with; no checkpoint is signed until it is as it was: run durhack-deployer verify", "error", err)
 	case err != nil:
 		s.o.Logger.Warn("no checkpoint was signed; it is tried again", "error", err)
