@@ -29,10 +29,7 @@ const (
 // (8 KiB of body) is one write.
 const encodeBuffer = 32 << 10
 
-var encodeBuffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, encodeBuffer)
-	return &b
-}}
+var encodeBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, encodeBuffer) }}
 
 // EncodeTo writes the entry's file content to w, in writes of about 32 KiB and
 // without a copy of the body.
@@ -53,86 +50,23 @@ func (d Delivery) EncodeChunksTo(w io.Writer, chunks [][]byte) error {
 	if !ok {
 		return fmt.Errorf("encode delivery %s: the body is not the last member", d.ID)
 	}
-	pooled := encodeBuffers.Get().(*[]byte)
-	defer encodeBuffers.Put(pooled)
-	enc := encoder{w: w, out: (*pooled)[:0]}
-	enc.raw(head)
-	enc.raw([]byte(bodyMember))
+	out := encodeBuffers.Get().(*bufio.Writer)
+	defer encodeBuffers.Put(out)
+	defer out.Reset(nil) // it keeps neither w nor an error
+	out.Reset(w)
+	// After a failed write a bufio.Writer writes nothing, and Flush returns the error.
+	_, _ = out.Write(head)
+	_, _ = out.WriteString(bodyMember)
+	encoded := base64.NewEncoder(base64.StdEncoding, out)
 	for _, c := range chunks {
-		enc.base64(c)
+		_, _ = encoded.Write(c)
 	}
-	enc.finishBase64()
-	enc.raw([]byte(entryEnd))
-	enc.flush()
-	if enc.err != nil {
-		return fmt.Errorf("write delivery %s: %w", d.ID, enc.err)
+	_ = encoded.Close()
+	_, _ = out.WriteString(entryEnd)
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("write delivery %s: %w", d.ID, err)
 	}
 	return nil
-}
-
-// encoder gathers output in a fixed buffer and carries the up to two bytes that
-// do not fill a base64 group from one chunk to the next.
-type encoder struct {
-	w      io.Writer
-	out    []byte
-	carry  [3]byte
-	ncarry int
-	err    error
-}
-
-func (e *encoder) flush() {
-	if e.err == nil && len(e.out) > 0 {
-		_, e.err = e.w.Write(e.out)
-	}
-	e.out = e.out[:0]
-}
-
-// room makes at least n bytes available; n is never more than the buffer.
-func (e *encoder) room(n int) {
-	if cap(e.out)-len(e.out) < n {
-		e.flush()
-	}
-}
-
-func (e *encoder) raw(b []byte) {
-	for len(b) > 0 && e.err == nil {
-		e.room(min(len(b), cap(e.out)))
-		n := min(len(b), cap(e.out)-len(e.out))
-		e.out = append(e.out, b[:n]...)
-		b = b[n:]
-	}
-}
-
-func (e *encoder) base64(b []byte) {
-	for e.ncarry > 0 && len(b) > 0 {
-		e.carry[e.ncarry] = b[0]
-		e.ncarry++
-		b = b[1:]
-		if e.ncarry == len(e.carry) {
-			e.groups(e.carry[:])
-			e.ncarry = 0
-		}
-	}
-	whole := len(b) - len(b)%3
-	e.groups(b[:whole])
-	// Either the carry is empty here, or b ran out in filling it.
-	e.ncarry += copy(e.carry[e.ncarry:], b[whole:])
-}
-
-// groups encodes b, whose length is a multiple of three.
-func (e *encoder) groups(b []byte) {
-	for len(b) > 0 && e.err == nil {
-		e.room(4)
-		n := min(len(b), (cap(e.out)-len(e.out))/4*3)
-		e.out = base64.StdEncoding.AppendEncode(e.out, b[:n])
-		b = b[n:]
-	}
-}
-
-func (e *encoder) finishBase64() {
-	e.room(4)
-	e.out = base64.StdEncoding.AppendEncode(e.out, e.carry[:e.ncarry])
-	e.ncarry = 0
 }
 
 // Decode reads an entry's file content. An error means that the entry can never

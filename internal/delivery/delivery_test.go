@@ -63,7 +63,6 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// However a body is cut into chunks, the file is the same.
 func TestBodyOf_GivesTheBodyAsDecodeDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyDelivery(t)
@@ -82,6 +81,7 @@ func TestBodyOf_GivesTheBodyAsDecodeDoes(t *testing.T) {
 	})
 }
 
+// However a body is cut into chunks, the file is the same.
 func TestChunksMakeNoDifference(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyDelivery(t)
