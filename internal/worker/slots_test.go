@@ -79,9 +79,9 @@ func TestSlots_RepositoriesTakeTurns(t *testing.T) {
 	if want := []string{"a1", "b1", "a2", "b2", "a3"}; !slices.Equal(waiting, want) {
 		t.Errorf("%q wait, want %q", waiting, want)
 	}
-	for range 3 {
-		release()
-	}
+	release()
+	s.release("a")
+	s.release("b")
 	ask("c1", "c") // a and b have had their turns
 	ask("a4", "a")
 	if want := []string{"b2", "c1", "a3", "a4"}; !slices.Equal(waiting, want) {
@@ -89,5 +89,43 @@ func TestSlots_RepositoriesTakeTurns(t *testing.T) {
 	}
 	if _, err := s.acquire(left, "d1", "d"); err == nil || len(waiting) != 4 {
 		t.Errorf("%v, and %q wait", err, waiting)
+	}
+}
+
+// Whoever has a push to many deployments leaves a slot for those of others.
+func TestSlots_LastIsForARepositoryOfWhichNothingRuns(t *testing.T) {
+	var waiting []string
+	s := NewSlots(3, func(slugs []string) { waiting = slugs })
+	var releases []func()
+	takes := func(slug, repository string, want bool) {
+		t.Helper()
+		s.mu.Lock()
+		got := s.take(repository)
+		if !got {
+			s.line(slug, repository)
+		}
+		s.mu.Unlock()
+		if got != want {
+			t.Fatalf("%s takes a slot: %v", slug, got)
+		}
+		releases = append(releases, func() { s.release(repository) })
+	}
+	takes("a1", "a", true)
+	takes("a2", "a", true)
+	takes("a3", "a", false)
+	takes("b1", "b", true)
+	takes("b2", "b", false)
+	takes("c1", "c", false)
+	releases[0]() // of a: the first in line who runs nothing is next
+	if want := []string{"a3", "b2"}; !slices.Equal(waiting, want) {
+		t.Fatalf("%q wait, want %q", waiting, want)
+	}
+	releases[1]() // the last of a
+	if want := []string{"b2"}; !slices.Equal(waiting, want) {
+		t.Fatalf("%q wait, want %q", waiting, want)
+	}
+	releases[3]() // of b
+	if len(waiting) != 0 || s.free != 0 {
+		t.Errorf("%q wait, and %d are free", waiting, s.free)
 	}
 }
