@@ -446,3 +446,34 @@ func TestExecute_UndoesWhatDidNotComeToItsEnd(t *testing.T) {
 		})
 	}
 }
+
+func TestProgress_IsTheStepThatBeganLast(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "d-1.log")
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	log, err := OpenRunLog(file, nil, RunLogOptions{Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := []string{"fetch", "build it", "restart"}
+	expect := func(want int) {
+		t.Helper()
+		if n, since, err := Progress(file, plan); err != nil || n != want || n > 0 && !since.Equal(now) {
+			t.Errorf("step %d since %v, %v; want %d", n, since, err, want)
+		}
+	}
+	expect(0)
+	log.StepStarted("fetch")
+	expect(1)
+	log.StepEnded(StepResult{Name: "fetch", Outcome: OK})
+	now = now.Add(time.Minute)
+	log.StepStarted("build it")
+	fmt.Fprintf(log, "%s\n== soon step restart\n== 2026-01-02T03:04:05.000Z step fetch\nstep restart\n", strings.Repeat("x", 200<<10))
+	expect(2)
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Progress(file+".gone", plan); err == nil {
+		t.Error("a log that is not there has a step")
+	}
+}

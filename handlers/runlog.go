@@ -1,14 +1,17 @@
 package handlers
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +23,9 @@ import (
 
 // DefaultRunLogLimit is how much output of a run is kept in its file, in bytes.
 const DefaultRunLogLimit = 20 << 20
+
+// lineTime is how our own lines in a run log begin, after "== ".
+const lineTime = "2006-01-02T15:04:05.000Z"
 
 // headroom is for headers, footers and the tail, which are kept beyond the limit.
 const headroom = 256 << 10
@@ -217,7 +223,7 @@ func (l *RunLog) line(format string, args ...any) {
 		}
 		return r
 	}, fmt.Sprintf(format, args...))
-	text = fmt.Sprintf("== %s %s\n", l.opts.Now().UTC().Format("2006-01-02T15:04:05.000Z"), text)
+	text = fmt.Sprintf("== %s %s\n", l.opts.Now().UTC().Format(lineTime), text)
 	if !l.newline {
 		text = "\n" + text
 	}
@@ -240,5 +246,35 @@ func (l *RunLog) toFile(p []byte) {
 	if err != nil {
 		l.broken = err
 		l.opts.Log.Warn("the run log cannot be written any more; the deploy goes on", "path", l.path, "error", err)
+	}
+}
+
+// Progress reads from a run log which step of the plan runs, counted from 1, and since
+// when; 0 where none is running.
+func Progress(path string, plan []string) (n int, since time.Time, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, since, err
+	}
+	defer file.Close()
+	lines := bufio.NewReaderSize(file, 64<<10)
+	for {
+		line, err := lines.ReadSlice('\n')
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull): // no line of ours is that long
+		case errors.Is(err, io.EOF):
+			return n, since, nil
+		case err != nil:
+			return n, since, err
+		default:
+			at, text, _ := strings.Cut(strings.TrimPrefix(strings.TrimSuffix(string(line), "\n"), "== "), " step ")
+			when, timeErr := time.Parse(lineTime, at)
+			if timeErr != nil || line[0] != '=' {
+				continue
+			}
+			if i := slices.Index(plan, text); i >= n { // output may look like a line of ours
+				n, since = i+1, when
+			}
+		}
 	}
 }

@@ -26,8 +26,13 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	var state router.DeliveryState
 	var known atomic.Pointer[router.DeliveryState]
 	defer c.tellWaits(ctx, cfg, store, id, &known)()
+	took, err := readDurations(ctx, cfg, store, "")
+	if err != nil {
+		took = durations{} // it is told for comfort alone
+	}
+	saw, stop := c.tellRuns(ctx, cfg, took)
+	defer stop()
 	var after int64
-	var err error
 	c.databaseOutage().Until(ctx, func() error {
 		if after, err = before(ctx, cfg, store, id); err != nil && eventlog.Transient(err) {
 			return err
@@ -40,6 +45,7 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 				if e.DeliveryID != id || e.Instance != cfg.Instance {
 					continue
 				}
+				saw(e)
 				if all = append(all, e); e.Position <= from {
 					continue
 				}

@@ -68,6 +68,17 @@ to another.`,
 				}
 				emit := c.eventPrinter(newStory(painterFor(c.out), cfg.Slugs(), false).ofInstances(instances), asJSON)
 				if follow {
+					took, err := readDurations(cmd.Context(), cfg, store, "")
+					if err != nil {
+						return err
+					}
+					saw, stop := c.tellRuns(cmd.Context(), cfg, took)
+					defer stop()
+					print := emit
+					emit = func(e eventlog.Event) error {
+						saw(e)
+						return print(e)
+					}
 					return followLog(cmd.Context(), store.Log, filter, emit)
 				}
 				bare := !asJSON && filter.Limit == 0 && filter.After == 0 && filter.Since.IsZero() && filter.Until.IsZero() &&

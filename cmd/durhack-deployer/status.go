@@ -42,6 +42,7 @@ type statusRow struct {
 	Actor      *string              `json:"actor"`
 	Pending    int                  `json:"pending"`
 	Running    *statusMark          `json:"running"`
+	Progress   *progress            `json:"progress,omitempty"`
 	Last       *statusMark          `json:"last"`
 	Failure    *projections.Failure `json:"failure"`
 	// Held is what the path holds, where a run that failed has left something else
@@ -126,6 +127,11 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 		if row.Pending > 0 && row.Running == nil && !o.at.set {
 			row.WaitsFor = daemon.Obstacle(ctx, cfg, slug)
+		}
+		if m := known[slug].Running; m != nil && !o.at.set {
+			if row.Progress, err = progressOf(ctx, cfg, store, slug, *m); err != nil {
+				return err
+			}
 		}
 		rows = append(rows, row)
 		failing = failing || row.Status == string(projections.StatusFailed)
@@ -294,7 +300,11 @@ func newStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) 
 func (r statusRow) note(short func(id string) string) string {
 	switch {
 	case r.Status == string(projections.StatusRunning) && r.Running != nil:
-		return fmt.Sprintf("%s since %s: why %s", shortCommit(r.Running.Commit), clock(r.Running.At), short(r.Running.DeliveryID))
+		s := fmt.Sprintf("%s since %s: why %s", shortCommit(r.Running.Commit), clock(r.Running.At), short(r.Running.DeliveryID))
+		if r.Progress != nil {
+			s += "; " + r.Progress.String()
+		}
+		return s
 	case r.Status == string(projections.StatusFailed) && r.Failure != nil:
 		s := fmt.Sprintf("failed at step %s", r.Failure.Step)
 		if r.Failure.ExitCode != nil {
