@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/handlers/health"
 	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
@@ -158,6 +159,8 @@ type project struct {
 	live string
 	port int
 	cfg  pm2.Config
+	// healthy says that a deploy ends with a health check.
+	healthy bool
 	// previous is what was deployed last.
 	previous string
 	runs     int
@@ -232,7 +235,13 @@ func (p *project) push() (handlers.Result, string) {
 	p.t.Helper()
 	p.runs++
 	job := handlers.Job{Deployment: p.slug, DeliveryID: "d", Attempt: p.runs, Branch: "main", Commit: p.commit(), PreviousCommit: p.previous, Path: p.live}
-	plan, err := pm2.New(p.cfg).Plan(p.t.Context(), job)
+	var handler handlers.Handler = pm2.New(p.cfg)
+	if p.healthy {
+		handler = health.Checked(handler, p.cfg.Source, health.Config{
+			URL: fmt.Sprintf("http://127.0.0.1:%d/", p.port), Text: "common", Timeout: 5 * time.Second, Interval: 100 * time.Millisecond, Successes: 2,
+		})
+	}
+	plan, err := handler.Plan(p.t.Context(), job)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -370,6 +379,10 @@ func TestPM2(t *testing.T) {
 			// An app that ends at once is seen.
 			p.write("server/main.mjs", "process.exit(3)\n")
 			p.fails("settle", "exit code")
+			// pm2 calls an app online whose module threw while it was loaded; the health check tells.
+			p.healthy = true
+			p.write("server/main.mjs", "throw new Error('at load')\n")
+			p.fails("health", "did not answer")
 			p.write("server/main.mjs", strings.ReplaceAll(server, "VERSION", "v3"))
 			p.succeeds()
 			p.answers("v3 common web more dist")
