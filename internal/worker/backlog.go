@@ -55,6 +55,9 @@ func (a *backlog) newer(ctx context.Context, i int, out io.Writer) *mirror.Entry
 	defer delete(a.kin, job.Commit) // those of the newest alone are asked for again
 	for j := len(a.orders) - 1; j > i; j-- {
 		newer := &a.orders[j]
+		if newer.Restores {
+			continue // what was live before is no answer to a push
+		}
 		if newer.Commit == job.Commit || newer.Forced {
 			return newer // it will run, wherever it lies
 		}

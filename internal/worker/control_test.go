@@ -174,6 +174,24 @@ func TestRestore_GivesWayToWhatWentLive(t *testing.T) {
 	s.expect("a", "forwarded 1", "started 1", "deployed 1", "replayed 2", "voided 2")
 }
 
+// A push that waits is not dropped for what would be put back, however their commits lie.
+func TestRestore_SupersedesNoPush(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	first := s.push("true")
+	s.order("a", first, false)
+	s.run()
+	s.git(s.pusher(), "checkout", "--quiet", "--orphan", "other")
+	s.order("b", s.push("touch $DIR/ran"), false)
+	events := s.append(eventlog.Transition{DeliveryID: "a", Attempt: 2, Actor: restorer, Data: eventlog.Replayed{
+		Reason: "r", Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: 2, Order: eventlog.Order{Branch: "main", Commit: first, Restores: true}}},
+	}})
+	s.enqueue(events[0])
+	s.run(func(o *Options) { o.Deployment.LatestOnly = true })
+	s.expect("b", "forwarded 1", "started 1", "deployed 1")
+	s.expect("a", "forwarded 1", "started 1", "deployed 1", "replayed 2", "voided 2")
+}
+
 // lossy loses the answer to the first commit of a T.
 type lossy[T eventlog.Data] struct {
 	Log
