@@ -26,14 +26,19 @@ type record struct {
 // unfinished ends the name of a file that is being written.
 const unfinished = ".tmp"
 
-// writeFile names the running program pid in file. It needs no fsync: no process
+// writeFile names a running program in file, or with a PID of 0 one that is about to
+// be started: it is then known by its mark alone. It needs no fsync: no process
 // outlives the machine.
 func writeFile(file string, pid int, mark string) error {
-	s, ok := ReadStat(pid)
-	if !ok {
-		return fmt.Errorf("read /proc/%d/stat", pid)
+	r := record{PID: pid, Boot: bootID(), Mark: mark}
+	if pid != 0 {
+		s, ok := ReadStat(pid)
+		if !ok {
+			return fmt.Errorf("read /proc/%d/stat", pid)
+		}
+		r.Start = s.Start
 	}
-	b, err := json.Marshal(record{PID: pid, Start: s.Start, Boot: bootID(), Mark: mark})
+	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode process file: %w", err)
 	}
@@ -86,7 +91,11 @@ func killOrphan(file string, grace time.Duration) (killed bool, err error) {
 	}
 	var r record
 	// A file that is not ours to understand names nothing that we may kill.
-	if json.Unmarshal(b, &r) == nil && r.PID > 1 && r.Boot == bootID() && r.owns() {
+	known := json.Unmarshal(b, &r) == nil && r.Boot == bootID()
+	if known && r.PID == 0 && r.Mark != "" {
+		r.PID = markedSession(r.Mark)
+	}
+	if known && r.PID > 1 && r.owns() {
 		killed = endSession(r.PID, time.Time{}, grace)
 		if left := sessionMembers(r.PID); len(left) > 0 {
 			return true, fmt.Errorf("end what is left of process %d: process %d is still alive after KILL", r.PID, left[0].PID)
@@ -108,6 +117,18 @@ func (r record) owns() bool {
 		}
 	}
 	return false
+}
+
+// markedSession is that of the oldest process with the mark: the program itself, or what
+// it has left in its session. What made a session for itself is younger. 0 where there is none.
+func markedSession(mark string) int {
+	var oldest Stat
+	for _, s := range processes(func(pid int) bool { return hasMark(pid, mark) }, func(Stat) bool { return true }) {
+		if oldest.Session == 0 || s.Start < oldest.Start {
+			oldest = s
+		}
+	}
+	return oldest.Session
 }
 
 func hasMark(pid int, mark string) bool {

@@ -113,14 +113,24 @@ func Run(ctx context.Context, c Command) error {
 		SysProcAttr: &syscall.SysProcAttr{
 			Setsid: true,
 			// If we are killed, the program is told at once and not only when a
-			// successor finds the File; it also covers the moment between fork and
-			// the writing of the File. TERM lets git remove its lock files. The
+			// successor finds the File. TERM lets git remove its lock files. The
 			// signal comes when the parent *thread* ends: see start.
 			Pdeathsig: unix.SIGTERM,
 		},
 	}
 	if c.Stdin != nil { // a nil *os.File is not a nil io.Reader
 		cmd.Stdin = c.Stdin
+	}
+	if c.File != "" {
+		// Without the file a crash would leave an orphan that nobody finds.
+		if err := writeFile(c.File, 0, mark); err != nil {
+			out.abort()
+			return &StartError{Program: program, Path: path, Err: err}
+		}
+		defer func() {
+			_ = os.Remove(c.File)
+			_ = os.Remove(c.File + unfinished)
+		}()
 	}
 	exited, err := start(cmd, c.Nice)
 	if err != nil {
@@ -129,27 +139,14 @@ func Run(ctx context.Context, c Command) error {
 	}
 	out.started()
 	pid := cmd.Process.Pid
-
-	var fileErr error
 	if c.File != "" {
-		fileErr = writeFile(c.File, pid, mark)
-	}
-	if fileErr != nil {
-		// Without the file a crash would leave an orphan that nobody finds.
-		signalSession(pid, unix.SIGKILL)
-		<-exited
+		_ = writeFile(c.File, pid, mark) // else it is known by its mark
 	}
 	stopped := await(ctx, pid, exited, c.Grace)
 	out.drain(c.Leftovers)
 	// The leader was left as a zombie until here, so that its number, which is
 	// also that of the session, could not be given to somebody else.
 	waitErr := cmd.Wait()
-	if c.File != "" && fileErr == nil {
-		_ = os.Remove(c.File)
-	}
-	if fileErr != nil {
-		return &StartError{Program: program, Path: path, Err: fileErr}
-	}
 	return outcome(ctx, program, cmd.ProcessState, waitErr, stopped)
 }
 

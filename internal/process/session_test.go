@@ -100,6 +100,9 @@ func TestKillOrphan(t *testing.T) {
 		"leader dies, child is deaf": "(trap '' TERM; while :; do sleep 1000; done) & echo $! >%; wait",
 		"leader is deaf":             "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
 		"killed before the rename":   "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
+		"killed after the fork":      "trap '' TERM; echo $$ >%; while :; do sleep 1000; done",
+		// One that made a session for itself is meant to go on.
+		"killed after the fork, with a daemon": "trap '' TERM; setsid sleep 1000 & echo $$ >%; while :; do sleep 1000; done",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -111,7 +114,11 @@ func TestKillOrphan(t *testing.T) {
 				t.Fatal(err)
 			}
 			pid := pidIn(t, pidFile)
-			testkit.Wait(t, "a process file", func() bool { _, err := os.Stat(file); return err == nil })
+			var named record
+			testkit.Wait(t, "a process file", func() bool {
+				b, err := os.ReadFile(file)
+				return err == nil && json.Unmarshal(b, &named) == nil && named.PID != 0
+			})
 			_ = daemon.Process.Signal(syscall.SIGKILL)
 			_ = daemon.Wait()
 			if strings.HasPrefix(name, "leader dies") {
@@ -130,9 +137,25 @@ func TestKillOrphan(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			var survivors []Stat
+			if strings.HasPrefix(name, "killed after the fork") {
+				if err := writeFile(file, 0, named.Mark); err != nil {
+					t.Fatal(err)
+				}
+				testkit.Wait(t, "the daemon", func() bool {
+					survivors = processes(func(p int) bool { return hasMark(p, named.Mark) }, func(s Stat) bool { return s.Session != pid })
+					return len(survivors) > 0 || !strings.HasSuffix(name, "daemon")
+				})
+			}
 			killed, err := KillOrphan(file, 20*time.Millisecond)
 			if err != nil || !killed {
 				t.Fatalf("KillOrphan = %v, %v", killed, err)
+			}
+			for _, s := range survivors {
+				if !alive(s.PID) {
+					t.Errorf("process %d, which left the session, was ended", s.PID)
+				}
+				_ = syscall.Kill(s.PID, syscall.SIGKILL)
 			}
 			if alive(pid) {
 				t.Error("the orphan is still alive")
