@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -144,7 +148,10 @@ type storedResult struct {
 	Data json.RawMessage `json:"data"`
 }
 
-func resultFile(runLog string) string  { return strings.TrimSuffix(runLog, ".log") + ".result.json" }
+// resultSuffix ends the names of results.
+const resultSuffix = ".result.json"
+
+func resultFile(runLog string) string  { return strings.TrimSuffix(runLog, ".log") + resultSuffix }
 func processFile(runLog string) string { return strings.TrimSuffix(runLog, ".log") + ".process" }
 
 // handedOverFile keeps how a run ends if the process that it was handed over to comes up.
@@ -190,6 +197,48 @@ func loadResult(file string) ([]eventlog.Data, error) {
 		end = append(end, d)
 	}
 	return end, nil
+}
+
+// sweepResults removes those that the log has: a crash came between the commit of an end
+// and the removal. One that the log does not have, since another worker ended the run, is
+// kept.
+func (w *Worker) sweepResults(ctx context.Context) error {
+	files, err := os.ReadDir(w.runs)
+	if err != nil {
+		return fmt.Errorf("list the results of runs: %w", err)
+	}
+	for _, f := range files {
+		run, is := strings.CutSuffix(f.Name(), resultSuffix)
+		if !is {
+			continue
+		}
+		file, cut := filepath.Join(w.runs, f.Name()), strings.LastIndexByte(run, '-')
+		attempt, err := strconv.Atoi(run[cut+1:])
+		end, loadErr := loadResult(file)
+		if err != nil || cut < 0 || loadErr != nil {
+			continue // it is nothing of ours, or only for people to read
+		}
+		var recorded []eventlog.Data
+		for e, err := range w.o.Log.Find(ctx, eventlog.Filter{Instance: w.o.Instance, DeliveryID: run[:cut], Deployment: w.o.Deployment.Slug, Types: eventlog.RunTypes()}) {
+			if err != nil {
+				return fmt.Errorf("look whether the log has the result of %s: %w", run, err)
+			}
+			if e.Attempt != attempt {
+				continue
+			}
+			data, err := e.Decode()
+			if err != nil {
+				return err
+			}
+			recorded = append(recorded, data)
+		}
+		if len(end) > 0 && !slices.ContainsFunc(end, func(d eventlog.Data) bool {
+			return !slices.ContainsFunc(recorded, func(r eventlog.Data) bool { return reflect.DeepEqual(d, r) })
+		}) {
+			_ = os.Remove(file)
+		}
+	}
+	return nil
 }
 
 func exists(file string) bool {

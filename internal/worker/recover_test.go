@@ -118,6 +118,38 @@ func TestKeptResultIsAppended(t *testing.T) {
 	s.expect("old", "forwarded 1", "started 1", "deployed 1")
 }
 
+// A crash between the commit of an end and the removal of its result, whose queue entry
+// the mirror has removed, leaves a result that the log has.
+func TestResult_GoesWhereTheLogHasIt(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("d", s.push("echo fine"), false)
+	s.run()
+	recorded := last[eventlog.Deployed](s, "d")
+	other := recorded
+	other.DurationMS++
+	at := func(name string) string { return filepath.Join(s.Dir, "runs", slug, name+".log") }
+	for name, end := range map[string]eventlog.Data{"d-1": recorded, "d-2": recorded, "e-1": recorded} {
+		if err := saveResult(resultFile(at(name)), []eventlog.Data{end}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := s.start()
+	s.wait("it goes", func() bool { return !exists(resultFile(at("d-1"))) })
+	stop()
+	if !exists(resultFile(at("d-2"))) || !exists(resultFile(at("e-1"))) {
+		t.Error("a result that the log does not have was removed")
+	}
+	if err := saveResult(resultFile(at("d-1")), []eventlog.Data{other}); err != nil {
+		t.Fatal(err)
+	}
+	s.order("f", s.push("echo more"), false)
+	s.run()
+	if !exists(resultFile(at("d-1"))) {
+		t.Error("a result that is another than the one that was recorded was removed")
+	}
+}
+
 // Processes that a dead worker left are ended before the run is tried again,
 // but not those that another host speaks of.
 func TestOrphansAreEndedOnTheirHostOnly(t *testing.T) {

@@ -185,7 +185,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	// Runs that a crash left open are ended before anything waits for new work, so
 	// that nothing is reported as running that is not.
-	if !w.outage("recover").Until(ctx, func() error { return w.locked(ctx, func(context.Context) error { return nil }) }) {
+	if !w.outage("recover").Until(ctx, func() error { return w.locked(ctx, w.sweepResults) }) {
 		return nil
 	}
 	for {
