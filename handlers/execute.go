@@ -132,6 +132,11 @@ func runStep(ctx context.Context, step Step, env Env) StepResult {
 	}
 	begin := time.Now()
 	err := step.Run(stepCtx, env)
+	if env.Limits != nil {
+		if exceeded := env.Limits.Exceeded(); err != nil && exceeded != "" {
+			err = fmt.Errorf("%w; %s", err, exceeded)
+		}
+	}
 	r := StepResult{Name: step.Name, Duration: time.Since(begin), Outcome: OK, Err: err}
 	if err == nil {
 		// A finished step is finished, also if the context ended meanwhile.

@@ -477,3 +477,38 @@ func TestProgress_IsTheStepThatBeganLast(t *testing.T) {
 		t.Error("a log that is not there has a step")
 	}
 }
+
+// ledger is Limits that were met by what is in it.
+type ledger struct {
+	Limits
+	exceeded string
+}
+
+func (l *ledger) Dir() *os.File { return nil }
+func (l *ledger) Exceeded() string {
+	defer func() { l.exceeded = "" }()
+	return l.exceeded
+}
+
+func TestExecute_SaysWhichLimitAFailedStepMet(t *testing.T) {
+	t.Parallel()
+	limits := &ledger{}
+	env := testEnv
+	env.Limits = limits
+	meets := func(s Step) Step {
+		run := s.Run
+		s.Run = func(ctx context.Context, env Env) error {
+			limits.exceeded = "it used too much"
+			return run(ctx, env)
+		}
+		return s
+	}
+	plan := Plan{Steps: []Step{meets(step("a", nothing)), program("b", "sh", "-c", "kill -KILL $$")}}
+	if r := Execute(t.Context(), plan, env, nil); r.Err == nil || strings.Contains(r.Err.Error(), "too much") {
+		t.Errorf("a limit that an earlier step met: %v", r.Err)
+	}
+	plan.Steps[1] = meets(plan.Steps[1])
+	if r := Execute(t.Context(), plan, env, nil); r.Err == nil || r.Signal != "SIGKILL" || !strings.HasSuffix(r.Err.Error(), "; it used too much") {
+		t.Errorf("result %+v", r)
+	}
+}

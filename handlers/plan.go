@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/process"
@@ -82,6 +83,17 @@ type Handler interface {
 // Leftovers goes on reading what programs leave behind: see process.Leftovers.
 type Leftovers = process.Leftovers
 
+// Limits bound what the programs of a run may use.
+type Limits interface {
+	// Dir is the open directory of the control group that they start in.
+	Dir() *os.File
+	// Exceeded says in half a sentence what of a limit ended or refused something since
+	// it was asked last; "" where nothing did.
+	Exceeded() string
+	// Close ends them after the run, and says what is left within them; "" where nothing is.
+	Close() string
+}
+
 // Env is what steps work with.
 type Env struct {
 	// Out receives the output, usually a *RunLog; nil drops it.
@@ -96,6 +108,8 @@ type Env struct {
 	Grace time.Duration
 	// Nice is added to the niceness of programs.
 	Nice int
+	// Limits, if set, bound what programs may use together.
+	Limits Limits
 	// ProcessFile names the running program for KillOrphan, should we be killed;
 	// empty names it nowhere.
 	ProcessFile string
@@ -111,6 +125,14 @@ func (e Env) Say(format string, args ...any) {
 	}
 }
 
+// GroupDir is the control group that programs start in; nil is ours.
+func (e Env) GroupDir() *os.File {
+	if e.Limits == nil {
+		return nil
+	}
+	return e.Limits.Dir()
+}
+
 // Run runs a program for a step: argv in dir, with extra after env.Vars (a later
 // value wins). See process.Run for what the error is.
 func (e Env) Run(ctx context.Context, dir string, extra []string, argv ...string) error {
@@ -118,7 +140,7 @@ func (e Env) Run(ctx context.Context, dir string, extra []string, argv ...string
 	vars = append(append(vars, e.Vars...), extra...)
 	return process.Run(ctx, process.Command{
 		Argv: argv, Dir: dir, Env: vars, SearchPaths: e.SearchPaths,
-		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, Nice: e.Nice, File: e.ProcessFile,
+		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, Nice: e.Nice, Group: e.GroupDir(), File: e.ProcessFile,
 	})
 }
 

@@ -40,6 +40,9 @@ With --json each error and each warning is an object on standard output.`,
 			for _, w := range cfg.Warnings {
 				fmt.Fprintf(c.err, "warning: %s\n", printable(w.String()))
 			}
+			if idle := daemon.IdleLimits(cfg); idle != "" {
+				fmt.Fprintf(c.err, "warning: %s\n", idle)
+			}
 			if err := refuse(); err != nil {
 				return err
 			}
@@ -76,6 +79,11 @@ func (c *cli) checkJSON(cfg *config.Config, err error, refuse func() error) erro
 	if err == nil {
 		for _, w := range cfg.Warnings {
 			if err := writeJSON(c.out, configFinding{Level: "warning", File: w.File, Line: w.Line, Key: w.Key, Message: w.Message}); err != nil {
+				return err
+			}
+		}
+		if idle := daemon.IdleLimits(cfg); idle != "" {
+			if err := writeJSON(c.out, configFinding{Level: "warning", Message: idle}); err != nil {
 				return err
 			}
 		}

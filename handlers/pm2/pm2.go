@@ -184,7 +184,7 @@ func (r *run) pm2(ctx context.Context, env handlers.Env, args ...string) error {
 	env.Vars = slices.DeleteFunc(slices.Clone(env.Vars), func(kv string) bool {
 		return strings.HasPrefix(kv, "DURHACK_") || strings.HasPrefix(kv, "CI=") || strings.HasPrefix(kv, "NO_COLOR=")
 	})
-	env.ProcessFile, env.Nice = "", 0 // its mark would be inherited, too
+	env.ProcessFile, env.Nice, env.Limits = "", 0, nil // its mark would be inherited, too
 	return r.Run(ctx, env, r.Path, []string{"PM2_HOME=" + r.home(env)}, append([]string{"pm2"}, args...)...)
 }
 

@@ -36,6 +36,9 @@ func (d *doctor) configuration(context.Context) {
 	for _, w := range d.cfg.Warnings {
 		d.say(Warn, "", "%s", w)
 	}
+	if idle := daemon.IdleLimits(d.cfg); idle != "" {
+		d.say(Warn, "see memory_max in docs/operations.md", "%s", idle)
+	}
 	if refused, ok := errors.AsType[*config.Errors](daemon.Refuse(d.cfg, false, true)); ok {
 		for _, p := range refused.List {
 			d.say(Fail, p.Suggestion, "%s", p.Message)

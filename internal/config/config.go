@@ -191,7 +191,10 @@ type Deployment struct {
 	// FetchTimeout bounds what git gets from the remote; 0 is no bound of its own.
 	FetchTimeout time.Duration `toml:"fetch_timeout" json:"fetch_timeout_ns,omitempty"`
 	// Nice is added to the niceness of the steps.
-	Nice      int      `toml:"nice" max:"19" json:"nice,omitempty"`
+	Nice int `toml:"nice" max:"19" json:"nice,omitempty"`
+	// MemoryMax and TasksMax bound what the programs of a run use together; 0 is no bound.
+	MemoryMax Size     `toml:"memory_max" json:"memory_max,omitempty"`
+	TasksMax  int      `toml:"tasks_max" max:"4194304" json:"tasks_max,omitempty"`
 	EnvFiles  []string `toml:"env_file" check:"env_file" single:"true" json:"-"`
 	Variables `toml:"env"`
 	// Strategy is where a commit is put: into Path itself, or into a release of its own,

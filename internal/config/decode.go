@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -184,6 +185,9 @@ func (d *decoder) value(v any, f *field, s setting, into reflect.Value) {
 			s.fail(fmt.Sprintf("%s must be from 0 to %d, not %d", s.name, limit, v), "")
 		}
 		s.written(v)
+	case *Size:
+		*target = s.size(v)
+		s.written(target.String())
 	case *time.Duration:
 		if duration, ok := s.duration(v, f.has("zero")); ok {
 			*target = duration
@@ -320,6 +324,48 @@ func (s setting) duration(v any, zero bool) (time.Duration, bool) {
 		return 0, false
 	}
 	return duration, true
+}
+
+// Size is a number of bytes.
+type Size int64
+
+// minSize is less than any program needs; who wrote less forgot the letter.
+const minSize = 1 << 20
+
+const sizeLetters = "KMGT"
+
+func (b Size) String() string {
+	for i := len(sizeLetters) - 1; i >= 0; i-- {
+		if unit := Size(1) << (10 * (i + 1)); b != 0 && b%unit == 0 {
+			return strconv.FormatInt(int64(b/unit), 10) + sizeLetters[i:i+1]
+		}
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
+
+// size reads a string like 512M, in units of 1024, or whole bytes.
+func (s setting) size(v any) Size {
+	n, isNumber := v.(int64)
+	if !isNumber {
+		text := v.(string)
+		number, shift := text, 0
+		for i := range sizeLetters {
+			if before, ok := strings.CutSuffix(text, sizeLetters[i:i+1]); ok {
+				number, shift = before, 10*(i+1)
+			}
+		}
+		parsed, err := strconv.ParseInt(number, 10, 64)
+		if err != nil || parsed > math.MaxInt64>>shift {
+			s.fail(fmt.Sprintf("%s is not a size: %q", s.name, text), `write it like "512M" or "2G", or as whole bytes`)
+			return 0
+		}
+		n = parsed << shift
+	}
+	if n < minSize {
+		s.fail(fmt.Sprintf("%s must be at least 1M, not %s", s.name, Size(n)), `write it like "512M" or "2G"`)
+		return 0
+	}
+	return Size(n)
 }
 
 // parseDuration is time.ParseDuration with days.

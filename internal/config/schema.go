@@ -15,6 +15,7 @@ const (
 	takesInt        form = "a whole number"
 	takesBool       form = "true or false"
 	takesDuration   form = `a duration like "90s", "10m" or "90d", or a whole number of seconds`
+	takesSize       form = `a size like "512M" or "2G", or a whole number of bytes`
 	takesStrings    form = "a list of strings"
 	takesOneOrMore  form = "a string or a list of strings"
 	takesTable      form = "a table"
@@ -26,7 +27,7 @@ const (
 
 // kinds are the TOML values that have a form.
 var kinds = map[form]string{
-	takesString: "string", takesInt: "int", takesBool: "bool", takesDuration: "string int", takesStrings: "list",
+	takesString: "string", takesInt: "int", takesBool: "bool", takesDuration: "string int", takesSize: "string int", takesStrings: "list",
 	takesOneOrMore: "string list", takesTable: "table", takesTableOr: "string table", takesTables: "list",
 	takesStringsMap: "table", takesAnything: "string int bool list table other",
 }
@@ -107,6 +108,8 @@ func fieldOf(t reflect.Type, tag reflect.StructTag, path string) *field {
 	switch kind := t.Kind(); {
 	case t == reflect.TypeFor[time.Duration]():
 		f.form = takesDuration
+	case t == reflect.TypeFor[Size]():
+		f.form = takesSize
 	case t == reflect.TypeFor[Variables](), kind == reflect.Map && t.Elem().Kind() == reflect.String:
 		f.form, f.each = takesStringsMap, fieldOf(reflect.TypeFor[string](), "", "")
 		f.addFields(t, path)

@@ -194,7 +194,7 @@ func tidy(ctx context.Context, repo *git.Repo, log *slog.Logger) {
 }
 
 // runWorker runs the worker of one deployment until ctx ends.
-func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, m *mirror.Mirror, slots *worker.Slots, d *config.Deployment) error {
+func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, m *mirror.Mirror, slots *worker.Slots, limits *limiter, d *config.Deployment) error {
 	var handler handlers.Handler
 	var resumer handlers.Resumer
 	if d.Enabled { // a disabled one voids what still waits, and runs nothing
@@ -232,7 +232,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			Nice:             d.Nice,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Control: m, Slots: slots,
-		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer,
+		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer, Limit: limits.of(d),
 		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, Tree(o.Config, d), o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)

@@ -101,11 +101,12 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})
 	tellWaiting(o.Config, o.Logger, nil) // what an earlier process left
+	limits := newLimiter(o.Config, o.Logger)
 	slots := worker.NewSlots(o.Config.Work.Runs(), func(slugs []string) { tellWaiting(o.Config, o.Logger, slugs) })
 	for _, slug := range o.Config.Slugs() {
 		parts.Go(func() {
 			keep(ctx, o.Logger, "worker of "+slug, func(ctx context.Context) error {
-				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, m, slots, o.Config.Deployments[slug])
+				return runWorker(ctx, o, store, notedLocker{locker, state}, queues, m, slots, limits, o.Config.Deployments[slug])
 			}, state.tell)
 		})
 	}

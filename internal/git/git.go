@@ -54,6 +54,8 @@ type Options struct {
 	Key, KnownHosts string
 	// Nice is added to git's niceness.
 	Nice int
+	// Group is the control group that git starts in; nil is ours.
+	Group *os.File
 	// ProcessFile names the running git for process.KillOrphan; may be empty.
 	ProcessFile string
 }
@@ -156,7 +158,7 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	}
 	err := process.Run(ctx, process.Command{
 		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
-		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, Nice: r.opts.Nice, File: r.opts.ProcessFile,
+		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, Nice: r.opts.Nice, Group: r.opts.Group, File: r.opts.ProcessFile,
 		Stdin: r.stdin, Stdout: stdout, Stderr: stderr,
 	})
 	_ = masked.Flush()

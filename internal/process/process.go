@@ -64,6 +64,8 @@ type Command struct {
 	Grace time.Duration
 	// Nice is added to our own niceness, as nice(1) does.
 	Nice int
+	// Group, if set, is the open directory of the control group that the program starts in.
+	Group *os.File
 	// File, if set, names the running program for KillOrphan. It is removed
 	// once the program is reaped.
 	File string
@@ -117,6 +119,9 @@ func Run(ctx context.Context, c Command) error {
 			// signal comes when the parent *thread* ends: see start.
 			Pdeathsig: unix.SIGTERM,
 		},
+	}
+	if c.Group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(c.Group.Fd())
 	}
 	if c.Stdin != nil { // a nil *os.File is not a nil io.Reader
 		cmd.Stdin = c.Stdin

@@ -368,3 +368,20 @@ func BenchmarkExec(b *testing.B) {
 		}
 	}
 }
+
+// A control group needs rights that no test can count on; that the program is started
+// through the directory is seen where it is none.
+func TestRun_StartsNothingOutsideOfItsGroup(t *testing.T) {
+	t.Parallel()
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var said bytes.Buffer
+	c := sh("echo it runs")
+	c.Stdout, c.Group = &said, dir
+	if _, ok := errors.AsType[*StartError](Run(t.Context(), c)); !ok || said.Len() > 0 {
+		t.Errorf("no StartError, and it said %q", said.String())
+	}
+}

@@ -3,6 +3,7 @@ package worker
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/command"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -218,5 +220,18 @@ func TestTellWarnsOfAFailedRunWithStepAndExitCode(t *testing.T) {
 		if _, got, _ := strings.Cut(strings.TrimSpace(out.String()), " "); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
+	}
+}
+
+func TestRun_GoesOnWithoutTheLimitsThatCannotBeSet(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.order("limits", s.push("echo fine"), false)
+	s.run(func(o *Options) {
+		o.Limit = func() (handlers.Limits, error) { return nil, errors.New("nothing is delegated") }
+	})
+	log, err := os.ReadFile(last[eventlog.Deployed](s, "limits").RunLog)
+	if want := "memory_max and tasks_max do nothing in this run: nothing is delegated\n"; err != nil || !strings.Contains(string(log), want) {
+		t.Errorf("the run log, %v:\n%s\nwant %s", err, log, want)
 	}
 }

@@ -88,15 +88,26 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 		log.Note("before the first step: compare with what is live")
 		_, _ = check.said.WriteTo(log)
 	}
+	var limits handlers.Limits
+	if w.o.Limit != nil {
+		if limits, err = w.o.Limit(); err != nil {
+			log.Note("memory_max and tasks_max do nothing in this run: %v", err)
+		}
+	}
 	result := handlers.Result{Err: check.err, FailedStep: stepPlan}
 	if check.err == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
 			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths, Leftovers: &w.left,
-			Grace: w.o.StepGrace, Nice: w.o.Deployment.Nice, ProcessFile: processFile(r.started.RunLog),
+			Grace: w.o.StepGrace, Nice: w.o.Deployment.Nice, Limits: limits, ProcessFile: processFile(r.started.RunLog),
 			Root: w.o.Root, Job: job,
 		}, log)
 	} else {
 		log.Note("%s: %v", stepPlan, check.err)
+	}
+	if limits != nil {
+		if left := limits.Close(); left != "" {
+			log.Note("%s", left)
+		}
 	}
 	if err := log.Close(); err != nil {
 		w.o.Logger.Warn("the run log is incomplete", "path", r.started.RunLog, "error", err)

@@ -133,6 +133,9 @@ type Options struct {
 	Resumer handlers.Resumer
 	// Root does for steps what only root may; nil where nothing does.
 	Root handlers.Root
+	// Limit bounds what the programs of the run that begins may use; nil where nothing is
+	// bounded. On an error nothing is in this run, which goes on.
+	Limit func() (handlers.Limits, error)
 	// DrainGrace is how long a run may go on once Run's context ended (default 10 s).
 	DrainGrace time.Duration
 	// StepGrace is the time between TERM and KILL (default 5 s).
