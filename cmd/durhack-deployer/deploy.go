@@ -88,14 +88,20 @@ type deployOrder struct {
 	reason   string
 }
 
+// enabled is a deployment to which something can be deployed.
+func enabled(cfg *config.Config, slug string) (*config.Deployment, error) {
+	d, err := deployment(cfg, slug)
+	if err == nil && !d.Enabled {
+		err = &hintedError{fmt.Errorf("deployment %q is disabled", slug), "set enabled = true and restart the daemon"}
+	}
+	return d, err
+}
+
 // enqueueDeploy resolves the reference and puts the delivery in the main queue.
 func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug string, o deployOrder) (id, commit string, err error) {
-	d, err := deployment(cfg, slug)
+	d, err := enabled(cfg, slug)
 	if err != nil {
 		return "", "", err
-	}
-	if !d.Enabled {
-		return "", "", &hintedError{fmt.Errorf("deployment %q is disabled", slug), "set enabled = true and restart the daemon"}
 	}
 	commit, err = c.commit(ctx, cfg, d, o.ref)
 	if err != nil {

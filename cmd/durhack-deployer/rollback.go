@@ -42,6 +42,9 @@ there. Pushes are voided from then on, until "unpin". A freeze does not hold it 
 }
 
 func (c *cli) rollback(ctx context.Context, cfg *config.Config, store *daemon.Store, slug, to, why string, wait bool) error {
+	if _, err := enabled(cfg, slug); err != nil {
+		return err // before the pin, which would stay
+	}
 	d, err := stateOf(ctx, cfg, store, slug)
 	if err != nil {
 		return err
@@ -56,7 +59,7 @@ func (c *cli) rollback(ctx context.Context, cfg *config.Config, store *daemon.St
 		return err
 	}
 	if _, _, err := c.enqueueDeploy(ctx, cfg, slug, deployOrder{id: id, ref: commit, override: true, reason: why}); err != nil {
-		return err
+		return &hintedError{err, fmt.Sprintf("%s is pinned already: run rollback again, or unpin it", slug)}
 	}
 	fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", slug, shortCommit(commit), id)
 	if wait {

@@ -50,6 +50,10 @@ func (w *Worker) thawed(ctx context.Context, e queue.Entry) (queue.Entry, error)
 		if known {
 			for _, waiting := range w.o.Queue.Pending() {
 				if job, err := w.read(waiting); err == nil && job.Override {
+					if waiting.Name == w.overriding && !retry.Sleep(ctx, lookEach) { // it rests
+						return e, ctx.Err()
+					}
+					w.overriding = waiting.Name
 					return waiting, nil
 				}
 			}

@@ -159,7 +159,9 @@ type Worker struct {
 	// running is true from before `started` is appended until the run has ended.
 	running atomic.Bool
 	ran     bool // since Idle was called
-	left    handlers.Leftovers
+	// overriding is the entry that was taken last although the deployment is frozen.
+	overriding string
+	left       handlers.Leftovers
 	// resultGrace bounds the wait for the database at shutdown: the result is in
 	// a file by then, and the next start appends it.
 	resultGrace time.Duration
