@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
@@ -24,7 +22,7 @@ canceled: "freeze" and "pin" hold it.`,
 		Args:    takes("SLUG"), ValidArgsFunction: c.completeSlug,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				return c.cancel(cmd.Context(), cfg, store, args[0], strings.TrimSpace(strings.ReplaceAll(why, "\x00", "")))
+				return c.cancel(cmd.Context(), cfg, store, args[0], why)
 			})
 		},
 	}
@@ -33,31 +31,8 @@ canceled: "freeze" and "pin" hold it.`,
 }
 
 func (c *cli) cancel(ctx context.Context, cfg *config.Config, store *daemon.Store, slug, why string) error {
-	d, err := stateOf(ctx, cfg, store, slug)
+	run, err := c.person(cfg, store).Cancel(ctx, slug, act.Reason(why))
 	if err != nil {
-		return err
-	}
-	run := d.Running
-	if run == nil {
-		return &hintedError{fmt.Errorf("nothing runs at %s", slug), "`" + c.command("freeze", slug) + "` keeps what waits from starting"}
-	}
-	_, err = store.Log.Append(ctx, eventlog.Group{
-		Transitions: []eventlog.Transition{{
-			Instance: cfg.Instance, DeliveryID: run.DeliveryID, Deployment: slug, Attempt: run.Attempt, Actor: actor(),
-			Data: eventlog.Canceled{Reason: why},
-		}},
-		Fence: &eventlog.Fence{Instance: cfg.Instance, Deployment: slug, Position: run.Position},
-	})
-	var conflict *eventlog.ConflictError
-	switch {
-	case errors.Is(err, eventlog.ErrFenced):
-		return &hintedError{fmt.Errorf("the run of %s has ended meanwhile", slug), "`" + c.command("why", run.DeliveryID) + "` shows how"}
-	case errors.As(err, &conflict):
-		return &hintedError{fmt.Errorf("it was canceled already"), "`" + c.command("why", run.DeliveryID) + "` says by whom"}
-	case err != nil:
-		return fmt.Errorf("append canceled: %w", err)
-	}
-	if err := c.signAppended(ctx, cfg, store); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.out, "canceled: %s at %s, delivery %s, attempt %d\n", slug, shortCommit(run.Commit), printable(run.DeliveryID), run.Attempt)

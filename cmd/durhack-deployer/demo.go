@@ -22,6 +22,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
@@ -306,7 +307,7 @@ func (s sample) push(ctx context.Context, url string) (deliveryID string, err er
 	if err != nil {
 		return "", err
 	}
-	deliveryID = newDeliveryID(time.Now())
+	deliveryID = act.NewID(time.Now())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-GitHub-Event", "push")
 	req.Header.Set("X-GitHub-Delivery", deliveryID)

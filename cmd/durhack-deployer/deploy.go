@@ -1,27 +1,26 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 func (c *cli) deployCommand() *cobra.Command {
-	var o deployOrder
+	var o act.Deploy
 	var wait, asJSON bool
 	cmd := &cobra.Command{
 		Use: "deploy SLUG [--ref REF] [--override --reason TEXT] [--wait] [--json]", Short: "Deploy a branch's tip, or a commit, by hand",
@@ -39,14 +38,14 @@ run though the deployment is frozen or pinned, which stays so.`,
 			if err != nil {
 				return err
 			}
-			if o.override {
-				if o.reason, err = reason(o.reason); err != nil {
+			if o.Override {
+				if o.Reason, err = reason(o.Reason); err != nil {
 					return err
 				}
-			} else if o.reason != "" {
+			} else if o.Reason != "" {
 				return usagef("--reason goes with --override")
 			}
-			id, commit, err := c.enqueueDeploy(cmd.Context(), cfg, args[0], o)
+			id, commit, err := c.person(cfg, nil).Deploy(cmd.Context(), args[0], o)
 			if err != nil {
 				return err
 			}
@@ -71,65 +70,42 @@ run though the deployment is frozen or pinned, which stays so.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&o.override, "override", false, "run it though the deployment is frozen or pinned")
-	reasonFlag(cmd, &o.reason)
-	cmd.Flags().StringVar(&o.ref, "ref", "", "`REF` to deploy: a branch, a tag or a commit hash (default: the tip of the deployment's branch)")
+	cmd.Flags().BoolVar(&o.Override, "override", false, "run it though the deployment is frozen or pinned")
+	reasonFlag(cmd, &o.Reason)
+	cmd.Flags().StringVar(&o.Ref, "ref", "", "`REF` to deploy: a branch, a tag or a commit hash (default: the tip of the deployment's branch)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "print the story until it ends (with --json its events); exit 1 unless it went live")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
 
-// deployOrder is what a deploy by hand asks for.
-type deployOrder struct {
-	// id is the delivery's; empty is a new one.
-	id, ref string
-	// override runs it though the deployment is frozen or pinned, for the reason.
-	override bool
-	reason   string
-}
-
-// enabled is a deployment to which something can be deployed.
-func enabled(cfg *config.Config, slug string) (*config.Deployment, error) {
-	d, err := deployment(cfg, slug)
-	if err == nil && !d.Enabled {
-		err = &hintedError{fmt.Errorf("deployment %q is disabled", slug), "set enabled = true and restart the daemon"}
-	}
-	return d, err
-}
-
-// enqueueDeploy resolves the reference and puts the delivery in the main queue.
-func (c *cli) enqueueDeploy(ctx context.Context, cfg *config.Config, slug string, o deployOrder) (id, commit string, err error) {
-	d, err := enabled(cfg, slug)
-	if err != nil {
-		return "", "", err
-	}
-	commit, err = c.commit(ctx, cfg, d, o.ref)
-	if err != nil {
-		return "", "", err
-	}
-	own := manualDeploy{Ref: "refs/heads/" + d.Branch, After: commit, Deployment: slug, RequestedRef: o.ref}
-	own.Repository.FullName = d.Repository
-	body, err := json.Marshal(own)
-	if err != nil {
-		return "", "", err
-	}
-	now := time.Now()
-	entry := delivery.Delivery{
-		ID: cmp.Or(o.id, newDeliveryID(now)), Event: "push", ContentType: "application/json", ReceivedAt: now.UTC(),
-		Source: string(eventlog.SourceCLI), Actor: actor(), Deployment: slug, Forced: o.ref != "", Override: o.override, Reason: o.reason,
-		Salt: delivery.NewSalt(), Body: body,
-	}
+// enqueue puts a delivery of one's own in the main queue.
+func (c *cli) enqueue(ctx context.Context, cfg *config.Config, d delivery.Delivery) error {
 	if err := daemon.MakeStateDir(cfg); err != nil {
-		return "", "", err
+		return err
 	}
 	main, err := queue.Open(daemon.QueueDir(cfg, names.MainQueue), c.logger(slog.LevelWarn))
 	if err != nil {
-		return "", "", fmt.Errorf("open the main queue: %w", err)
+		return fmt.Errorf("open the main queue: %w", err)
 	}
 	defer func() { _ = main.Close() }()
-	_, err = main.Put(ctx, entry.ID, func(w io.Writer) error { return entry.EncodeTo(w) })
-	if err != nil {
-		return "", "", fmt.Errorf("put the deploy in the main queue: %w", err)
+	if _, err = main.Put(ctx, d.ID, func(w io.Writer) error { return d.EncodeTo(w) }); err != nil {
+		return fmt.Errorf("put the deploy in the main queue: %w", err)
 	}
-	return entry.ID, commit, nil
+	return nil
+}
+
+// person is the one at the command line. Without a store they can deploy, and no more.
+func (c *cli) person(cfg *config.Config, store *daemon.Store) *act.Person {
+	p := &act.Person{
+		Name: actor(), Config: cfg, Command: c.command,
+		Commit: func(ctx context.Context, d *config.Deployment, ref string) (string, error) {
+			return c.commit(ctx, cfg, d, ref)
+		},
+		Enqueue: func(ctx context.Context, d delivery.Delivery) error { return c.enqueue(ctx, cfg, d) },
+	}
+	if store != nil {
+		p.Log, p.Models = store.Log, projections.New(store.Pool, store.Log, discard())
+		p.Sign = func(ctx context.Context) error { return c.signAppended(ctx, cfg, store) }
+	}
+	return p
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
@@ -56,11 +57,13 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 		return exitError
 	}
 	text, next := err.Error(), hint(err)
+	var refused *act.Error
+	wrong := errors.As(err, &usage) || errors.As(err, &refused) && refused.Wrong
 	if errors.Is(err, context.Canceled) {
 		text = "stopped"
 	}
 	fmt.Fprintf(w, "durhack-deployer: %s\n", printableLines(text))
-	if errors.As(err, &usage) {
+	if wrong {
 		switch {
 		case next != "":
 		case cmd == nil || !cmd.HasParent():
@@ -72,7 +75,7 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 	if next != "" {
 		fmt.Fprintf(w, "hint: %s\n", printable(next))
 	}
-	if usage != nil {
+	if wrong {
 		return exitUsage
 	}
 	return exitError
@@ -83,6 +86,10 @@ func hint(err error) string {
 	var hinted *hintedError
 	if errors.As(err, &hinted) {
 		return hinted.hint
+	}
+	var refused *act.Error
+	if errors.As(err, &refused) && refused.Hint != "" {
+		return refused.Hint
 	}
 	if errors.Is(err, git.ErrRefNotFound) {
 		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that were pushed or fetched before"

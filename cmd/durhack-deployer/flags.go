@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -131,10 +132,9 @@ func reasonFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "reason", "", "why, for the log: `TEXT` (required)")
 }
 
-// reason checks the text of --reason. The log's text columns cannot hold a NUL.
+// reason checks the text of --reason.
 func reason(text string) (string, error) {
-	text = strings.TrimSpace(strings.ReplaceAll(text, "\x00", ""))
-	if text == "" {
+	if text = act.Reason(text); text == "" {
 		return "", usagef("missing --reason TEXT: it goes into the log with your name")
 	}
 	return text, nil

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -23,34 +22,30 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
   durhack-deployer freeze web --reason "the database is being moved"`,
 		Args: takesUpTo(0, "SLUG"), ValidArgsFunction: c.completeSlug,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			frozen := eventlog.Frozen{}
-			var err error
-			if frozen.Reason, err = reason(why); err != nil {
+			why, err := reason(why)
+			if err != nil {
 				return err
 			}
-			now := time.Now()
+			var end time.Time
 			if until != "" {
-				if frozen.Until, err = parseUntil(until, now); err != nil {
+				if end, err = parseUntil(until, time.Now()); err != nil {
 					return err
 				}
-				frozen.Until = frozen.Until.UTC().Truncate(time.Second)
+				end = end.UTC().Truncate(time.Second)
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				slug, err := oneOrAll(cfg, args)
-				if err != nil {
+				slug := optional(args)
+				if err := c.person(cfg, store).Freeze(cmd.Context(), "", slug, end, why); err != nil {
 					return err
 				}
-				if err := c.order(cmd.Context(), cfg, store, newDeliveryID(now), slug, frozen); err != nil {
-					return err
-				}
-				end := "durhack-deployer thaw"
+				thaw := "durhack-deployer thaw"
 				if slug != "" {
-					end += " " + slug
+					thaw += " " + slug
 				}
-				if !frozen.Until.IsZero() {
-					end = clock(frozen.Until) + ", or " + end
+				if !end.IsZero() {
+					thaw = clock(end) + ", or " + thaw
 				}
-				_, err = fmt.Fprintf(c.out, "frozen: %s, until %s\n", whichOf(slug), end)
+				_, err := fmt.Fprintf(c.out, "frozen: %s, until %s\n", whichOf(slug), thaw)
 				return err
 			})
 		},
@@ -74,30 +69,12 @@ deployed, and the others are voided as superseded.`,
 				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				slug, err := oneOrAll(cfg, args)
+				slug := optional(args)
+				allStill, err := c.person(cfg, store).Thaw(cmd.Context(), "", slug, why)
 				if err != nil {
 					return err
 				}
-				models, err := readModels(cmd.Context(), store)
-				if err != nil {
-					return err
-				}
-				all, one, err := models.Freezes(cmd.Context(), cfg.Instance, slug)
-				now := time.Now()
-				switch {
-				case err != nil:
-					return err
-				case slug == "" && !all.Active(now):
-					return &hintedError{fmt.Errorf("there is no freeze of all deployments"), "`" + c.command("status") + "` says what is frozen; thaw SLUG ends the freeze of one"}
-				case slug != "" && !one.Active(now) && all.Active(now):
-					return &hintedError{fmt.Errorf("all deployments are frozen, and not %s by itself", slug), "`" + c.command("thaw") + "` without SLUG ends that"}
-				case slug != "" && !one.Active(now):
-					return fmt.Errorf("%s is not frozen", slug)
-				}
-				if err := c.order(cmd.Context(), cfg, store, newDeliveryID(now), slug, eventlog.Thawed{Reason: why}); err != nil {
-					return err
-				}
-				if slug != "" && all.Active(now) {
+				if allStill {
 					fmt.Fprintln(c.err, "note: all deployments are still frozen; `"+c.command("thaw")+"` without SLUG ends that")
 				}
 				_, err = fmt.Fprintf(c.out, "thawed: %s\n", whichOf(slug))
@@ -109,14 +86,8 @@ deployed, and the others are voided as superseded.`,
 	return cmd
 }
 
-// oneOrAll is the deployment that is named, or "" for all.
-func oneOrAll(cfg *config.Config, args []string) (string, error) {
-	if len(args) == 0 {
-		return "", nil
-	}
-	_, err := deployment(cfg, args[0])
-	return args[0], err
-}
+// optional is the argument that may be left out, or "".
+func optional(args []string) string { return append(args, "")[0] }
 
 func whichOf(slug string) string {
 	if slug == "" || slug == projections.All {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -80,7 +81,7 @@ func history(ctx context.Context, cfg *config.Config, store *daemon.Store, slug 
 		return nil, err
 	}
 	if len(attempts) == 0 {
-		if _, err := deployment(cfg, slug); err != nil {
+		if _, err := act.Deployment(cfg, slug); err != nil {
 			return nil, err
 		}
 	}

@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +23,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
@@ -58,17 +55,6 @@ func ambiguous(text string, lines []string) error {
 		fmt.Errorf("%q is ambiguous:\n  %s%s", text, strings.Join(lines, "\n  "), more),
 		"give more characters of the one that you mean",
 	}}
-}
-
-// deployment finds a slug, or names those that there are.
-func deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
-	if d, ok := cfg.Deployments[slug]; ok {
-		return d, nil
-	}
-	if len(cfg.Deployments) == 0 {
-		return nil, usagef("unknown deployment %q: the configuration has none", slug)
-	}
-	return nil, usagef("unknown deployment %q; one of: %s", slug, strings.Join(cfg.Slugs(), ", "))
 }
 
 // unknownDeliveryError says that the log has no such delivery.
@@ -323,90 +309,6 @@ func (c *cli) verifierKey(public string) (note.Verifier, error) {
 	}
 	return key.Verifier(), nil
 }
-
-// manualDeploy is the body of a delivery from the command line: the part of a
-// push that the router reads, and what was asked for.
-type manualDeploy struct {
-	Ref          string `json:"ref"`
-	After        string `json:"after"`
-	Deployment   string `json:"deployment"`
-	RequestedRef string `json:"requested_ref,omitempty"`
-	Repository   struct {
-		FullName string `json:"full_name"`
-	} `json:"repository"`
-}
-
-func newDeliveryID(now time.Time) string {
-	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
-}
-
-// missingBodyError concerns one delivery: others can be replayed.
-type missingBodyError struct{ error }
-
-// missingBody says why a delivery cannot be decided again, and what to do instead.
-func missingBody(received eventlog.Event, events []eventlog.Event) error {
-	_, redacted, err := bodies(events)
-	if err != nil {
-		return err
-	}
-	if redacted == nil {
-		return &hintedError{
-			fmt.Errorf("%s cannot be replayed: its body is not stored any more, and no event says that it was redacted (it may have been imported without bodies)", received.DeliveryID),
-			"`durhack-deployer verify` shows more; `durhack-deployer deploy SLUG --ref COMMIT` runs its commit",
-		}
-	}
-	return &hintedError{
-		fmt.Errorf("%s cannot be replayed: %s (%s)", received.DeliveryID, summary(*redacted), clock(redacted.RecordedAt)),
-		"`durhack-deployer deploy SLUG --ref COMMIT` runs its commit, which `durhack-deployer why " + received.DeliveryID + "` names",
-	}
-}
-
-// storedDelivery puts a delivery together again from its received event and
-// the stored body.
-func storedDelivery(ctx context.Context, store *daemon.Store, events []eventlog.Event) (delivery.Delivery, error) {
-	for _, e := range events {
-		data, err := e.Decode()
-		if err != nil {
-			return delivery.Delivery{}, err
-		}
-		r, ok := data.(eventlog.Received)
-		if !ok {
-			continue
-		}
-		payload, err := store.Log.Payload(ctx, r.PayloadDigest)
-		if errors.Is(err, eventlog.ErrNoPayload) {
-			return delivery.Delivery{}, &missingBodyError{missingBody(e, events)}
-		}
-		if err != nil {
-			return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
-		}
-		named, _ := eventlog.BodyOf(&e)
-		if err := named.Check(&payload); err != nil {
-			return delivery.Delivery{}, &hintedError{
-				fmt.Errorf("%s cannot be replayed, because what is stored is not what came: %w", e.DeliveryID, err), "`durhack-deployer verify` says what else was changed",
-			}
-		}
-		d := delivery.Delivery{
-			ID: e.DeliveryID, Event: r.Event, HookID: r.HookID, ContentType: r.ContentType, ReceivedAt: r.ReceivedAt,
-			Source: string(r.Source), Salt: payload.Salt, Body: payload.Body,
-		}
-		if r.Source == eventlog.SourceCLI {
-			d.Actor = e.Actor
-			var own manualDeploy
-			if err := json.Unmarshal(payload.Body, &own); err != nil {
-				return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
-			}
-			d.Deployment = own.Deployment
-		}
-		return d, nil
-	}
-	return delivery.Delivery{}, fmt.Errorf("delivery %s has no received event; run `durhack-deployer verify`", events[0].DeliveryID)
-}
-
-func (e *missingBodyError) Unwrap() error { return e.error }
-
-// Is makes it the same to those who only ask whether there is a body.
-func (e *missingBodyError) Is(target error) bool { return target == eventlog.ErrNoPayload }
 
 // queueRow is a line of `queue list --json`.
 type queueRow struct {

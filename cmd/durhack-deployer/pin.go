@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func (c *cli) pinCommand() *cobra.Command {
@@ -28,14 +26,11 @@ earlier commit back and pins it.`,
 				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				d, err := stateOf(cmd.Context(), cfg, store, args[0])
+				commit, err := c.person(cfg, store).Pin(cmd.Context(), "", args[0], why)
 				if err != nil {
 					return err
 				}
-				if d.Live == nil {
-					return &hintedError{fmt.Errorf("nothing is live at %s, so there is no commit to pin it to", args[0]), "`" + c.command("freeze", args[0]) + "` lets pushes wait"}
-				}
-				return c.pin(cmd.Context(), cfg, store, newDeliveryID(time.Now()), args[0], d.Live.Commit, why)
+				return c.tellPinned(args[0], commit)
 			})
 		},
 	}
@@ -43,10 +38,7 @@ earlier commit back and pins it.`,
 	return cmd
 }
 
-func (c *cli) pin(ctx context.Context, cfg *config.Config, store *daemon.Store, id, slug, commit, why string) error {
-	if err := c.order(ctx, cfg, store, id, slug, eventlog.Pinned{Commit: commit, Reason: why}); err != nil {
-		return err
-	}
+func (c *cli) tellPinned(slug, commit string) error {
 	_, err := fmt.Fprintf(c.out, "pinned: %s to %s, until durhack-deployer unpin %s\n", slug, shortCommit(commit), slug)
 	return err
 }
@@ -76,18 +68,9 @@ the newest of it, and without it the command says which that is.`,
 }
 
 func (c *cli) unpin(ctx context.Context, cfg *config.Config, store *daemon.Store, slug, why string, deploy bool) error {
-	d, err := stateOf(ctx, cfg, store, slug)
+	person := c.person(cfg, store)
+	missed, err := person.Unpin(ctx, "", slug, why)
 	if err != nil {
-		return err
-	}
-	if !d.Pinned.Active(time.Now()) {
-		return fmt.Errorf("%s is not pinned", slug)
-	}
-	missed, err := missedBy(ctx, cfg, store, slug, d.Pinned)
-	if err != nil {
-		return err
-	}
-	if err := c.order(ctx, cfg, store, newDeliveryID(time.Now()), slug, eventlog.Unpinned{Reason: why}); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "unpinned: %s\n", slug)
@@ -98,7 +81,7 @@ func (c *cli) unpin(ctx context.Context, cfg *config.Config, store *daemon.Store
 	case !deploy:
 		fmt.Fprintf(c.err, "hint: the newest push that it missed is %s, by %s: `%s`\n", shortCommit(missed.Commit), printable(missed.Actor), c.command("deploy", slug, "--ref", missed.Commit))
 	default:
-		id, commit, err := c.enqueueDeploy(ctx, cfg, slug, deployOrder{ref: missed.Commit})
+		id, commit, err := person.Deploy(ctx, slug, act.Deploy{Ref: missed.Commit})
 		if err != nil {
 			return err
 		}
@@ -106,17 +89,4 @@ func (c *cli) unpin(ctx context.Context, cfg *config.Config, store *daemon.Store
 		c.warnOfObstacles(ctx, cfg, slug)
 	}
 	return nil
-}
-
-// missedBy is the newest attempt that was voided because of a pin; nil where there is none.
-func missedBy(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string, pin *projections.Hold) (*projections.Attempt, error) {
-	voided, err := projections.New(store.Pool, store.Log, discard()).Attempts(ctx, projections.AttemptFilter{
-		Instance: cfg.Instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeVoided}, Limit: 1000,
-	})
-	for _, a := range voided {
-		if a.Reason == string(eventlog.ReasonPinned) && a.EndedPosition > pin.Position {
-			return &a, err
-		}
-	}
-	return nil, err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
@@ -73,7 +74,7 @@ what the log says was decided, with both reasons. Exit code 3 if there is any,
 				return err
 			}
 			if o.deployment != "" {
-				if _, err := deployment(cfg, o.deployment); err != nil {
+				if _, err := act.Deployment(cfg, o.deployment); err != nil {
 					return err
 				}
 			}
@@ -177,25 +178,9 @@ func (o replayOptions) only(ctx context.Context, cfg *config.Config, store *daem
 	return kept, nil
 }
 
-// parts are the deployments to replay for; nil means all that match today.
-func (o replayOptions) parts(events []eventlog.Event) ([]string, error) {
-	if o.deployment != "" {
-		return []string{o.deployment}, nil
-	}
-	if !o.failed {
-		return nil, nil
-	}
-	state, err := router.Fold(events)
-	if err != nil {
-		return nil, err
-	}
-	var failed []string
-	for _, slug := range state.Deployments() {
-		if state.Parts[slug].Status == router.StatusFailed {
-			failed = append(failed, slug)
-		}
-	}
-	return failed, nil
+// parts are what is replayed of each delivery.
+func (o replayOptions) parts() act.Parts {
+	return act.Parts{Deployment: o.deployment, Failed: o.failed}
 }
 
 // replayRow is a line of `replay --json`.
@@ -208,54 +193,36 @@ type replayRow struct {
 	DryRun      bool     `json:"dry_run,omitempty"`
 }
 
-// replayPlan is what a replay of one delivery would order.
-type replayPlan struct {
-	id       string
-	received int64
-	// newest is the position of the delivery's newest event, on which it was planned.
-	newest int64
-	runs   []eventlog.Assignment
-	// why is set where there is nothing to order.
-	why error
-}
-
-func (p replayPlan) attempt() int {
-	attempt := 0
-	for _, a := range p.runs {
-		attempt = max(attempt, a.Attempt)
-	}
-	return attempt
-}
-
-func (p replayPlan) row() replayRow {
-	row := replayRow{DeliveryID: p.id, Attempt: p.attempt(), Deployments: []string{}}
-	for _, a := range p.runs {
+func newReplayRow(p act.Replay) replayRow {
+	row := replayRow{DeliveryID: p.DeliveryID, Attempt: p.Attempt(), Deployments: []string{}}
+	for _, a := range p.Runs {
 		row.Deployments = append(row.Deployments, a.Deployment)
 		row.Commit = a.Commit
 	}
-	if p.why != nil {
-		row.Reason = p.why.Error()
+	if p.Why != nil {
+		row.Reason = p.Why.Error()
 	}
 	return row
 }
 
 // replayAll replays deliveries in the order in which they came.
 func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.Store, ids []string, o replayOptions) error {
-	var plans []replayPlan
+	person := c.person(cfg, store)
+	var plans []act.Replay
 	for _, id := range ids {
-		p, err := c.planReplay(ctx, cfg, store, id, o)
+		p, err := person.PlanReplay(ctx, id, o.parts())
 		if err != nil {
 			return err
 		}
 		plans = append(plans, p)
 	}
-	slices.SortStableFunc(plans, func(a, b replayPlan) int { return cmp.Compare(a.received, b.received) })
+	slices.SortStableFunc(plans, func(a, b act.Replay) int { return cmp.Compare(a.Received, b.Received) })
 	if o.dryRun {
 		return c.dryRun(plans, o)
 	}
 	count := int64(0)
 	for _, p := range plans {
-		if p.why == nil {
+		if p.Why == nil {
 			count++
 		}
 	}
@@ -271,10 +238,10 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 		}
 	}
 	var errs []error
-	var ordered []replayPlan
+	var ordered []act.Replay
 	var slugs []string
 	for _, p := range plans {
-		p, err := c.replay(ctx, cfg, store, p.id, o)
+		p, err := c.replay(ctx, person, p.DeliveryID, o)
 		if errs = append(errs, err); err == nil {
 			ordered = append(ordered, p)
 		}
@@ -284,61 +251,21 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 	}
 	if !o.wait {
 		for _, p := range ordered {
-			slugs = append(slugs, p.row().Deployments...)
+			slugs = append(slugs, newReplayRow(p).Deployments...)
 		}
 		c.warnOfObstacles(ctx, cfg, slugs...)
 	} else {
 		for _, p := range ordered {
-			errs = append(errs, c.awaitLive(ctx, cfg, store, p.id, p.newest, o.json, p.row().Deployments...))
+			errs = append(errs, c.awaitLive(ctx, cfg, store, p.DeliveryID, p.Newest, o.json, newReplayRow(p).Deployments...))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// planReplay says what a replay of the delivery would order. An error is one
-// that keeps all from being replayed; what concerns this one is in the plan.
-func (c *cli) planReplay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) (replayPlan, error) {
-	p := replayPlan{id: id}
-	events, err := deliveryEvents(ctx, cfg, store, id)
-	if err != nil {
-		return p, err
-	}
-	p.received, p.newest = events[0].Position, events[len(events)-1].Position
-	body, err := storedDelivery(ctx, store, events)
-	var missing *missingBodyError
-	if errors.As(err, &missing) {
-		p.why = err
-		return p, nil
-	}
-	if err != nil {
-		return p, err
-	}
-	only, err := o.parts(events)
-	if err != nil {
-		return p, err
-	}
-	runs, void, err := router.PlanReplay(events, body, router.Rules(cfg), only)
-	switch {
-	case errors.Is(err, router.ErrNotChosen):
-		p.why = err
-	case errors.Is(err, router.ErrOpen):
-		p.why = &hintedError{err, "`" + c.command("why", id) + "` shows when it has ended; --deployment replays only another part"}
-	case err != nil:
-		return p, err
-	case void != nil:
-		p.why = &hintedError{
-			fmt.Errorf("%s is not replayed, because it would be voided again: %s: %s", id, void.Reason, void.Detail),
-			"fix the configuration first; `" + c.command("why", id) + "` shows its past",
-		}
-	}
-	p.runs = runs
-	return p, nil
-}
-
-func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
+func (c *cli) dryRun(plans []act.Replay, o replayOptions) error {
 	if o.json {
 		for _, p := range plans {
-			row := p.row()
+			row := newReplayRow(p)
 			row.DryRun = true
 			if err := writeJSON(c.out, row); err != nil {
 				return err
@@ -349,11 +276,11 @@ func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
 	t := c.newTable(column{name: "DELIVERY", id: true}, column{name: "DEPLOYMENT"}, column{name: "ATTEMPT", drop: 2},
 		column{name: "COMMIT", id: true, drop: 1}, column{name: "WOULD RUN", text: true})
 	for _, p := range plans {
-		if p.why != nil {
-			t.paintedRow(4, yellow, p.id, "-", "-", "-", "no: "+shorten(p.why.Error(), maxSummary))
+		if p.Why != nil {
+			t.paintedRow(4, yellow, p.DeliveryID, "-", "-", "-", "no: "+shorten(p.Why.Error(), maxSummary))
 		}
-		for _, a := range p.runs {
-			t.row(p.id, a.Deployment, fmt.Sprint(a.Attempt), a.Commit, "yes, by "+a.Rule)
+		for _, a := range p.Runs {
+			t.row(p.DeliveryID, a.Deployment, fmt.Sprint(a.Attempt), a.Commit, "yes, by "+a.Rule)
 		}
 	}
 	if err := t.flush(); err != nil {
@@ -364,35 +291,15 @@ func (c *cli) dryRun(plans []replayPlan, o replayOptions) error {
 }
 
 // replay plans again, since others may have replayed meanwhile, and appends.
-func (c *cli) replay(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, o replayOptions) (replayPlan, error) {
-	p, err := c.planReplay(ctx, cfg, store, id, o)
-	if err != nil {
+func (c *cli) replay(ctx context.Context, person *act.Person, id string, o replayOptions) (act.Replay, error) {
+	p, err := person.Replay(ctx, id, o.parts(), act.Reason(o.reason))
+	switch {
+	case err != nil && p.Why == nil:
 		return p, err
+	case o.json:
+		return p, cmp.Or(writeJSON(c.out, newReplayRow(p)), err)
+	case err == nil:
+		_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), p.Attempt(), slugs(p.Runs))
 	}
-	if p.why != nil {
-		if o.json {
-			if err := writeJSON(c.out, p.row()); err != nil {
-				return p, err
-			}
-		}
-		return p, p.why
-	}
-	_, err = store.Log.Append(ctx, eventlog.Group{
-		Transitions: []eventlog.Transition{{
-			Instance: cfg.Instance, DeliveryID: id, Attempt: p.attempt(), Actor: actor(),
-			Data: eventlog.Replayed{Reason: strings.TrimSpace(o.reason), Deployments: p.runs},
-		}},
-		Fence: &eventlog.Fence{Instance: cfg.Instance, DeliveryID: id, Position: p.newest},
-	})
-	if errors.Is(err, eventlog.ErrFenced) {
-		return c.replay(ctx, cfg, store, id, o) // something has come of it meanwhile
-	}
-	if err != nil {
-		return p, fmt.Errorf("append the replay of %s: %w", id, err)
-	}
-	if o.json {
-		return p, writeJSON(c.out, p.row())
-	}
-	_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), p.attempt(), slugs(p.runs))
 	return p, err
 }

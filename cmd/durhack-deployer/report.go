@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/figures"
@@ -143,7 +144,7 @@ func knownDeployment(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	if err != nil || len(found) > 0 {
 		return err
 	}
-	_, err = deployment(cfg, slug)
+	_, err = act.Deployment(cfg, slug)
 	return err
 }
 

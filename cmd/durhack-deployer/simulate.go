@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
@@ -60,7 +61,7 @@ func (c *cli) simulate(ctx context.Context, deliveries []string, o replayOptions
 		filter.Instance, filter.DeliveryIDs = cfg.Instance, ids
 		p := painterFor(c.out)
 		restore := func(ctx context.Context, events []eventlog.Event) (delivery.Delivery, error) {
-			return storedDelivery(ctx, store, events)
+			return act.StoredDelivery(ctx, store.Log, events)
 		}
 		result, err := simulate.Run(ctx, store.Log, restore, filter, router.Rules(other), func(s simulate.Outcome) error {
 			if o.json {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
@@ -110,7 +111,7 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	}
 	slugs := cfg.Slugs()
 	if o.slug != "" {
-		if _, err := deployment(cfg, o.slug); err != nil {
+		if _, err := act.Deployment(cfg, o.slug); err != nil {
 			return err
 		}
 		slugs = []string{o.slug}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
@@ -71,7 +72,7 @@ type newerRow struct {
 // whyDeployment answers for a deployment: why is this live, and why not
 // something newer?
 func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string, asJSON bool) error {
-	d, err := deployment(cfg, slug)
+	d, err := act.Deployment(cfg, slug)
 	if err != nil {
 		return err
 	}

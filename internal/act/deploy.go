@@ -1,0 +1,144 @@
+package act
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// Deploy is what a deploy by hand asks for.
+type Deploy struct {
+	// ID is the delivery's; empty is a new one.
+	ID string
+	// Ref is what to deploy; empty is the tip of the deployment's branch.
+	Ref string
+	// Override runs it though the deployment is frozen or pinned, for the reason.
+	Override bool
+	Reason   string
+}
+
+// manualDeploy is the body of a delivery by hand: the part of a push that the router
+// reads, and what was asked for.
+type manualDeploy struct {
+	Ref          string `json:"ref"`
+	After        string `json:"after"`
+	Deployment   string `json:"deployment"`
+	RequestedRef string `json:"requested_ref,omitempty"`
+	Repository   struct {
+		FullName string `json:"full_name"`
+	} `json:"repository"`
+}
+
+// enabled is a deployment to which something can be deployed.
+func (p *Person) enabled(slug string) (*config.Deployment, error) {
+	d, err := Deployment(p.Config, slug)
+	if err == nil && !d.Enabled {
+		err = &Error{Err: fmt.Errorf("deployment %q is disabled", slug), Hint: "set enabled = true and restart the daemon"}
+	}
+	return d, err
+}
+
+// Deploy resolves the reference and puts the delivery in the main queue.
+func (p *Person) Deploy(ctx context.Context, slug string, o Deploy) (id, commit string, err error) {
+	d, err := p.enabled(slug)
+	if err != nil {
+		return "", "", err
+	}
+	commit, err = p.Commit(ctx, d, o.Ref)
+	if err != nil {
+		return "", "", err
+	}
+	own := manualDeploy{Ref: "refs/heads/" + d.Branch, After: commit, Deployment: slug, RequestedRef: o.Ref}
+	own.Repository.FullName = d.Repository
+	body, err := json.Marshal(own)
+	if err != nil {
+		return "", "", err
+	}
+	now := time.Now()
+	entry := delivery.Delivery{
+		ID: cmp.Or(o.ID, NewID(now)), Event: "push", ContentType: "application/json", ReceivedAt: now.UTC(),
+		Source: string(eventlog.SourceCLI), Actor: p.Name, Deployment: slug, Forced: o.Ref != "", Override: o.Override, Reason: o.Reason,
+		Salt: delivery.NewSalt(), Body: body,
+	}
+	if err := p.Enqueue(ctx, entry); err != nil {
+		return "", "", err
+	}
+	return entry.ID, commit, nil
+}
+
+// Rollback is what was ordered to go back.
+type Rollback struct {
+	Commit, DeliveryID string
+	// Pinned says that the pin is in the log, also where the deploy could not be ordered.
+	Pinned bool
+}
+
+// Rollback pins a deployment to what was live before, or to the commit or delivery
+// `to`, and deploys that, under the ID; an empty one is new.
+func (p *Person) Rollback(ctx context.Context, id, slug, to, why string) (r Rollback, err error) {
+	if _, err := p.enabled(slug); err != nil {
+		return r, err // before the pin, which would stay
+	}
+	d, err := p.state(ctx, slug)
+	if err != nil {
+		return r, err
+	}
+	if r.Commit, err = p.wasLive(ctx, d, slug, to); err != nil {
+		return r, err
+	}
+	// The pin comes first: nothing that is pushed in between may go over it.
+	r.DeliveryID = cmp.Or(id, NewID(time.Now()))
+	if err := p.order(ctx, r.DeliveryID, slug, eventlog.Pinned{Commit: r.Commit, Reason: why}); err != nil {
+		return r, err
+	}
+	r.Pinned = true
+	if _, _, err := p.Deploy(ctx, slug, Deploy{ID: r.DeliveryID, Ref: r.Commit, Override: true, Reason: why}); err != nil {
+		return r, &Error{Err: err, Hint: fmt.Sprintf("%s is pinned already: run rollback again, or unpin it", slug)}
+	}
+	return r, nil
+}
+
+// wasLive is the commit to go back to.
+func (p *Person) wasLive(ctx context.Context, d projections.Deployment, slug, to string) (string, error) {
+	if d.Live == nil {
+		return "", fmt.Errorf("nothing was ever live at %s, so there is nothing to go back to", slug)
+	}
+	if to == "" && d.Failure != nil {
+		return d.Live.Commit, nil
+	}
+	runs, err := p.Models.Attempts(ctx, projections.AttemptFilter{
+		Instance: p.Config.Instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeDeployed},
+	})
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, a := range runs { // the newest first
+		switch {
+		case to == "" && a.EndedPosition < d.Live.Position && a.Commit != d.Live.Commit:
+			return a.Commit, nil
+		case to != "" && (strings.HasPrefix(a.Commit, strings.ToLower(to)) || strings.HasPrefix(a.DeliveryID, to)):
+			if len(found) == 0 || found[len(found)-1] != a.Commit {
+				found = append(found, a.Commit)
+			}
+		}
+	}
+	history := "`" + p.Command("history", slug) + "` lists what was"
+	switch {
+	case to == "":
+		return "", &Error{Err: fmt.Errorf("nothing else was live at %s before %s", slug, short(d.Live.Commit)), Hint: history}
+	case len(found) == 0:
+		return "", &Error{Err: fmt.Errorf("%q was never live at %s", to, slug), Hint: history + "; deploy --ref deploys any commit"}
+	case len(found) > 1:
+		return "", wrongf("--to %q is the beginning of several that were live: %s", to, strings.Join(found, ", "))
+	}
+	return found[0], nil
+}

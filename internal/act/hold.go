@@ -1,0 +1,121 @@
+package act
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// Pin keeps a deployment at the commit that is live, which it returns.
+func (p *Person) Pin(ctx context.Context, id, slug, why string) (commit string, err error) {
+	d, err := p.state(ctx, slug)
+	if err != nil {
+		return "", err
+	}
+	if d.Live == nil {
+		return "", &Error{Err: fmt.Errorf("nothing is live at %s, so there is no commit to pin it to", slug), Hint: "`" + p.Command("freeze", slug) + "` lets pushes wait"}
+	}
+	return d.Live.Commit, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Pinned{Commit: d.Live.Commit, Reason: why})
+}
+
+// Unpin ends a pin. It returns the newest attempt that was voided because of it; nil
+// where there is none.
+func (p *Person) Unpin(ctx context.Context, id, slug, why string) (missed *projections.Attempt, err error) {
+	d, err := p.state(ctx, slug)
+	if err != nil {
+		return nil, err
+	}
+	if !d.Pinned.Active(time.Now()) {
+		return nil, &Error{Err: fmt.Errorf("%s is not pinned", slug)}
+	}
+	if missed, err = p.missedBy(ctx, slug, d.Pinned); err != nil {
+		return nil, err
+	}
+	return missed, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Unpinned{Reason: why})
+}
+
+func (p *Person) missedBy(ctx context.Context, slug string, pin *projections.Hold) (*projections.Attempt, error) {
+	voided, err := p.Models.Attempts(ctx, projections.AttemptFilter{
+		Instance: p.Config.Instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeVoided}, Limit: 1000,
+	})
+	for _, a := range voided {
+		if a.Reason == string(eventlog.ReasonPinned) && a.EndedPosition > pin.Position {
+			return &a, err
+		}
+	}
+	return nil, err
+}
+
+// Freeze lets pushes wait, at one deployment, or at all where slug is empty; until may
+// be zero.
+func (p *Person) Freeze(ctx context.Context, id, slug string, until time.Time, why string) error {
+	if err := p.oneOrAll(slug); err != nil {
+		return err
+	}
+	return p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Frozen{Until: until, Reason: why})
+}
+
+// Thaw ends the freeze of a deployment, or with an empty slug that of all. allStill
+// says that the deployment stays frozen with all others.
+func (p *Person) Thaw(ctx context.Context, id, slug, why string) (allStill bool, err error) {
+	if err := p.oneOrAll(slug); err != nil {
+		return false, err
+	}
+	if _, err := p.Models.Await(ctx, time.Second); err != nil {
+		return false, err
+	}
+	all, one, err := p.Models.Freezes(ctx, p.Config.Instance, slug)
+	now := time.Now()
+	switch {
+	case err != nil:
+		return false, err
+	case slug == "" && !all.Active(now):
+		return false, &Error{Err: errors.New("there is no freeze of all deployments"), Hint: "`" + p.Command("status") + "` says what is frozen; thaw SLUG ends the freeze of one"}
+	case slug != "" && !one.Active(now) && all.Active(now):
+		return false, &Error{Err: fmt.Errorf("all deployments are frozen, and not %s by itself", slug), Hint: "`" + p.Command("thaw") + "` without SLUG ends that"}
+	case slug != "" && !one.Active(now):
+		return false, &Error{Err: fmt.Errorf("%s is not frozen", slug)}
+	}
+	return slug != "" && all.Active(now), p.order(ctx, cmp.Or(id, NewID(now)), slug, eventlog.Thawed{Reason: why})
+}
+
+func (p *Person) oneOrAll(slug string) error {
+	if slug == "" {
+		return nil
+	}
+	_, err := Deployment(p.Config, slug)
+	return err
+}
+
+// Cancel ends the run of a deployment that is going on, and returns it.
+func (p *Person) Cancel(ctx context.Context, slug, why string) (projections.Mark, error) {
+	d, err := p.state(ctx, slug)
+	if err != nil {
+		return projections.Mark{}, err
+	}
+	run := d.Running
+	if run == nil {
+		return projections.Mark{}, &Error{Err: fmt.Errorf("nothing runs at %s", slug), Hint: "`" + p.Command("freeze", slug) + "` keeps what waits from starting"}
+	}
+	_, err = p.Log.Append(ctx, eventlog.Group{
+		Transitions: []eventlog.Transition{{
+			Instance: p.Config.Instance, DeliveryID: run.DeliveryID, Deployment: slug, Attempt: run.Attempt, Actor: p.Name,
+			Data: eventlog.Canceled{Reason: why},
+		}},
+		Fence: &eventlog.Fence{Instance: p.Config.Instance, Deployment: slug, Position: run.Position},
+	})
+	switch {
+	case errors.Is(err, eventlog.ErrFenced):
+		return *run, &Error{Err: fmt.Errorf("the run of %s has ended meanwhile", slug), Hint: "`" + p.Command("why", run.DeliveryID) + "` shows how"}
+	case errors.As(err, new(*eventlog.ConflictError)):
+		return *run, &Error{Err: errors.New("it was canceled already"), Hint: "`" + p.Command("why", run.DeliveryID) + "` says by whom"}
+	case err != nil:
+		return *run, fmt.Errorf("append canceled: %w", err)
+	}
+	return *run, p.Sign(ctx)
+}
