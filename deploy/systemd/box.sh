@@ -1,4 +1,7 @@
-# What the scripts share that run in the box, as root, in the root of the checkout.
+# box.sh SCRIPT, in the box, as root: what its scripts share, and then SCRIPT itself, in
+# the root of the checkout.
+set -euo pipefail
+cd /root/checkout
 . deploy/systemd/lines.sh
 
 unit=durhack-deployer.service
@@ -55,26 +58,44 @@ push() {
   code=$(post "$2") || true
   [ "$code" = 202 ] || fail "push $2 was answered $code: $(cat "/tmp/answer-$2")"
 }
-# hammer CLIENT sends pushes until there is /tmp/enough, and notes those that were refused.
+# hammer CLIENT [TIMES] sends pushes until there is /tmp/enough, and notes those that were
+# refused. One that is cut off, as by kill -9, is sent up to so many TIMES.
 hammer() {
-  local n=0 code
+  local n=0 code left
   until [ -e /tmp/enough ]; do
-    n=$((n + 1))
-    code=$(post "load-$1-$n" 2>> "/tmp/refused-$1") || true
-    [ "$code" = 202 ] || echo "load-$1-$n: $code" >> "/tmp/refused-$1"
+    n=$((n + 1)) code=000
+    for ((left = ${2-1}; left > 0; left--)); do
+      [ "$code" != 000 ] || code=$(post "load-$1-$n" 2> "/tmp/curl-$1") || true
+    done
+    [ "$code" = 202 ] || echo "load-$1-$n: $code $(cat "/tmp/curl-$1")" >> "/tmp/refused-$1"
     rm -f "/tmp/answer-load-$1-$n"
   done
   echo $n > "/tmp/sent-$1"
 }
 has_event() { deployer log --json --delivery "$1" --type "$2" 2> /dev/null | grep . > /dev/null; }
+# deploys DELIVERY TEXT [SLOW] pushes it.
+deploys() {
+  git_commit "${@:2}"
+  push "$commit" "$1"
+}
+ended() { deployer log --json --delivery "$1" 2> /dev/null | grep -E '"type":"(deployed|failed)"' > "/tmp/end-$1"; }
+# ends DELIVERY TYPE waits for its end, which must be that.
+ends() {
+  until_true 100 "the end of $1" ended "$1"
+  [ "$(grep -c "\"type\":\"$2\"" "/tmp/end-$1")" = "$(wc -l < "/tmp/end-$1")" ] || fail "$1 ended otherwise: $(cat "/tmp/end-$1"; deployer logs "$1")"
+}
+# failed_with DELIVERY WORDS says whether it failed for that.
+failed_with() { grep -e "$2" "/tmp/end-$1" > /dev/null || fail "$1 failed otherwise: $(cat "/tmp/end-$1")"; }
 is_live() { [ "$(cat /srv/www/live.html 2> /dev/null)" = "$1" ]; }
 goes_live() { # goes_live DELIVERY TEXT
-  until_true 60 "$1 deployed" has_event "$1" deployed
+  ends "$1" deployed
   is_live "$2" || fail "$1 is deployed, but live.html is: $(cat /srv/www/live.html)"
 }
 main_pid() { systemctl show --value -p MainPID "$unit"; }
+main_runs() { [ "$(main_pid)" != 0 ]; }
 kill_main() {
   local old
+  until_true 10 "a main process" main_runs # kill 0 would end this script
   old=$(main_pid)
   kill -9 "$old"
   restarted() { systemctl is-active -q "$unit" && [ "$(main_pid)" != "$old" ] && [ "$(main_pid)" != 0 ]; }
@@ -111,3 +132,19 @@ install_deployer() {
   git init -q --bare -b main "$repo"
   git init -q -b main "$work"
 }
+
+# configure writes the configuration, with what comes on standard input in its middle, and
+# starts the deployer with it as docs/operations.md says.
+configure() {
+  {
+    printf 'instance = "box"\nwebhook_secret_file = "/etc/durhack-deployer/webhook-secret"\n\n'
+    cat
+    printf '\n[listen]\nhost = "127.0.0.1"\n'
+  } > deployer.toml
+  docs configure
+  secret=$(cat /etc/durhack-deployer/webhook-secret)
+}
+
+install_deployer
+. "$1"
+say "ok"

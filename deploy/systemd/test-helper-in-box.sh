@@ -2,14 +2,10 @@
 # The helper in the box, as root: an app that is a unit of systemd is deployed and
 # restarted with one line of configuration and one of helper.toml; what no rule
 # names, strangers and hostile names are refused; sudo is the way without systemd.
-set -euo pipefail
-cd /root/checkout
-. deploy/systemd/box.sh
 
 rules=/etc/durhack-deployer/helper.toml
 socket_file=/run/durhack-deployer/helper.sock
 
-install_deployer
 cat > /etc/systemd/system/app.service <<'UNIT'
 [Service]
 # What is live is what it was started with.
@@ -18,13 +14,7 @@ Type=exec
 ExecStartPost=/bin/sh -c 'until [ -s /run/app.live ]; do kill -0 $MAINPID || exit 1; sleep 0.1; done'
 UNIT
 cp /etc/systemd/system/app.service /etc/systemd/system/other.service
-cat > deployer.toml <<TOML
-instance = "box"
-webhook_secret_file = "/etc/durhack-deployer/webhook-secret"
-
-[listen]
-host = "127.0.0.1"
-
+configure <<TOML
 [deployments.app]
 repository = "durhack/hello"
 branch = "main"
@@ -37,12 +27,6 @@ echo 'restart = ["app.service"]' > helper.toml
 
 # app_runs TEXT says whether that is what the app was started with.
 app_runs() { [ "$(cat /run/app.live 2> /dev/null)" = "$1" ]; }
-# deploys DELIVERY TEXT pushes it; ends DELIVERY TYPE waits for its end.
-deploys() {
-  git_commit "$2"
-  push "$commit" "$1"
-}
-ends() { until_true 60 "$1 $2" has_event "$1" "$2"; }
 # as USER REQUEST sends a line to the helper, and prints its answer.
 as() {
   runuser -u "$1" -- perl -MIO::Socket::UNIX -e '
@@ -58,12 +42,10 @@ refused() {
 }
 
 say "an app that is a unit is deployed and restarted"
-docs configure
 docs helper
 systemd-analyze verify /etc/systemd/system/durhack-deployer-helper.socket /etc/systemd/system/durhack-deployer-helper@.service 2>&1 | tee /tmp/verify
 [ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
 [ "$(stat -c '%U %a' "$socket_file")" = "$user 600" ] || fail "the socket: $(stat -c '%U %a' "$socket_file")"
-secret=$(cat /etc/durhack-deployer/webhook-secret)
 deploys app-1 one
 ends app-1 deployed
 app_runs one || fail "the app runs $(cat /run/app.live)"
@@ -98,7 +80,7 @@ ends app-5 failed
 [ "$(systemctl is-active other.service)" = inactive ] || fail "other.service runs"
 echo 'restart = ["app", "other.service"]' > "$rules"
 deployer replay app-5 --reason "root allows it now" --yes || fail "no replay"
-ends app-5 deployed
+until_true 60 "app-5 deployed" has_event app-5 deployed
 [ "$(systemctl is-active other.service)" = active ] || fail "other.service does not run"
 refused "$user" '{"verb":"restart","args":["durhack-deployer.service"]}' 'is not allowed by'
 echo 'restart = ["app.service", "durhack-deployer"]' > "$rules"
@@ -161,4 +143,3 @@ useradd --system stranger
 sed 's/^durhack-deployer ALL/stranger ALL/' deploy/sudoers/durhack-deployer > /etc/sudoers.d/stranger
 said=$(echo '{"verb":"restart","args":["app.service"]}' | runuser -u stranger -- env SUDO_UID=0 sudo -n /usr/local/bin/durhack-deployer helper 2> /dev/null) || true
 case $said in *'may not ask'*) ;; *) fail "a stranger by sudo: $said" ;; esac
-say "ok"

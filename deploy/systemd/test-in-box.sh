@@ -3,18 +3,8 @@
 # see the unit start, deploy, restart under load without refusing a push, come
 # back after kill -9 (idle and in the middle of a deploy), and stop without
 # leaving anything.
-set -euo pipefail
-cd /root/checkout
-. deploy/systemd/box.sh
 
-install_deployer
-cat > deployer.toml <<TOML
-instance = "box"
-webhook_secret_file = "/etc/durhack-deployer/webhook-secret"
-
-[listen]
-host = "127.0.0.1"
-
+configure <<TOML
 [deployments.hello]
 repository = "durhack/hello"
 branch = "main"
@@ -31,10 +21,7 @@ run = ["cp", "index.html", "/srv/www/live.html"]
 TOML
 
 say "configure and start, and a push goes live"
-docs configure
-secret=$(cat /etc/durhack-deployer/webhook-secret)
-git_commit one
-push "$commit" box-1
+deploys box-1 one
 goes_live box-1 one
 
 say "the secret as a credential, which only root and the unit can read"
@@ -48,13 +35,11 @@ systemctl restart "$unit"
 
 say "kill -9: systemd brings it back, and the next push goes live"
 kill_main
-git_commit two
-push "$commit" box-2
+deploys box-2 two
 goes_live box-2 two
 
 say "kill -9 in the middle of a deploy: it is interrupted and retried"
-git_commit three slow
-push "$commit" box-3
+deploys box-3 three slow
 until_true 60 "box-3 started" has_event box-3 started
 kill_main
 goes_live box-3 three
@@ -67,8 +52,7 @@ restarts=$(systemctl show --value -p NRestarts "$unit")
 [ "$restarts" = 2 ] || fail "it was restarted $restarts times, but killed twice"
 
 say "20 restarts under load, the first with a running step: no push is refused"
-git_commit slowly slow
-push "$commit" box-restart
+deploys box-restart slowly slow
 until_true 60 "box-restart started" has_event box-restart started
 sign durhack/elsewhere "$commit"
 for client in 1 2 3 4 5 6 7 8; do hammer $client & done
@@ -85,8 +69,7 @@ say "a restart with a configuration that is refused: the last good one"
 echo 'unknown = 1' > /etc/durhack-deployer/zz.toml
 chmod 644 /etc/durhack-deployer/zz.toml
 systemctl restart "$unit" || fail "it does not start with the last good configuration"
-git_commit refused
-push "$commit" box-refused
+deploys box-refused refused
 rm /etc/durhack-deployer/zz.toml # commands do not go by the last good one
 goes_live box-refused refused
 journalctl --no-pager -u "$unit" | grep 'the configuration is refused' > /dev/null || fail "the log does not say that the configuration was refused"
@@ -138,4 +121,3 @@ deployer migrate || fail "the role cannot migrate"
 deployer doctor > /tmp/doctor || true
 grep -q '^warn .*the log of database_url is empty, but the private Postgres in /var/lib/durhack-deployer/postgres holds' /tmp/doctor ||
   fail "doctor does not tell of the other log: $(cat /tmp/doctor)"
-say "ok"

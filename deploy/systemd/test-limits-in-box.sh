@@ -2,18 +2,8 @@
 # Limits of runs in the box, as root. Where the box's control groups have the controllers,
 # a step that uses more memory than it may is killed, and one that does not goes live; where
 # they have not, as under a host that has them in version 1, that is said and runs go on.
-set -euo pipefail
-cd /root/checkout
-. deploy/systemd/box.sh
 
-install_deployer
-cat > deployer.toml <<TOML
-instance = "box"
-webhook_secret_file = "/etc/durhack-deployer/webhook-secret"
-
-[listen]
-host = "127.0.0.1"
-
+configure <<TOML
 [deployments.hello]
 repository = "durhack/hello"
 branch = "main"
@@ -31,19 +21,15 @@ name = "publish"
 run = ["cp", "index.html", "/srv/www/live.html"]
 TOML
 
-docs configure
-secret=$(cat /etc/durhack-deployer/webhook-secret)
 cgroup=/sys/fs/cgroup/system.slice/$unit
 idle='memory_max and tasks_max .*do nothing'
 
 say "a run within its limits goes live"
-git_commit one
-push "$commit" limits-1
+deploys limits-1 one
 goes_live limits-1 one
 
 say "a run that uses more than it may"
-git_commit two slow
-push "$commit" limits-2
+deploys limits-2 two slow
 deployer doctor > /tmp/doctor || true
 deployer config check > /tmp/check 2>&1 || fail "config check: $(cat /tmp/check)"
 if [ "$(tr ' ' '\n' < /sys/fs/cgroup/cgroup.controllers | grep -cxE 'memory|pids')" = 2 ]; then
@@ -70,4 +56,3 @@ fi
 deployer verify || fail "verify finds breaches"
 systemctl stop "$socket" "$unit"
 [ "$(systemctl show --value -p Result "$unit")" = success ] || fail "the stop was not clean"
-say "ok"
