@@ -83,7 +83,7 @@ func (c *cli) enqueue(ctx context.Context, cfg *config.Config, d delivery.Delive
 	if err := daemon.MakeStateDir(cfg); err != nil {
 		return err
 	}
-	main, err := queue.Open(daemon.QueueDir(cfg, names.MainQueue), c.logger(slog.LevelWarn))
+	main, err := queue.Open(cfg.QueueDir(names.MainQueue), c.logger(slog.LevelWarn))
 	if err != nil {
 		return fmt.Errorf("open the main queue: %w", err)
 	}

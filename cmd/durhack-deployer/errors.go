@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
@@ -59,6 +60,9 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 	text, next := err.Error(), hint(err)
 	var refused *act.Error
 	wrong := errors.As(err, &usage) || errors.As(err, &refused) && refused.Wrong
+	if none, ok := errors.AsType[*answer.Error](err); ok && none.Kind != answer.UnknownDelivery {
+		wrong = true
+	}
 	if errors.Is(err, context.Canceled) {
 		text = "stopped"
 	}
@@ -90,6 +94,9 @@ func hint(err error) string {
 	var refused *act.Error
 	if errors.As(err, &refused) && refused.Hint != "" {
 		return refused.Hint
+	}
+	if none, ok := errors.AsType[*answer.Error](err); ok && none.Hint != "" {
+		return none.Hint
 	}
 	if errors.Is(err, git.ErrRefNotFound) {
 		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that were pushed or fetched before"

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,10 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/act"
-	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // maxAgo is how far back "30d" may reach, in days: a time that the database can hold.
@@ -33,7 +29,7 @@ const timeUsage = "`TIME`: " + timeForms
 // for one: with an offset it is that, without one it is local.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{
-		time.RFC3339Nano, clockLayout, "2006-01-02 15:04Z07:00", "2006-01-02T15:04Z07:00",
+		time.RFC3339Nano, words.ClockLayout, "2006-01-02 15:04Z07:00", "2006-01-02T15:04Z07:00",
 		"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly,
 	} {
 		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
@@ -282,30 +278,23 @@ func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCom
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
-// moment is a point of the log: a position or a time. The zero one is now.
-type moment struct {
-	position int64
-	time     time.Time
-	set      bool
-}
-
 // parseMoment reads a position, which is digits only, or a time.
-func parseMoment(s string, now time.Time) (moment, error) {
+func parseMoment(s string, now time.Time) (answer.Moment, error) {
 	if s == "" {
-		return moment{}, nil
+		return answer.Moment{}, nil
 	}
 	if digits(s) {
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil {
-			return moment{}, usagef("--at: %s is not a position of any log", s)
+			return answer.Moment{}, usagef("--at: %s is not a position of any log", s)
 		}
-		return moment{position: n, set: true}, nil
+		return answer.Moment{Position: n, Set: true}, nil
 	}
 	t, err := parseTime(s, now)
 	if err != nil {
-		return moment{}, usagef("--at: %w; or a position of the log: digits only", err)
+		return answer.Moment{}, usagef("--at: %w; or a position of the log: digits only", err)
 	}
-	return moment{time: t, set: true}, nil
+	return answer.Moment{Time: t, Set: true}, nil
 }
 
 func digits(s string) bool {
@@ -315,54 +304,4 @@ func digits(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// fold folds the log up to the moment. Of a position, the event there is the
-// last one that counts; of a time, those recorded before it do.
-func (m moment) fold(ctx context.Context, store *daemon.Store, instance string) (*projections.State, error) {
-	if m.time.IsZero() {
-		head, err := store.Log.Head(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if m.position > head {
-			return nil, usagef("--at: the log ends at position %d, so it has no %d", head, m.position)
-		}
-		if m.position == 0 {
-			return projections.NewState(), nil
-		}
-	}
-	return projections.FoldOpen(m.events(ctx, store.Log, instance))
-}
-
-// events are those of the instance that count. All positions up to the moment are
-// read: where one is missing, what was live then cannot be told, which is an error.
-func (m moment) events(ctx context.Context, log *eventlog.Log, instance string) iter.Seq2[eventlog.Event, error] {
-	return func(yield func(eventlog.Event, error) bool) {
-		stop, left := errors.New("enough"), false
-		err := log.Scan(ctx, 0, func(events []eventlog.Event) error {
-			for _, e := range events {
-				if e.Instance == instance && (m.time.IsZero() || e.RecordedAt.Before(m.time)) {
-					e.Data = bytes.Clone(e.Data)
-					if left = !yield(e, nil); left {
-						return stop
-					}
-				}
-				if e.Position == m.position {
-					return stop
-				}
-			}
-			return nil
-		})
-		if err != nil && !left && !errors.Is(err, stop) {
-			yield(eventlog.Event{}, err)
-		}
-	}
-}
-
-func (m moment) String() string {
-	if m.time.IsZero() {
-		return fmt.Sprintf("position %d", m.position)
-	}
-	return clock(m.time)
 }

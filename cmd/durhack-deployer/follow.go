@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
@@ -26,9 +27,9 @@ func (c *cli) follow(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	var state router.DeliveryState
 	var known atomic.Pointer[router.DeliveryState]
 	defer c.tellWaits(ctx, cfg, store, id, &known)()
-	took, err := readDurations(ctx, cfg, store, "")
+	took, err := daemon.Answers(cfg, store).Durations(ctx, "")
 	if err != nil {
-		took = durations{} // it is told for comfort alone
+		took = answer.Durations{} // it is told for comfort alone
 	}
 	saw, stop := c.tellRuns(ctx, cfg, took)
 	defer stop()
@@ -122,14 +123,6 @@ func wentLive(s router.DeliveryState, only ...string) bool {
 // waitsEvery is how often --wait looks what it waits for.
 const waitsEvery = 2 * time.Second
 
-// notRouted says why what is in the main queue is not in the log.
-func notRouted(ctx context.Context, cfg *config.Config) string {
-	if why := daemon.Obstacle(ctx, cfg, ""); why != "" {
-		return why
-	}
-	return "the worker takes it next"
-}
-
 // warnOfObstacles says what keeps an order from beginning.
 func (c *cli) warnOfObstacles(ctx context.Context, cfg *config.Config, slugs ...string) {
 	told := map[string]bool{}
@@ -164,7 +157,7 @@ func (c *cli) tellWaits(ctx context.Context, cfg *config.Config, store *daemon.S
 // waitsFor says what the first part of a delivery that has not begun waits for.
 func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id string, state *router.DeliveryState) string {
 	if state == nil {
-		return "it is not routed yet: " + notRouted(ctx, cfg)
+		return "it is not routed yet: " + daemon.Answers(cfg, store).NotRouted(ctx)
 	}
 	for _, slug := range state.Deployments() {
 		if state.Parts[slug].Status != router.StatusWaiting {
@@ -176,7 +169,7 @@ func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id s
 		}
 		for _, d := range list {
 			if d.Slug == slug && d.Frozen.Active(time.Now()) {
-				return slug + " is " + holdNotes(d, time.Now())[0]
+				return slug + " is " + answer.HoldNotes(d, time.Now())[0]
 			}
 			if d.Slug == slug && d.Running != nil && d.Running.DeliveryID != id {
 				return fmt.Sprintf("%s is busy with %s of delivery %s", slug, shortCommit(d.Running.Commit), d.Running.DeliveryID)

@@ -6,9 +6,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func (c *cli) freezeCommand() *cobra.Command {
@@ -45,7 +45,7 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
 				if !end.IsZero() {
 					thaw = clock(end) + ", or " + thaw
 				}
-				_, err := fmt.Fprintf(c.out, "frozen: %s, until %s\n", whichOf(slug), thaw)
+				_, err := fmt.Fprintf(c.out, "frozen: %s, until %s\n", answer.WhichOf(slug), thaw)
 				return err
 			})
 		},
@@ -77,7 +77,7 @@ deployed, and the others are voided as superseded.`,
 				if allStill {
 					fmt.Fprintln(c.err, "note: all deployments are still frozen; `"+c.command("thaw")+"` without SLUG ends that")
 				}
-				_, err = fmt.Fprintf(c.out, "thawed: %s\n", whichOf(slug))
+				_, err = fmt.Fprintf(c.out, "thawed: %s\n", answer.WhichOf(slug))
 				return err
 			})
 		},
@@ -88,10 +88,3 @@ deployed, and the others are voided as superseded.`,
 
 // optional is the argument that may be left out, or "".
 func optional(args []string) string { return append(args, "")[0] }
-
-func whichOf(slug string) string {
-	if slug == "" || slug == projections.All {
-		return "all deployments"
-	}
-	return slug
-}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -71,7 +71,7 @@ took, and how it ended. An attempt that was voided never ran.`,
 // history reads the newest attempts of a deployment, which need not be
 // configured any more if the log knows it.
 func history(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string, limit int) ([]historyRow, error) {
-	models, err := readModels(ctx, store)
+	models, err := daemon.Answers(cfg, store).Models(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func history(ctx context.Context, cfg *config.Config, store *daemon.Store, slug 
 		return nil, err
 	}
 	if len(attempts) == 0 {
-		if _, err := act.Deployment(cfg, slug); err != nil {
+		if _, err := answer.Deployment(cfg, slug); err != nil {
 			return nil, err
 		}
 	}

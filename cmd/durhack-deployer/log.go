@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
@@ -68,7 +69,7 @@ to another.`,
 				}
 				emit := c.eventPrinter(newStory(painterFor(c.out), cfg.Slugs(), false).ofInstances(instances), asJSON)
 				if follow {
-					took, err := readDurations(cmd.Context(), cfg, store, "")
+					took, err := daemon.Answers(cfg, store).Durations(cmd.Context(), "")
 					if err != nil {
 						return err
 					}
@@ -124,8 +125,8 @@ func logDelivery(ctx context.Context, cfg *config.Config, store *daemon.Store, i
 	if filter.DeliveryID == "" {
 		return nil
 	}
-	id, err := deliveryOf(ctx, cfg, store, instances, filter.DeliveryID)
-	if errors.As(err, new(*unknownDeliveryError)) {
+	id, err := daemon.Answers(cfg, store).DeliveryOf(ctx, instances, filter.DeliveryID)
+	if _, unknown := answer.IsUnknownDelivery(err); unknown {
 		return nil
 	}
 	if err == nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
@@ -79,12 +80,12 @@ func (c *cli) logs(ctx context.Context, cfg *config.Config, store *daemon.Store,
 		if err != nil {
 			return err
 		}
-		filter.DeliveryID, err = deliveryID(ctx, cfg, store, what)
-		unknown, ok := errors.AsType[*unknownDeliveryError](err)
+		filter.DeliveryID, err = daemon.Answers(cfg, store).DeliveryID(ctx, what)
+		unknown, ok := answer.IsUnknownDelivery(err)
 		switch {
-		case ok && o.follow && o.attempt == 0 && unknown.unrouted != nil && unknown.unrouted.Reason == "":
-			filter.DeliveryID = unknown.unrouted.DeliveryID
-			fmt.Fprintf(c.err, "delivery %s %s\n", filter.DeliveryID, printable(unknown.unrouted.why(notRouted(ctx, cfg))))
+		case ok && o.follow && o.attempt == 0 && unknown.Unrouted != nil && unknown.Unrouted.Reason == "":
+			filter.DeliveryID = unknown.Unrouted.DeliveryID
+			fmt.Fprintf(c.err, "delivery %s %s\n", filter.DeliveryID, printable(unknown.Unrouted.Why(daemon.Answers(cfg, store).NotRouted(ctx))))
 			itsEvents := eventlog.Filter{Instance: cfg.Instance, DeliveryID: filter.DeliveryID}
 			if routed, err := await(ctx, store, head, itsEvents.Match); err != nil || routed == nil {
 				return err
@@ -101,7 +102,7 @@ func (c *cli) logs(ctx context.Context, cfg *config.Config, store *daemon.Store,
 // logsOfRemoved prints the run log of a deployment that is not configured any more.
 func (c *cli) logsOfRemoved(ctx context.Context, cfg *config.Config, store *daemon.Store, filter eventlog.Filter, slug string, unknown error, o logsOptions) error {
 	filter.Deployment, filter.Newest, filter.Limit = slug, true, 1
-	found, err := deliveries(ctx, store, filter)
+	found, err := daemon.Answers(cfg, store).Few(ctx, filter)
 	if err != nil {
 		return err
 	}
@@ -223,7 +224,7 @@ func somethingWaits(ctx context.Context, cfg *config.Config, store *daemon.Store
 			return d.Slug == filter.Deployment && d.Pending > 0
 		}), nil
 	}
-	events, err := deliveryEvents(ctx, cfg, store, filter.DeliveryID)
+	events, err := daemon.Answers(cfg, store).Delivery(ctx, filter.DeliveryID)
 	if err != nil {
 		return false, err
 	}
@@ -290,7 +291,7 @@ func (c *cli) printRun(ctx context.Context, cfg *config.Config, store *daemon.St
 		if err != nil || end == nil {
 			return err
 		}
-		fmt.Fprintf(c.err, "%s: %s\n", end.Type, printable(summary(*end)))
+		fmt.Fprintf(c.err, "%s: %s\n", end.Type, printable(answer.Summary(*end)))
 		return nil
 	}
 	close(ended)

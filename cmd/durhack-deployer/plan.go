@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
-	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
@@ -25,7 +25,7 @@ tip of its branch). The remote is asked for the commit; nothing else is done.`,
 			if err != nil {
 				return err
 			}
-			d, err := act.Deployment(cfg, args[0])
+			d, err := answer.Deployment(cfg, args[0])
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -46,9 +47,9 @@ move the file back into the queue's directory, or delete it.`,
 				}
 				names = args
 			}
-			var rows []queueRow
+			var rows []answer.QueueRow
 			for _, name := range names {
-				more, err := queueEntries(cfg, name)
+				more, err := answer.QueueEntries(cfg, name)
 				if err != nil {
 					return err
 				}
@@ -61,7 +62,7 @@ move the file back into the queue's directory, or delete it.`,
 	return cmd
 }
 
-func (c *cli) printQueues(rows []queueRow, asJSON bool) error {
+func (c *cli) printQueues(rows []answer.QueueRow, asJSON bool) error {
 	if asJSON {
 		return writeJSONLines(c.out, rows)
 	}

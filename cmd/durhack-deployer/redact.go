@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
@@ -33,7 +34,7 @@ copies elsewhere: GitHub's own, and your backups.`,
 				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				id, err := deliveryID(cmd.Context(), cfg, store, args[0])
+				id, err := daemon.Answers(cfg, store).DeliveryID(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}
@@ -51,7 +52,7 @@ const maxRedactions = 10
 
 func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Store, id, why string, yes bool) error {
 	for attempt := 0; ; attempt++ {
-		events, err := deliveryEvents(ctx, cfg, store, id)
+		events, err := daemon.Answers(cfg, store).Delivery(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -60,7 +61,7 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 			return err
 		}
 		if redacted != nil {
-			_, err := fmt.Fprintf(c.out, "%s was redacted already, at %s: %s\n", printable(id), clock(redacted.RecordedAt), printable(summary(*redacted)))
+			_, err := fmt.Fprintf(c.out, "%s was redacted already, at %s: %s\n", printable(id), clock(redacted.RecordedAt), printable(answer.Summary(*redacted)))
 			return err
 		}
 		if !yes {

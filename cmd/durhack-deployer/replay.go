@@ -13,6 +13,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
@@ -74,7 +75,7 @@ what the log says was decided, with both reasons. Exit code 3 if there is any,
 				return err
 			}
 			if o.deployment != "" {
-				if _, err := act.Deployment(cfg, o.deployment); err != nil {
+				if _, err := answer.Deployment(cfg, o.deployment); err != nil {
 					return err
 				}
 			}
@@ -160,7 +161,7 @@ func (o replayOptions) find(ctx context.Context, cfg *config.Config, store *daem
 func (o replayOptions) only(ctx context.Context, cfg *config.Config, store *daemon.Store, ids []string) ([]string, error) {
 	var kept []string
 	for _, id := range ids {
-		events, err := deliveryEvents(ctx, cfg, store, id)
+		events, err := daemon.Answers(cfg, store).Delivery(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -277,7 +278,7 @@ func (c *cli) dryRun(plans []act.Replay, o replayOptions) error {
 		column{name: "COMMIT", id: true, drop: 1}, column{name: "WOULD RUN", text: true})
 	for _, p := range plans {
 		if p.Why != nil {
-			t.paintedRow(4, yellow, p.DeliveryID, "-", "-", "-", "no: "+shorten(p.Why.Error(), maxSummary))
+			t.paintedRow(4, yellow, p.DeliveryID, "-", "-", "-", "no: "+shorten(p.Why.Error(), answer.MaxSummary))
 		}
 		for _, a := range p.Runs {
 			t.row(p.DeliveryID, a.Deployment, fmt.Sprint(a.Attempt), a.Commit, "yes, by "+a.Rule)
@@ -299,7 +300,7 @@ func (c *cli) replay(ctx context.Context, person *act.Person, id string, o repla
 	case o.json:
 		return p, cmp.Or(writeJSON(c.out, newReplayRow(p)), err)
 	case err == nil:
-		_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), p.Attempt(), slugs(p.Runs))
+		_, err = fmt.Fprintf(c.out, "replayed: %s as attempt %d of %s\n", printable(id), p.Attempt(), answer.Slugs(p.Runs))
 	}
 	return p, err
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/figures"
@@ -140,11 +140,11 @@ func count(ctx context.Context, log *eventlog.Log, instance string, p figures.Pe
 
 // knownDeployment refuses a slug that neither the configuration nor the log has.
 func knownDeployment(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string) error {
-	found, err := deliveries(ctx, store, eventlog.Filter{Instance: cfg.Instance, Deployment: slug, Limit: 1})
+	found, err := daemon.Answers(cfg, store).Few(ctx, eventlog.Filter{Instance: cfg.Instance, Deployment: slug, Limit: 1})
 	if err != nil || len(found) > 0 {
 		return err
 	}
-	_, err = act.Deployment(cfg, slug)
+	_, err = answer.Deployment(cfg, slug)
 	return err
 }
 

@@ -11,9 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/act"
-	"github.com/ducompsoc/durhack-deployer/internal/check"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -23,48 +21,9 @@ import (
 
 type statusOptions struct {
 	json     bool
-	at       moment
+	at       answer.Moment
 	slug     string // of one deployment; empty is all
 	exitCode bool
-}
-
-// statusRow is a line of `status --json`. Commit, delivery, attempt and since
-// are those of what is live; Running is the run in progress; Last is the newest
-// transition, live or not.
-type statusRow struct {
-	Slug       string               `json:"slug"`
-	Repository string               `json:"repository"`
-	Branch     string               `json:"branch"`
-	Status     string               `json:"status"`
-	Commit     *string              `json:"commit"`
-	DeliveryID *string              `json:"delivery_id"`
-	Attempt    *int                 `json:"attempt"`
-	Since      *time.Time           `json:"since"`
-	Actor      *string              `json:"actor"`
-	Pending    int                  `json:"pending"`
-	Running    *statusMark          `json:"running"`
-	Progress   *progress            `json:"progress,omitempty"`
-	Last       *statusMark          `json:"last"`
-	Failure    *projections.Failure `json:"failure"`
-	// Held is what the path holds, where a run that failed has left something else
-	// there than what was deployed last, which Commit and the others name.
-	Held *check.Held `json:"held,omitempty"`
-	// WaitsFor is what keeps that which waits from beginning, as far as it is known.
-	WaitsFor string `json:"waits_for,omitempty"`
-	// Frozen and Pinned are the holds that are in force.
-	Frozen *projections.Hold `json:"frozen,omitempty"`
-	Pinned *projections.Hold `json:"pinned,omitempty"`
-
-	holds []string
-}
-
-type statusMark struct {
-	Type       eventlog.Type `json:"type"`
-	Commit     string        `json:"commit"`
-	DeliveryID string        `json:"delivery_id"`
-	Attempt    int           `json:"attempt"`
-	At         time.Time     `json:"at"`
-	Actor      string        `json:"actor"`
 }
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -105,38 +64,23 @@ code is 1 where a deployment has failed, for scripts and monitors.`,
 
 // status prints the deployments, and ends in errFailing where that was asked for.
 func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Store, o statusOptions) error {
-	known, err := deployments(ctx, cfg, store, o.at)
+	answers := daemon.Answers(cfg, store)
+	known, err := answers.Deployments(ctx, o.at)
 	if err != nil {
 		return err
 	}
 	slugs := cfg.Slugs()
 	if o.slug != "" {
-		if _, err := act.Deployment(cfg, o.slug); err != nil {
+		if _, err := answer.Deployment(cfg, o.slug); err != nil {
 			return err
 		}
 		slugs = []string{o.slug}
 	}
-	var rows []statusRow
-	failing, at := false, time.Now()
-	if o.at.set {
-		at = o.at.time // zero at a position: a freeze with an end counts there
+	rows, err := answers.Status(ctx, slugs, known, o.at)
+	if err != nil {
+		return err
 	}
-	for _, slug := range slugs {
-		row := newStatusRow(cfg.Deployments[slug], known[slug], at)
-		if !o.at.set {
-			row.Held = check.HeldElse(ctx, cfg, cfg.Deployments[slug], known[slug])
-		}
-		if row.Pending > 0 && row.Running == nil && !o.at.set {
-			row.WaitsFor = daemon.Obstacle(ctx, cfg, slug)
-		}
-		if m := known[slug].Running; m != nil && !o.at.set {
-			if row.Progress, err = progressOf(ctx, cfg, store, slug, *m); err != nil {
-				return err
-			}
-		}
-		rows = append(rows, row)
-		failing = failing || row.Status == string(projections.StatusFailed)
-	}
+	failing := slices.ContainsFunc(rows, func(r answer.StatusRow) bool { return r.Status == string(projections.StatusFailed) })
 	if o.json {
 		err = writeJSONLines(c.out, rows)
 	} else {
@@ -145,7 +89,7 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	if err != nil {
 		return err
 	}
-	if !o.at.set {
+	if !o.at.Set {
 		notes := c.out
 		if o.json {
 			notes = c.err
@@ -153,7 +97,7 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		if o.slug == "" {
 			c.orphanNotes(cfg, known, notes)
 		}
-		if err := c.statusNotes(ctx, cfg, store, notes); err != nil {
+		if err := c.statusNotes(ctx, cfg, store, answers, notes); err != nil {
 			return err
 		}
 	}
@@ -163,12 +107,12 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	return nil
 }
 
-func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
+func (c *cli) printStatus(rows []answer.StatusRow, o statusOptions, empty bool) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(c.out, "no deployments are configured")
 		return err
 	}
-	if o.at.set {
+	if o.at.Set {
 		fmt.Fprintf(c.out, "as of %s%s:\n", o.at, map[bool]string{true: ", when the log had no event of these"}[empty])
 	}
 	t := c.newTable(column{name: "DEPLOYMENT"}, column{name: "STATUS"}, column{name: "LIVE", id: true}, column{name: "SINCE"},
@@ -182,7 +126,7 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 		if row.DeliveryID != nil { // also where only a note names it
 			ids = append(ids, *row.DeliveryID)
 		}
-		for _, m := range []*statusMark{row.Running, row.Last} {
+		for _, m := range []*answer.StatusMark{row.Running, row.Last} {
 			if m != nil {
 				ids = append(ids, m.DeliveryID)
 			}
@@ -197,9 +141,9 @@ func (c *cli) printStatus(rows []statusRow, o statusOptions, empty bool) error {
 		short = func(id string) string { return id }
 	}
 	for _, row := range rows {
-		notes := append([]string{row.note(short)}, row.holds...)
+		notes := append([]string{row.Note(short)}, row.Holds...)
 		if row.Held != nil {
-			notes = append(notes, fmt.Sprintf("%s; %s", row.Held, row.lastDeployed(short)))
+			notes = append(notes, fmt.Sprintf("%s; %s", row.Held, row.LastDeployed(short)))
 		}
 		for _, note := range notes {
 			if note == "" {
@@ -238,7 +182,7 @@ func (c *cli) orphanNotes(cfg *config.Config, known map[string]projections.Deplo
 
 // statusNotes says what the table cannot show: deliveries that are not routed
 // yet, and read models that are behind.
-func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, w io.Writer) error {
+func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, answers answer.Source, w io.Writer) error {
 	foreign, err := daemon.Foreign(ctx, cfg, store)
 	if err != nil {
 		return err
@@ -249,10 +193,10 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	for _, line := range foreign {
 		fmt.Fprintln(w, printable(line))
 	}
-	main, err := queue.List(daemon.QueueDir(cfg, names.MainQueue))
+	main, err := queue.List(cfg.QueueDir(names.MainQueue))
 	if err == nil && len(main) > 0 {
 		fmt.Fprintf(w, "%s in the main queue, not routed yet: %s\n",
-			counted(int64(len(main)), "delivery is", "deliveries are"), printable(notRouted(ctx, cfg)))
+			counted(int64(len(main)), "delivery is", "deliveries are"), printable(answers.NotRouted(ctx)))
 	}
 	lag, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
 	if err != nil {
@@ -265,64 +209,7 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 		fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", counted(lag.Events, "event", "events"))
 	case lag.Events > 0:
 		fmt.Fprintf(w, "this is %s behind the log: %s (see `projections status`)\n",
-			counted(lag.Events, "event", "events"), printable(notRouted(ctx, cfg)))
+			counted(lag.Events, "event", "events"), printable(answers.NotRouted(ctx)))
 	}
 	return nil
-}
-
-func newStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) statusRow {
-	row := statusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending, Failure: p.Failure}
-	if p.Status == "" {
-		row.Status = string(projections.StatusNever)
-	}
-	if !d.Enabled {
-		row.Status = "disabled"
-	}
-	row.holds = holdNotes(p, at)
-	if p.Frozen.Active(at) {
-		row.Frozen = p.Frozen
-	}
-	if p.Pinned.Active(at) {
-		row.Pinned = p.Pinned
-	}
-	if m := p.Live; m != nil {
-		row.Commit, row.DeliveryID, row.Attempt, row.Since, row.Actor = &m.Commit, &m.DeliveryID, &m.Attempt, &m.Since, &m.Actor
-	}
-	if m := p.Running; m != nil {
-		row.Running = &statusMark{eventlog.TypeStarted, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
-	}
-	if m := p.Last; m != nil {
-		row.Last = &statusMark{p.LastType, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
-	}
-	return row
-}
-
-// note is what there is to know beside what is live.
-func (r statusRow) note(short func(id string) string) string {
-	switch {
-	case r.Status == string(projections.StatusRunning) && r.Running != nil:
-		s := fmt.Sprintf("%s since %s: why %s", shortCommit(r.Running.Commit), clock(r.Running.At), short(r.Running.DeliveryID))
-		if r.Progress != nil {
-			s += "; " + r.Progress.String()
-		}
-		return s
-	case r.Status == string(projections.StatusFailed) && r.Failure != nil:
-		s := fmt.Sprintf("failed at step %s", r.Failure.Step)
-		if r.Failure.ExitCode != nil {
-			s += fmt.Sprintf(", exit %d", *r.Failure.ExitCode)
-		}
-		if r.Last.Type != eventlog.TypeFailed { // something was voided since
-			return s + fmt.Sprintf(": log --deployment %s --type failed", r.Slug)
-		}
-		return fmt.Sprintf("%s %s: why %s", shortCommit(r.Last.Commit), s, short(r.Last.DeliveryID))
-	}
-	return ""
-}
-
-// lastDeployed names what the path should hold, for a row whose path does not.
-func (r statusRow) lastDeployed(short func(id string) string) string {
-	if r.Commit == nil {
-		return "nothing was deployed yet"
-	}
-	return fmt.Sprintf("deployed last was %s, by %s", shortCommit(*r.Commit), short(*r.DeliveryID))
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/term"
 	"golang.org/x/text/width"
 
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -98,9 +99,13 @@ func (p painter) paint(c colour, s string) string {
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-func shortCommit(commit string) string {
-	return commit[:min(12, len(commit))]
-}
+// The words of package words, which are used everywhere here.
+
+func shortCommit(commit string) string         { return words.ShortCommit(commit) }
+func counted(n int64, one, more string) string { return words.Counted(n, one, more) }
+func clock(t time.Time) string                 { return words.Clock(t) }
+func span(d time.Duration) string              { return words.Span(d) }
+func shorten(s string, runes int) string       { return words.Shorten(s, runes) }
 
 func orDash(s string) string {
 	if s == "" {
@@ -108,21 +113,6 @@ func orDash(s string) string {
 	}
 	return s
 }
-
-// counted is "1 delivery", "2 deliveries".
-func counted(n int64, one, more string) string {
-	if n == 1 {
-		more = one
-	}
-	return fmt.Sprintf("%d %s", n, more)
-}
-
-// clockLayout is how moments are printed: as date --rfc-3339=seconds does, with the
-// offset, so that it can be told from another zone's and pasted after --since.
-const clockLayout = "2006-01-02 15:04:05-07:00"
-
-// clock is a moment in the reader's zone, to the second.
-func clock(t time.Time) string { return t.Local().Format(clockLayout) }
 
 // ago is a duration as a person says it.
 func ago(d time.Duration) string {
@@ -137,13 +127,6 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%dh%02dm ago", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
-}
-
-func millis(ms int64) string {
-	if ms < 1000 {
-		return fmt.Sprintf("%d ms", ms)
-	}
-	return fmt.Sprintf("%.1f s", float64(ms)/1000)
 }
 
 // tableWidth is how wide a table may be, unless the terminal is wider.
@@ -411,14 +394,6 @@ func orMillis(ms *int64) string {
 	return span(time.Duration(*ms) * time.Millisecond)
 }
 
-// span is a duration as a person says it: in seconds while it is short.
-func span(d time.Duration) string {
-	if d < time.Minute {
-		return millis(d.Milliseconds())
-	}
-	return d.Round(time.Second).String()
-}
-
 // tell prints texts as lines of one kind.
 func tell(w io.Writer, kind string, texts []string) {
 	for _, text := range texts {
@@ -512,14 +487,6 @@ func printableLines(s string) string {
 		lines[i] = printable(strings.ReplaceAll(strings.TrimRight(line, "\r"), "\t", "    "))
 	}
 	return strings.Join(lines, "\n")
-}
-
-// shorten cuts a text that would fill the screen.
-func shorten(s string, runes int) string {
-	if utf8.RuneCountInString(s) <= runes {
-		return s
-	}
-	return string([]rune(s)[:runes-3]) + "..."
 }
 
 // quoteArgv shows where each argument begins and ends, as a shell would read it.

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -139,7 +140,7 @@ func TestStoryIsOneHarmlessLineAnEvent(t *testing.T) {
 			if bad := dangerous(line); bad != "" {
 				t.Fatalf("%s in %q", bad, line)
 			}
-			if n := utf8.RuneCountInString(line); n > maxSummary+3*maxName+60 { // and the position, the clock, the attempt, the gaps
+			if n := utf8.RuneCountInString(line); n > answer.MaxSummary+3*maxName+60 { // and the position, the clock, the attempt, the gaps
 				t.Fatalf("a line of %d characters", n)
 			}
 		}
@@ -162,7 +163,7 @@ func TestAnswerIsHarmless(t *testing.T) {
 			known[slug] = projections.Deployment{Live: &projections.Mark{Commit: anyText().Draw(t, "live"), DeliveryID: anyText().Draw(t, "by")}}
 		}
 		var b strings.Builder
-		a := answer{w: &b, id: anyText().Draw(t, "id"), state: state, known: known, command: (&cli{}).command}
+		a := explanation{w: &b, id: anyText().Draw(t, "id"), state: state, known: known, command: (&cli{}).command}
 		if err := a.tell(events); err != nil {
 			t.Fatal(err)
 		}

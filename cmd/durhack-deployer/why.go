@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,10 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/check"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -65,12 +65,12 @@ delivery; then what came after that, and why it is not what is live.`,
 
 // why answers for a delivery, or else for a commit.
 func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, what string, asJSON bool) error {
-	carried, err := carrying(ctx, cfg, store, what)
+	carried, err := daemon.Answers(cfg, store).Carrying(ctx, what)
 	if err != nil {
 		return err
 	}
-	id, err := deliveryID(ctx, cfg, store, what)
-	if unknown, ok := errors.AsType[*unknownDeliveryError](err); ok && unknown.unrouted == nil && maybeCommit(what) {
+	id, err := daemon.Answers(cfg, store).DeliveryID(ctx, what)
+	if unknown, ok := answer.IsUnknownDelivery(err); ok && unknown.Unrouted == nil && answer.MaybeCommit(what) {
 		if len(carried) > 0 {
 			return c.whyCommit(ctx, cfg, store, carried, asJSON)
 		}
@@ -82,11 +82,11 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 	if id != what && len(carried) > 0 {
 		lines := []string{"delivery " + id}
 		for _, e := range carried {
-			lines = append(lines, summary(e))
+			lines = append(lines, answer.Summary(e))
 		}
-		return ambiguous(what, lines)
+		return answer.AmbiguousError(what, lines)
 	}
-	events, err := deliveryEvents(ctx, cfg, store, id)
+	events, err := daemon.Answers(cfg, store).Delivery(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -97,21 +97,21 @@ func (c *cli) why(ctx context.Context, cfg *config.Config, store *daemon.Store, 
 	if err != nil {
 		return err
 	}
-	known, err := deployments(ctx, cfg, store, moment{})
+	known, err := daemon.Answers(cfg, store).Deployments(ctx, answer.Moment{})
 	if err != nil {
 		return err
 	}
-	a := answer{w: c.out, p: painterFor(c.out), id: id, state: state, known: known, held: heldElse(ctx, cfg, known), command: c.command,
+	a := explanation{w: c.out, p: painterFor(c.out), id: id, state: state, known: known, held: daemon.Answers(cfg, store).Held(ctx, known), command: c.command,
 		configured: func(slug string) bool { return cfg.Deployments[slug] != nil },
 		obstacle:   func(slug string) string { return daemon.Obstacle(ctx, cfg, slug) }}
 	return a.tell(events)
 }
 
 // live says, of a commit that was deployed, whether it still is what is live.
-func (a answer) live(slug string, part router.Part) string {
+func (a explanation) live(slug string, part router.Part) string {
 	d, ok := a.known[slug]
 	if h := a.held[slug]; h != nil {
-		return fmt.Sprintf("; %s; %s", h, newStatusRow(&config.Deployment{}, d, time.Now()).lastDeployed(func(id string) string { return id }))
+		return fmt.Sprintf("; %s; %s", h, answer.NewStatusRow(&config.Deployment{}, d, time.Now()).LastDeployed(func(id string) string { return id }))
 	}
 	if !ok || d.Live == nil {
 		return ""
@@ -126,7 +126,7 @@ func (a answer) live(slug string, part router.Part) string {
 }
 
 // ahead counts, of a part that waits, what the deployment has to do.
-func (a answer) ahead(slug string) string {
+func (a explanation) ahead(slug string) string {
 	d := a.known[slug]
 	switch {
 	case a.configured != nil && !a.configured(slug):
@@ -143,9 +143,9 @@ func (a answer) ahead(slug string) string {
 	return ""
 }
 
-// answer is what `why` says about one delivery: the outcome first, then how it
+// explanation is what `why` says about one delivery: the outcome first, then how it
 // came about, then what can be done.
-type answer struct {
+type explanation struct {
 	w     io.Writer
 	p     painter
 	id    string
@@ -153,7 +153,7 @@ type answer struct {
 	// known are the deployments as they are now, by slug.
 	known map[string]projections.Deployment
 	// held is what the paths hold that do not hold what was deployed last.
-	held map[string]*check.Held
+	held map[string]*answer.Held
 	// configured says whether a deployment is; nil where all are.
 	configured func(slug string) bool
 	// obstacle says what keeps a deployment from beginning; nil where nobody knows.
@@ -163,12 +163,12 @@ type answer struct {
 }
 
 // indent is the column where the story's words begin.
-var indent = strings.Repeat(" ", len(clockLayout+"    +0.00s  interrupted  "))
+var indent = strings.Repeat(" ", len(words.ClockLayout+"    +0.00s  interrupted  "))
 
 // maxTold bounds, in characters, one event's words.
 const maxTold = 2000
 
-func (a answer) tell(events []eventlog.Event) error {
+func (a explanation) tell(events []eventlog.Event) error {
 	if _, err := fmt.Fprintf(a.w, "%s\n\n", a.p.paint(bold, printable(a.verdict()))); err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (a answer) tell(events []eventlog.Event) error {
 }
 
 // verdict is the one sentence that anyone who asks wants first.
-func (a answer) verdict() string {
+func (a explanation) verdict() string {
 	s := a.state
 	if len(s.Parts) == 0 {
 		if s.Void != nil {
@@ -230,7 +230,7 @@ func explain(e eventlog.Event, data eventlog.Data) string {
 	}
 	switch d := data.(type) {
 	case eventlog.Received:
-		s := summary(e)
+		s := answer.Summary(e)
 		if d.Source == eventlog.SourceGitHub {
 			s += ", from GitHub"
 		}
@@ -242,15 +242,15 @@ func explain(e eventlog.Event, data eventlog.Data) string {
 		}
 		return s
 	case eventlog.Replayed:
-		return fmt.Sprintf("%s, as attempt %d", summary(e), e.Attempt)
+		return fmt.Sprintf("%s, as attempt %d", answer.Summary(e), e.Attempt)
 	}
 	if where == "" || e.Deployment == nil {
-		return summary(e)
+		return answer.Summary(e)
 	}
-	return where + ": " + summary(e)
+	return where + ": " + answer.Summary(e)
 }
 
-func (a answer) steps(steps []eventlog.Step) {
+func (a explanation) steps(steps []eventlog.Step) {
 	width := 0
 	for _, s := range steps {
 		width = max(width, columns(printable(s.Name)))
@@ -260,11 +260,11 @@ func (a answer) steps(steps []eventlog.Step) {
 		if s.Result != "ok" {
 			c = red
 		}
-		fmt.Fprintf(a.w, "%s%s  %s  %8s\n", indent, pad(printable(s.Name), width), a.p.paint(c, pad(printable(s.Result), len("canceled"))), millis(s.DurationMS))
+		fmt.Fprintf(a.w, "%s%s  %s  %8s\n", indent, pad(printable(s.Name), width), a.p.paint(c, pad(printable(s.Result), len("canceled"))), words.Millis(s.DurationMS))
 	}
 }
 
-func (a answer) output(tail string) {
+func (a explanation) output(tail string) {
 	if strings.TrimSpace(tail) == "" {
 		fmt.Fprintf(a.w, "%sit printed nothing\n", indent)
 		return
@@ -275,14 +275,14 @@ func (a answer) output(tail string) {
 	}
 }
 
-func (a answer) runLog(path string) {
+func (a explanation) runLog(path string) {
 	if path != "" {
 		fmt.Fprintf(a.w, "%srun log: %s\n", indent, printable(path))
 	}
 }
 
 // next says what can be done: nothing where all is well.
-func (a answer) next() error {
+func (a explanation) next() error {
 	var lines []string
 	replay := a.command("replay", a.id, "--reason", "...")
 	if a.state.Redacted != nil { // nothing is left to replay, but the commit can be deployed

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
@@ -45,15 +46,15 @@ func (c *cli) whyCommit(ctx context.Context, cfg *config.Config, store *daemon.S
 	for _, e := range carried {
 		ids = append(ids, e.DeliveryID)
 	}
-	events, err := eventsOf(ctx, cfg, store, ids)
+	events, err := daemon.Answers(cfg, store).DeliveriesOf(ctx, ids)
 	if err != nil {
 		return err
 	}
-	known, err := deployments(ctx, cfg, store, moment{})
+	known, err := daemon.Answers(cfg, store).Deployments(ctx, answer.Moment{})
 	if err != nil {
 		return err
 	}
-	for slug := range heldElse(ctx, cfg, known) {
+	for slug := range daemon.Answers(cfg, store).Held(ctx, known) {
 		d := known[slug]
 		d.Live = nil // visitors get what a failed run has left there
 		known[slug] = d
@@ -124,7 +125,7 @@ func (c *cli) tellCommit(rows []commitRow, known map[string]projections.Deployme
 			if row.Reason != "" {
 				what = fmt.Sprintf("%s: %s", row.Reason, row.Detail)
 			}
-			t.row(append(cells, "-", shorten(what, maxSummary))...)
+			t.row(append(cells, "-", shorten(what, answer.MaxSummary))...)
 		}
 		for _, part := range row.Parts {
 			t.row(append(slices.Clone(cells), part.Deployment, part.became())...)

@@ -9,8 +9,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/act"
-	"github.com/ducompsoc/durhack-deployer/internal/check"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -30,8 +29,8 @@ type deploymentAnswer struct {
 	Status     string   `json:"status"`
 	Live       *liveRow `json:"live"`
 	// Held is what the path holds, where that is not what Live says.
-	Held  *check.Held `json:"held,omitempty"`
-	Newer []newerRow  `json:"newer"`
+	Held  *answer.Held `json:"held,omitempty"`
+	Newer []newerRow   `json:"newer"`
 	// Elsewhere are the newest pushes to other branches, which do not deploy here.
 	Elsewhere []newerRow `json:"other_branches"`
 	// Unrouted counts the deliveries in the main queue: nobody knows yet where they go.
@@ -72,18 +71,18 @@ type newerRow struct {
 // whyDeployment answers for a deployment: why is this live, and why not
 // something newer?
 func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string, asJSON bool) error {
-	d, err := act.Deployment(cfg, slug)
+	d, err := answer.Deployment(cfg, slug)
 	if err != nil {
 		return err
 	}
-	known, err := deployments(ctx, cfg, store, moment{})
+	known, err := daemon.Answers(cfg, store).Deployments(ctx, answer.Moment{})
 	if err != nil {
 		return err
 	}
 	now := known[slug]
-	row := newStatusRow(d, now, time.Now())
-	a := deploymentAnswer{Frozen: row.Frozen, Pinned: row.Pinned, holds: row.holds, Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{},
-		Held: check.HeldElse(ctx, cfg, d, now)}
+	row := answer.NewStatusRow(d, now, time.Now())
+	a := deploymentAnswer{Frozen: row.Frozen, Pinned: row.Pinned, holds: row.Holds, Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []newerRow{}, Elsewhere: []newerRow{},
+		Held: daemon.Answers(cfg, store).HeldElse(ctx, d, now)}
 	models := projections.New(store.Pool, store.Log, discard())
 	after := int64(0)
 	if now.Live != nil {
@@ -110,7 +109,7 @@ func (c *cli) whyDeployment(ctx context.Context, cfg *config.Config, store *daem
 		return err
 	}
 	slices.SortStableFunc(a.Newer, func(x, y newerRow) int { return cmp.Compare(x.position, y.position) })
-	if main, err := queue.List(daemon.QueueDir(cfg, names.MainQueue)); err == nil {
+	if main, err := queue.List(cfg.QueueDir(names.MainQueue)); err == nil {
 		a.Unrouted = len(main)
 	}
 	if now.Running == nil && (now.Pending > 0 || a.Unrouted > 0) {
@@ -258,7 +257,7 @@ func (c *cli) tellDeployment(a deploymentAnswer, enabled bool) error {
 			column{name: "OUTCOME"}, column{name: "WHY IT IS NOT LIVE", text: true})
 		for _, r := range a.Newer {
 			t.paintedRow(4, outcomeColour(r.Outcome), clock(r.At), r.DeliveryID+attemptTail(r.Attempt), orDash(r.Commit), r.Actor,
-				r.Outcome, shorten(r.Why, maxSummary))
+				r.Outcome, shorten(r.Why, answer.MaxSummary))
 		}
 		if err := t.flush(); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -56,20 +57,6 @@ func NewID(now time.Time) string {
 	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
 }
 
-// short is the beginning of a hash, enough to tell it from others.
-func short(commit string) string { return commit[:min(12, len(commit))] }
-
-// Deployment finds a slug, or names those that there are.
-func Deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
-	if d, ok := cfg.Deployments[slug]; ok {
-		return d, nil
-	}
-	if len(cfg.Deployments) == 0 {
-		return nil, wrongf("unknown deployment %q: the configuration has none", slug)
-	}
-	return nil, wrongf("unknown deployment %q; one of: %s", slug, strings.Join(cfg.Slugs(), ", "))
-}
-
 // Reason is the text of a reason. The log's text columns cannot hold a NUL.
 func Reason(text string) string {
 	return strings.TrimSpace(strings.ReplaceAll(text, "\x00", ""))
@@ -78,7 +65,7 @@ func Reason(text string) string {
 // state is one configured deployment as the log has it. The daemon gets a moment to
 // bring its read models up to the log.
 func (p *Person) state(ctx context.Context, slug string) (projections.Deployment, error) {
-	if _, err := Deployment(p.Config, slug); err != nil {
+	if _, err := answer.Deployment(p.Config, slug); err != nil {
 		return projections.Deployment{}, err
 	}
 	if _, err := p.Models.Await(ctx, time.Second); err != nil {

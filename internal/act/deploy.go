@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -39,7 +41,7 @@ type manualDeploy struct {
 
 // enabled is a deployment to which something can be deployed.
 func (p *Person) enabled(slug string) (*config.Deployment, error) {
-	d, err := Deployment(p.Config, slug)
+	d, err := answer.Deployment(p.Config, slug)
 	if err == nil && !d.Enabled {
 		err = &Error{Err: fmt.Errorf("deployment %q is disabled", slug), Hint: "set enabled = true and restart the daemon"}
 	}
@@ -134,7 +136,7 @@ func (p *Person) wasLive(ctx context.Context, d projections.Deployment, slug, to
 	history := "`" + p.Command("history", slug) + "` lists what was"
 	switch {
 	case to == "":
-		return "", &Error{Err: fmt.Errorf("nothing else was live at %s before %s", slug, short(d.Live.Commit)), Hint: history}
+		return "", &Error{Err: fmt.Errorf("nothing else was live at %s before %s", slug, words.ShortCommit(d.Live.Commit)), Hint: history}
 	case len(found) == 0:
 		return "", &Error{Err: fmt.Errorf("%q was never live at %s", to, slug), Hint: history + "; deploy --ref deploys any commit"}
 	case len(found) > 1:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -88,7 +89,7 @@ func (p *Person) oneOrAll(slug string) error {
 	if slug == "" {
 		return nil
 	}
-	_, err := Deployment(p.Config, slug)
+	_, err := answer.Deployment(p.Config, slug)
 	return err
 }
 

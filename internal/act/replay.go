@@ -9,6 +9,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // Replay is what a replay of one delivery would order, or has ordered.
@@ -146,7 +147,7 @@ func missingBody(id string, events []eventlog.Event) error {
 		}
 		if d, ok := data.(eventlog.Redacted); ok {
 			return &Error{
-				Err:  fmt.Errorf("%s cannot be replayed: its body was deleted by %s: %s (%s)", id, e.Actor, d.Reason, e.RecordedAt.Local().Format("2006-01-02 15:04:05-07:00")),
+				Err:  fmt.Errorf("%s cannot be replayed: its body was deleted by %s: %s (%s)", id, e.Actor, d.Reason, words.Clock(e.RecordedAt)),
 				Hint: "`durhack-deployer deploy SLUG --ref COMMIT` runs its commit, which `durhack-deployer why " + id + "` names",
 			}
 		}

@@ -39,10 +39,12 @@ type Options struct {
 	Checks []Check
 	// Host is the name that the server is reached by, beside addresses and localhost.
 	Host string
-	Log  *slog.Logger
+	// Pages answers every other path; nil where there is nothing else.
+	Pages http.Handler
+	Log   *slog.Logger
 }
 
-// Server answers GET /healthz and GET /readyz.
+// Server answers GET /healthz and GET /readyz, and has Pages answer the rest.
 type Server struct {
 	o    Options
 	http http.Server
@@ -52,9 +54,15 @@ type Server struct {
 // New returns a server; it starts nothing.
 func New(o Options) *Server {
 	s := &Server{o: o, turn: make(chan struct{}, 1)}
+	checks := http.NewServeMux() // with its own refusal of other methods
+	checks.HandleFunc("GET /healthz", s.healthz)
+	checks.HandleFunc("GET /readyz", s.readyz)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("/healthz", checks)
+	mux.Handle("/readyz", checks)
+	if o.Pages != nil {
+		mux.Handle("/", o.Pages)
+	}
 	s.http = http.Server{
 		Handler:           s.guard(mux),
 		ReadHeaderTimeout: 5 * time.Second,

@@ -27,7 +27,7 @@ func serve(t *testing.T, checks ...Check) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Options{About: map[string]string{"instance": "test", "version": "v1"}, Checks: checks, Host: "deploy.internal", Log: slog.New(slog.DiscardHandler)})
+	s := New(Options{About: map[string]string{"instance": "test", "version": "v1"}, Checks: checks, Host: "deploy.internal", Pages: pages, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, l) }()
@@ -44,6 +44,9 @@ func serve(t *testing.T, checks ...Check) string {
 	})
 	return l.Addr().String()
 }
+
+// pages name the path that they are asked for.
+var pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "page "+r.URL.Path) })
 
 // ask sends a request in full and returns the answer's code and body.
 func ask(t *testing.T, addr, request string) (int, string) {
@@ -106,7 +109,8 @@ func TestAdmin_Refuses(t *testing.T) {
 		name, request string
 		code          int
 	}{
-		{"an unknown path", get("/metrics", addr), 404},
+		{"a page", get("/api", addr), 200},
+		{"a page under a name that leads here", get("/api", "evil.example"), 421},
 		{"a write", "POST /readyz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", 405},
 		{"a name that leads here", get("/readyz", "evil.example"), 421},
 		{"a name that leads here, with a port", get("/healthz", "evil.example:80"), 421},

@@ -140,7 +140,7 @@ func (d *doctor) stateDir(context.Context) {
 func (d *doctor) queues(context.Context) {
 	waiting, queues, bad := 0, 0, false
 	for _, name := range append([]string{names.MainQueue}, d.cfg.Slugs()...) {
-		dir := daemon.QueueDir(d.cfg, name)
+		dir := d.cfg.QueueDir(name)
 		entries, quarantined, err := daemon.LookAtQueue(d.cfg, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // made when it is needed

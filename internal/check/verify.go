@@ -259,7 +259,7 @@ func (v *verification) compareQueues(ctx context.Context) (found Found, err erro
 	}
 	slugs := slices.Compact(slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(expected)), v.cfg.Slugs()...))))
 	for _, slug := range slugs {
-		entries, err := queue.List(daemon.QueueDir(v.cfg, slug))
+		entries, err := queue.List(v.cfg.QueueDir(slug))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			found.breach("queue %s: it cannot be looked at: %v", slug, err)
 			continue

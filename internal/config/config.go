@@ -11,6 +11,7 @@ package config
 import (
 	"log/slog"
 	"net"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -335,6 +336,9 @@ type Variables struct {
 
 // Slugs returns the deployments' slugs, sorted.
 func (c *Config) Slugs() []string { return sortedKeys(c.Deployments) }
+
+// QueueDir is the directory of a queue: of a deployment, or the main one.
+func (c *Config) QueueDir(name string) string { return filepath.Join(c.StateDir, "queues", name) }
 
 // RequireSecret is an *Error where there is no webhook secret. The parts that
 // listen call it; a worker needs none.

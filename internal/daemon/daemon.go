@@ -63,7 +63,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	main, err := queue.Open(QueueDir(o.Config, names.MainQueue), o.Logger)
+	main, err := queue.Open(o.Config.QueueDir(names.MainQueue), o.Logger)
 	if err != nil {
 		return fmt.Errorf("open the main queue: %w", err)
 	}

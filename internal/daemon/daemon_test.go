@@ -274,7 +274,7 @@ func TestStopsWhileTheDatabaseIsAway(t *testing.T) {
 	s.push(d, "d1")
 	s.wait(d, "it waits for the database", func() bool { return strings.Contains(d.out.String(), "waiting for the database") })
 	s.mustStop(d)
-	left, err := os.ReadDir(QueueDir(s.cfg, "main"))
+	left, err := os.ReadDir(s.cfg.QueueDir("main"))
 	if err != nil || len(left) == 0 {
 		t.Errorf("the push is gone from the queue: %v, %v", left, err)
 	}

@@ -37,7 +37,7 @@ func Foreign(ctx context.Context, cfg *config.Config, store *Store) ([]string, e
 	}
 	var lines []string
 	for _, name := range names {
-		entries, err := queue.List(QueueDir(cfg, name))
+		entries, err := queue.List(cfg.QueueDir(name))
 		if err != nil || len(entries) == 0 {
 			continue // what cannot be read is told of as that
 		}

@@ -19,11 +19,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
-// QueueDir is the directory of a queue: of a deployment, or the main one.
-func QueueDir(cfg *config.Config, name string) string {
-	return filepath.Join(cfg.StateDir, "queues", name)
-}
-
 // MakeStateDir makes state_dir and the folder of queues where they are missing.
 // Others may pass through state_dir but not list it: the private Postgres runs
 // as its own user when we are root, and each folder below guards itself.
@@ -74,7 +69,7 @@ func QueueNames(cfg *config.Config) ([]string, error) {
 // LookAtQueue lists what waits in a queue, and what is in its quarantine. It is an error
 // where not all of it can be read.
 func LookAtQueue(cfg *config.Config, name string) (waiting []queue.Entry, quarantined []queue.QuarantinedFile, err error) {
-	dir := QueueDir(cfg, name)
+	dir := cfg.QueueDir(name)
 	waiting, err = queue.List(dir)
 	quarantined, badErr := queue.ListQuarantine(dir)
 	if err == nil {
@@ -94,7 +89,7 @@ func Orphans(cfg *config.Config) (map[string]int, error) {
 	var errs []error
 	for _, name := range names {
 		if cfg.Deployments[name] == nil {
-			entries, err := queue.List(QueueDir(cfg, name))
+			entries, err := queue.List(cfg.QueueDir(name))
 			if err != nil {
 				errs = append(errs, fmt.Errorf("queue %s: %w", name, err))
 			}
@@ -145,7 +140,7 @@ func (s *queueSet) get(slug string) (*queue.Queue, error) {
 		}
 		s.retired = append(s.retired, q) // its worker may still be looking at it
 	}
-	q, err := queue.Open(QueueDir(s.cfg, slug), s.log.With("queue", slug), queue.Derived())
+	q, err := queue.Open(s.cfg.QueueDir(slug), s.log.With("queue", slug), queue.Derived())
 	if err != nil {
 		return nil, err
 	}

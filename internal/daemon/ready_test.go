@@ -134,7 +134,7 @@ func TestReadiness(t *testing.T) {
 	s.wait(d, "d3 is forwarded", func() bool { return strings.HasSuffix(s.types("d3"), "forwarded") })
 
 	// A queue that cannot be read.
-	main := QueueDir(s.cfg, "main")
+	main := s.cfg.QueueDir("main")
 	if err := os.RemoveAll(filepath.Join(main, "quarantine")); err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ type refusals struct {
 }
 
 func refusalsPath(cfg *config.Config) string {
-	return filepath.Join(QueueDir(cfg, names.MainQueue), ".refused")
+	return filepath.Join(cfg.QueueDir(names.MainQueue), ".refused")
 }
 
 func openRefusals(cfg *config.Config, log *slog.Logger) *refusals {

@@ -1,4 +1,4 @@
-package check
+package answer
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
-	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -38,10 +37,18 @@ func (h Held) String() string {
 	return fmt.Sprintf("path holds commit %s", short(h.Commit))
 }
 
+// Tree is the working tree of a deployment.
+type Tree interface {
+	// Head is the commit that is checked out, "" where there is none.
+	Head(ctx context.Context) (string, error)
+	// Unfinished is the commit that a checkout which did not end was on the way to, or "".
+	Unfinished() (string, error)
+}
+
 // HeldElse looks at what the path of a deployment holds where a run since the last
 // deploy did not come to its end, and returns nil where that is what was deployed
 // last. Then, and only then, what was deployed last is what visitors get.
-func HeldElse(ctx context.Context, cfg *config.Config, d *config.Deployment, now projections.Deployment) *Held {
+func (s Source) HeldElse(ctx context.Context, d *config.Deployment, now projections.Deployment) *Held {
 	if now.Running != nil || now.Failure == nil && now.LastType != eventlog.TypeInterrupted {
 		return nil
 	}
@@ -50,7 +57,7 @@ func HeldElse(ctx context.Context, cfg *config.Config, d *config.Deployment, now
 		live = now.Live.Commit
 	}
 	h := Held{Path: d.Path}
-	repo := daemon.Tree(cfg, d)
+	repo := s.Tree(d)
 	var err error
 	if h.Commit, err = repo.Head(ctx); err == nil {
 		h.Unfinished, err = repo.Unfinished()
@@ -62,4 +69,15 @@ func HeldElse(ctx context.Context, cfg *config.Config, d *config.Deployment, now
 		return nil
 	}
 	return &h
+}
+
+// Held looks at the paths that do not hold what was deployed last, by slug.
+func (s Source) Held(ctx context.Context, known map[string]projections.Deployment) map[string]*Held {
+	held := map[string]*Held{}
+	for slug, d := range s.Config.Deployments {
+		if h := s.HeldElse(ctx, d, known[slug]); h != nil {
+			held[slug] = h
+		}
+	}
+	return held
 }
