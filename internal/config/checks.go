@@ -22,6 +22,7 @@ import (
 // checks are what tags name: each says what is wrong with the text of a setting (or
 // an element of a list), and returns what of it is kept; of an element "" keeps none.
 var checks = map[string]func(s setting, text string) string{
+	"api_url":       checkAPIURL,
 	"argument":      is(wrongArgument),
 	"branch":        checkBranch,
 	"database":      checkDatabase,
@@ -40,6 +41,7 @@ var checks = map[string]func(s setting, text string) string{
 	"path":          checkPath,
 	"pm2_home":      is(wrongPM2Home),
 	"pnpm_script":   is(wrongScript),
+	"private_file":  checkPrivateFile,
 	"remote":        checkRemote,
 	"repository":    is(wrongRepository),
 	"search_path":   checkSearchPath,

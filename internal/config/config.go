@@ -55,6 +55,7 @@ type Config struct {
 	SigningKeyFile string   `toml:"signing_key_file" check:"dir"`
 	ProxyFix       ProxyFix `toml:"proxy_fix"`
 	Helper         Helper   `toml:"helper"`
+	GitHub         GitHub   `toml:"github"`
 	// ExecutableSearchPaths are absolute directories that are searched for a
 	// step's program before PATH.
 	ExecutableSearchPaths []string `toml:"executable_search_paths" check:"search_path" default:"[]"`

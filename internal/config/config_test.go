@@ -112,8 +112,8 @@ func TestDefaults(t *testing.T) {
 		Admin:     HostPort{"127.0.0.1", 3401},
 		Lock:      Lock{TTL: 30 * time.Second},
 		Retention: Retention{RunLogs: 90 * 24 * time.Hour},
-		Helper:    Helper{Socket: "/run/durhack-deployer/helper.sock"},
-		Files:     []string{"a.toml"},
+		Helper:    Helper{Socket: "/run/durhack-deployer/helper.sock"}, GitHub: GitHub{APIURL: "https://api.github.com"},
+		Files: []string{"a.toml"},
 		Deployments: map[string]*Deployment{"web": {
 			Slug: "web", Repository: "octo/web", Branch: "main", Path: "/var/www/web",
 			Remote: "https://github.com/octo/web.git", Enabled: true, Handler: "command",

@@ -65,7 +65,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, helper, instance, listen, lock, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token, work`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, github, helper, instance, listen, lock, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token, work`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",
@@ -135,7 +135,14 @@ func TestErrors(t *testing.T) {
 		"too small a pool":       {`database_url = "postgres://localhost/db?pool_max_conns=3"`, `a.toml:1:1: database_url allows 3 connections at once (pool_max_conns), and at least 4 are needed; write pool_max_conns=4 or more, or leave it out`},
 		"relative secret file":   {`webhook_secret_file = "secret"`, `a.toml:1:1: webhook_secret_file must be an absolute path, not "secret"; begin it with "/"`},
 		"missing secret file":    {`webhook_secret_file = "/no/such/file"`, `a.toml:1:1: webhook_secret_file "/no/such/file" cannot be used: there is no such file`},
-		"a device as secret":     {`webhook_secret_file = "/dev/zero"`, `a.toml:1:1: webhook_secret_file "/dev/zero" cannot be used: it is not a regular file`},
+		"a missing token file":   {"[github]\ntoken_file = \"/no/such/token\"", `a.toml:2:1: github.token_file "/no/such/token" cannot be used: there is no such file`},
+		"a relative token file":  {"[github]\ntoken_file = \"token\"", `a.toml:2:1: github.token_file must be an absolute path, not "token"; begin it with "/"`},
+		"an App without a key":   {"[github]\napp_id = 1", `a.toml:2:1: [github] needs app_id and private_key_file together; both are on the App's page at GitHub; or write token_file in place of them`},
+		"an API in the clear": {"[github]\napi_url = \"http://github.example.com/api/v3\"",
+			`a.toml:2:1: github.api_url "http://github.example.com/api/v3" would send the token over the network for anyone to read; write https`},
+		"an API of no URL": {"[github]\napi_url = \"github.example.com\"",
+			`a.toml:2:1: github.api_url is not an https URL; leave it out for github.com, or write it like "https://github.example.com/api/v3"`},
+		"a device as secret": {`webhook_secret_file = "/dev/zero"`, `a.toml:1:1: webhook_secret_file "/dev/zero" cannot be used: it is not a regular file`},
 
 		"slug with a slash": {"[deployments.\"a/b\"]", `a.toml:1:14: deployment "a/b": a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; it names a queue's directory`},
 		"slug of dots":      {"[deployments.\"..\"]", `a.toml:1:14: deployment "..": a slug is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; it names a queue's directory`},

@@ -84,13 +84,22 @@ func (s setting) secretFile(path, what string) {
 
 // credential adds what systemd passes with LoadCredential=webhook_secret:... .
 func (d *decoder) credential() {
-	path := filepath.Join(d.env("CREDENTIALS_DIRECTORY"), "webhook_secret")
-	if _, err := d.on.read(path, maxSecret); !filepath.IsAbs(path) || errors.Is(err, fs.ErrNotExist) {
-		return // the unit passes other credentials, or none
+	path := d.credentialFile("webhook_secret")
+	if path == "" {
+		return
 	}
 	s := d.setting("webhook_secret")
 	s.secretFile(path, "the systemd credential")
 	s.show(mask.Secret, "credential")
+}
+
+// credentialFile is where systemd passes a credential; "" where it passes others, or none.
+func (d *decoder) credentialFile(name string) string {
+	path := filepath.Join(d.env("CREDENTIALS_DIRECTORY"), name)
+	if _, err := d.on.read(path, maxSecret); !filepath.IsAbs(path) || errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return path
 }
 
 // oddity says what a secret holds that was hardly meant to belong to it: what

@@ -25,6 +25,7 @@ func (d *decoder) settle(c *Config) {
 	d.databaseURL(c)
 	d.credential()
 	c.Secrets = d.secrets
+	d.github(c)
 	d.servers(c)
 	if c.Lock.TTL < time.Second {
 		d.fail(d.place("lock.ttl", "lock"), "lock.ttl", "lock.ttl must be at least 1s: the lock is refreshed several times in that time", "")

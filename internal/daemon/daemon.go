@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/handlers/self"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/github"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/webhook"
@@ -42,6 +43,8 @@ type Options struct {
 	Sockets []net.Listener
 	// process is this daemon, as the handler self sees it.
 	process self.Process
+	// github is nil without credentials.
+	github *github.Client
 	// Listening, if not nil, is called once with the public address.
 	Listening func(net.Addr)
 }
@@ -91,6 +94,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	state := &condition{phase: phaseStarting, refused: o.Refused}
 	o.process = thisProcess(o.Config, o.Logger, state, stopWorking)
+	if o.github, err = NewGitHub(o.Config, o.Version); err != nil {
+		return err
+	}
 	var administer func(context.Context) error
 	if o.Work {
 		if administer, err = newAdmin(ctx, o, state); err != nil {
