@@ -87,6 +87,9 @@ const (
 	SourceRecovery Source = "recovery"
 )
 
+// Sources are all of them.
+func Sources() []Source { return []Source{SourceGitHub, SourceCLI, SourceRecovery} }
+
 // Reason names why a delivery, or its part for one deployment, was voided.
 type Reason string
 
@@ -105,6 +108,14 @@ const (
 	ReasonPinned             Reason = "pinned"
 	ReasonMalformed          Reason = "malformed"
 )
+
+// Reasons are all of them.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonPing, ReasonEventNotHandled, ReasonNotABranch, ReasonBranchDeleted, ReasonNoDeployment, ReasonDeploymentDisabled,
+		ReasonSuperseded, ReasonStale, ReasonDuplicate, ReasonFrozen, ReasonPinned, ReasonMalformed,
+	}
+}
 
 // Received is the first event of every delivery: exactly one per (instance, delivery).
 type Received struct {

@@ -94,14 +94,23 @@ func (p *process) output() string {
 	return string(b)
 }
 
-var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
+var (
+	listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
+	admin     = regexp.MustCompile(`msg="admin pages" addr=(\S+)`)
+)
 
 // addr waits until the daemon listens and returns where.
-func (p *process) addr() string {
+func (p *process) addr() string { return p.said(listening) }
+
+// admin waits until it has the address of its admin pages and returns it.
+func (p *process) admin() string { return p.said(admin) }
+
+// said waits until the daemon has said what matches, and returns the group in it.
+func (p *process) said(what *regexp.Regexp) string {
 	p.t.Helper()
 	var addr string
-	await(p.t, "the daemon to listen", func() bool {
-		if m := listening.FindStringSubmatch(p.output()); m != nil {
+	await(p.t, "the daemon to say where it listens", func() bool {
+		if m := what.FindStringSubmatch(p.output()); m != nil {
 			addr = m[1]
 			return true
 		}

@@ -134,6 +134,14 @@ func (s *State) Attempt(instance, deliveryID, slug string, n int) (Attempt, bool
 	return Attempt{}, false
 }
 
+// Delivery is a delivery that is not forgotten.
+func (s *State) Delivery(instance, id string) (Delivery, bool) {
+	if r := s.deliveries[deliveryKey{instance, id}]; r != nil {
+		return r.Delivery, true
+	}
+	return Delivery{}, false
+}
+
 // withoutAll gives each deployment that of its own freeze and the one of all that lasts
 // longer, and leaves out what stands for all.
 func withoutAll(list []Deployment) []Deployment {

@@ -18,6 +18,8 @@ func Answers(cfg *config.Config, store *Store) answer.Source {
 }
 
 // pages are what [admin] serves beside its checks. Each part has its own paths here.
-func (c *condition) pages(Options) http.Handler {
-	return http.NewServeMux()
+func (c *condition) pages(o Options) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", newMetrics(o, c))
+	return mux
 }

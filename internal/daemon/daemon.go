@@ -18,6 +18,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
+	"github.com/ducompsoc/durhack-deployer/internal/metrics"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/webhook"
@@ -83,16 +84,16 @@ func Run(ctx context.Context, o Options) error {
 	defer stopWorking()
 	defer stopListening()
 
+	state := &condition{phase: phaseStarting, refused: o.Refused, tallying: tallying{since: time.Now(), answers: metrics.NewAnswers()}}
 	var serve func(context.Context) error
 	if o.Listen {
-		if serve, err = newListener(ctx, o, main); err != nil {
+		if serve, err = newListener(ctx, o, main, state); err != nil {
 			if ctx.Err() != nil {
 				return nil // stopped before it had begun
 			}
 			return err
 		}
 	}
-	state := &condition{phase: phaseStarting, refused: o.Refused}
 	o.process = thisProcess(o.Config, o.Logger, state, stopWorking)
 	if o.github, err = NewGitHub(o.Config, o.Version); err != nil {
 		return err
@@ -183,14 +184,19 @@ func Refuse(cfg *config.Config, listen, work bool) error {
 
 // newListener binds the public address, where systemd has not; the function that
 // it returns serves it.
-func newListener(ctx context.Context, o Options, main *queue.Queue) (func(context.Context) error, error) {
+func newListener(ctx context.Context, o Options, main *queue.Queue, state *condition) (func(context.Context) error, error) {
 	var secrets [][]byte
 	for _, s := range o.Config.Secrets {
 		secrets = append(secrets, []byte(s.Reveal()))
 	}
 	refused := openRefusals(o.Config, o.Logger)
 	handler, err := webhook.NewHandler(webhook.Options{
-		Refused: refused.add,
+		Answered: func(status int, reason string) {
+			state.tallying.answers.Count(status)
+			if reason != "" {
+				refused.add(reason)
+			}
+		},
 		Secrets: secrets, Queue: main, Log: o.Logger, Instance: o.Config.Instance, Version: o.Version,
 		ProxyFix: webhook.ProxyFix{XFor: o.Config.ProxyFix.XFor, XProto: o.Config.ProxyFix.XProto},
 	})

@@ -43,6 +43,7 @@ type condition struct {
 	store     *Store
 	projector *projections.Projector
 	signing   signing
+	tallying  tallying
 	// failed is what stopped a part that does not run now, by the part's name.
 	failed map[string]error
 	locker Locker
@@ -154,7 +155,7 @@ func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Contex
 		}
 		return nil, fmt.Errorf("listen for admin on %s ([admin] host, port): %w", addr, err)
 	}
-	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz")
+	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz /metrics")
 	server := admin.New(admin.Options{
 		About:  map[string]string{"instance": o.Config.Instance, "version": o.Version},
 		Checks: c.checks(o.Config), Host: addr.Host, Pages: c.pages(o), Log: o.Logger,

@@ -100,6 +100,9 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() {
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})
+	parts.Go(func() {
+		keep(ctx, o.Logger, "metrics", func(ctx context.Context) error { return state.tallying.run(ctx, o.Config, store, p) }, state.tell)
+	})
 	tellWaiting(o.Config, o.Logger, nil) // what an earlier process left
 	limits := newLimiter(o.Config, o.Logger)
 	slots := worker.NewSlots(o.Config.Work.Runs(), func(slugs []string) { tellWaiting(o.Config, o.Logger, slugs) })

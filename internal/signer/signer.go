@@ -91,6 +91,14 @@ func (s *Signer) saw(head, signed int64) {
 	}
 }
 
+// Behind says how many of the events that were seen are not signed, and since when
+// there are any; 0 and the zero time where there are none.
+func (s *Signer) Behind() (events int64, since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen - s.signed, s.unsigned
+}
+
 // Trouble is why nobody can rely on the log being signed, "" where all is well: what is
 // there is not what was signed or seen before, or was not signed for too long.
 func (s *Signer) Trouble() string {

@@ -54,8 +54,9 @@ type Options struct {
 	// MemoryWait is the time that a request waits for memory for its body
 	// before it is refused; 10 s where it is 0.
 	MemoryWait time.Duration
-	// Refused, if not nil, is told the reason of each webhook that is refused.
-	Refused func(reason string)
+	// Answered, if not nil, is told the status of each answer to a webhook, and the
+	// reason where it is a refusal.
+	Answered func(status int, reason string)
 	// PutTimeout is the time that the queue may take to store a delivery before
 	// its sender is refused; 8 s where it is 0, within GitHub's 10 s.
 	PutTimeout time.Duration
@@ -74,7 +75,7 @@ type Handler struct {
 	now         func() time.Time
 	bodyTimeout time.Duration
 	memory      *memory
-	refused     func(reason string)
+	answered    func(status int, reason string)
 	putTimeout  time.Duration
 	puts        chan struct{} // has room for maxPuts
 	late        atomic.Int64  // how many of them are not waited for any more
@@ -102,8 +103,8 @@ func NewHandler(o Options) (*Handler, error) {
 	if o.Service == "" {
 		o.Service = "durhack-deployer"
 	}
-	if o.Refused == nil {
-		o.Refused = func(string) {}
+	if o.Answered == nil {
+		o.Answered = func(int, string) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -129,7 +130,7 @@ func NewHandler(o Options) (*Handler, error) {
 		now:         o.Now,
 		bodyTimeout: o.BodyTimeout,
 		memory:      newMemory(o.MemoryWait),
-		refused:     o.Refused,
+		answered:    o.Answered,
 		putTimeout:  o.PutTimeout,
 		puts:        make(chan struct{}, maxPuts),
 		status:      status,
@@ -164,8 +165,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answer ends a request, and tells of it.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rec record, start time.Time) {
 	rec.write(w)
-	if rec.reason != "" && r.URL.Path == pathWebhook {
-		h.refused(rec.reason)
+	if r.URL.Path == pathWebhook {
+		h.answered(rec.status, rec.reason)
 	}
 	h.logRequest(r, rec, time.Since(start))
 }
