@@ -1,43 +1,14 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/projections"
 )
-
-// historyRow is a line of `history --json`: one attempt.
-type historyRow struct {
-	Deployment     string        `json:"deployment"`
-	DeliveryID     string        `json:"delivery_id"`
-	Attempt        int           `json:"attempt"`
-	Actor          string        `json:"actor"`
-	Cause          eventlog.Type `json:"cause"`
-	PreviousCommit string        `json:"previous_commit"`
-	Commit         string        `json:"commit"`
-	OrderedAt      time.Time     `json:"ordered_at"`
-	StartedAt      *time.Time    `json:"started_at"`
-	EndedAt        *time.Time    `json:"ended_at"`
-	// QueueWaitMS is from the order to the start, DurationMS from the start to
-	// the end; null where it did not start or end, or was retried without a new order.
-	QueueWaitMS *int64 `json:"queue_wait_ms"`
-	DurationMS  *int64 `json:"duration_ms"`
-	Result      string `json:"result"`
-	Step        string `json:"step,omitempty"`
-	ExitCode    *int   `json:"exit_code,omitempty"`
-	Signal      string `json:"signal,omitempty"`
-	Reason      string `json:"reason,omitempty"`
-	Detail      string `json:"detail,omitempty"`
-}
 
 func (c *cli) historyCommand() *cobra.Command {
 	var asJSON bool
@@ -55,7 +26,7 @@ took, and how it ended. An attempt that was voided never ran.`,
 				return usagef("--limit takes a number from 1 on, not %d", limit)
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				rows, err := history(cmd.Context(), cfg, store, args[0], limit)
+				rows, err := daemon.Answers(cfg, store).History(cmd.Context(), args[0], limit)
 				if err != nil {
 					return err
 				}
@@ -68,57 +39,7 @@ took, and how it ended. An attempt that was voided never ran.`,
 	return cmd
 }
 
-// history reads the newest attempts of a deployment, which need not be
-// configured any more if the log knows it.
-func history(ctx context.Context, cfg *config.Config, store *daemon.Store, slug string, limit int) ([]historyRow, error) {
-	models, err := daemon.Answers(cfg, store).Models(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// One more tells whether the oldest of them is a retry.
-	attempts, err := models.Attempts(ctx, projections.AttemptFilter{Instance: cfg.Instance, Deployment: slug, Limit: limit + 1})
-	if err != nil {
-		return nil, err
-	}
-	if len(attempts) == 0 {
-		if _, err := answer.Deployment(cfg, slug); err != nil {
-			return nil, err
-		}
-	}
-	slices.Reverse(attempts)
-	var rows []historyRow
-	for i, at := range attempts {
-		// A retry after an interruption is of the same order.
-		retry := i > 0 && attempts[i-1].DeliveryID == at.DeliveryID && attempts[i-1].AssignedPosition == at.AssignedPosition
-		rows = append(rows, newHistoryRow(at, retry))
-	}
-	return rows[max(0, len(rows)-limit):], nil
-}
-
-func newHistoryRow(at projections.Attempt, retry bool) historyRow {
-	row := historyRow{
-		Deployment: at.Deployment, DeliveryID: at.DeliveryID, Attempt: at.Attempt, Actor: at.Actor, Cause: at.Cause,
-		PreviousCommit: at.PreviousCommit, Commit: at.Commit, OrderedAt: at.AssignedAt, Result: string(at.Outcome),
-		Step: at.Step, ExitCode: at.ExitCode, Signal: at.Signal, Reason: at.Reason, Detail: at.Detail,
-	}
-	if at.StartedPosition != 0 {
-		row.StartedAt = &at.StartedAt
-		if !retry {
-			wait := max(0, at.StartedAt.Sub(at.AssignedAt).Milliseconds())
-			row.QueueWaitMS = &wait
-		}
-	}
-	if at.EndedPosition != 0 {
-		row.EndedAt = &at.EndedAt
-		if at.StartedPosition != 0 {
-			took := max(0, at.EndedAt.Sub(at.StartedAt).Milliseconds())
-			row.DurationMS = &took
-		}
-	}
-	return row
-}
-
-func (c *cli) tellHistory(rows []historyRow, slug string, limit int, asJSON bool) error {
+func (c *cli) tellHistory(rows []answer.AttemptRow, slug string, limit int, asJSON bool) error {
 	if asJSON {
 		return writeJSONLines(c.out, rows)
 	}
@@ -130,31 +51,11 @@ func (c *cli) tellHistory(rows []historyRow, slug string, limit int, asJSON bool
 		column{name: "TO", id: true}, column{name: "WAITED", drop: 4}, column{name: "TOOK", drop: 1}, column{name: "RESULT", text: true})
 	for _, r := range rows {
 		t.paintedRow(7, outcomeColour(r.Result), clock(r.OrderedAt), r.DeliveryID+attemptTail(r.Attempt), r.Actor,
-			orDash(r.PreviousCommit), orDash(r.Commit), orMillis(r.QueueWaitMS), orMillis(r.DurationMS), r.result())
+			orDash(r.PreviousCommit), orDash(r.Commit), orMillis(r.QueueWaitMS), orMillis(r.DurationMS), r.Ended())
 	}
 	if err := t.flush(); err != nil || len(rows) < limit {
 		return err
 	}
 	_, err := fmt.Fprintf(c.err, "hint: these are the newest %d; --limit N shows more\n", limit)
 	return err
-}
-
-func (r historyRow) result() string {
-	switch projections.Outcome(r.Result) {
-	case projections.OutcomeFailed:
-		s := "failed at step " + r.Step
-		if r.ExitCode != nil {
-			s += fmt.Sprintf(", exit %d", *r.ExitCode)
-		} else if r.Signal != "" {
-			s += ", " + r.Signal
-		}
-		return s
-	case projections.OutcomeVoided:
-		return "voided: " + r.Reason
-	case projections.OutcomeDeployed:
-		if r.Cause == eventlog.TypeReplayed {
-			return "deployed (a replay)"
-		}
-	}
-	return r.Result
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
-	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -154,17 +153,16 @@ func TestAnswerIsHarmless(t *testing.T) {
 		for range rapid.IntRange(1, 5).Draw(t, "events") {
 			events = append(events, anyEvent(t))
 		}
-		state, err := router.Fold(events)
+		known := map[string]projections.Deployment{}
+		story, err := answer.NewStory(anyText().Draw(t, "id"), events, known)
 		if err != nil {
 			return // an event that this binary does not know: why says so instead
 		}
-		known := map[string]projections.Deployment{}
-		for slug := range state.Parts {
+		for slug := range story.State.Parts {
 			known[slug] = projections.Deployment{Live: &projections.Mark{Commit: anyText().Draw(t, "live"), DeliveryID: anyText().Draw(t, "by")}}
 		}
 		var b strings.Builder
-		a := explanation{w: &b, id: anyText().Draw(t, "id"), state: state, known: known, command: (&cli{}).command}
-		if err := a.tell(events); err != nil {
+		if err := (explanation{w: &b}).tell(story, (&cli{}).command); err != nil {
 			t.Fatal(err)
 		}
 		for _, line := range strings.Split(b.String(), "\n") {

@@ -1,0 +1,106 @@
+package answer
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// AttemptRow is a line of `history --json`: one attempt.
+type AttemptRow struct {
+	Deployment     string        `json:"deployment"`
+	DeliveryID     string        `json:"delivery_id"`
+	Attempt        int           `json:"attempt"`
+	Actor          string        `json:"actor"`
+	Cause          eventlog.Type `json:"cause"`
+	PreviousCommit string        `json:"previous_commit"`
+	Commit         string        `json:"commit"`
+	OrderedAt      time.Time     `json:"ordered_at"`
+	StartedAt      *time.Time    `json:"started_at"`
+	EndedAt        *time.Time    `json:"ended_at"`
+	// QueueWaitMS is from the order to the start, DurationMS from the start to
+	// the end; null where it did not start or end, or was retried without a new order.
+	QueueWaitMS *int64 `json:"queue_wait_ms"`
+	DurationMS  *int64 `json:"duration_ms"`
+	Result      string `json:"result"`
+	Step        string `json:"step,omitempty"`
+	ExitCode    *int   `json:"exit_code,omitempty"`
+	Signal      string `json:"signal,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+	Detail      string `json:"detail,omitempty"`
+}
+
+// History reads the newest attempts of a deployment, which need not be
+// configured any more if the log knows it.
+func (s Source) History(ctx context.Context, slug string, limit int) ([]AttemptRow, error) {
+	models, err := s.Models(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// One more tells whether the oldest of them is a retry.
+	attempts, err := models.Attempts(ctx, projections.AttemptFilter{Instance: s.Config.Instance, Deployment: slug, Limit: limit + 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(attempts) == 0 {
+		if _, err := Deployment(s.Config, slug); err != nil {
+			return nil, err
+		}
+	}
+	slices.Reverse(attempts)
+	var rows []AttemptRow
+	for i, at := range attempts {
+		// A retry after an interruption is of the same order.
+		retry := i > 0 && attempts[i-1].DeliveryID == at.DeliveryID && attempts[i-1].AssignedPosition == at.AssignedPosition
+		rows = append(rows, newAttemptRow(at, retry))
+	}
+	return rows[max(0, len(rows)-limit):], nil
+}
+
+func newAttemptRow(at projections.Attempt, retry bool) AttemptRow {
+	row := AttemptRow{
+		Deployment: at.Deployment, DeliveryID: at.DeliveryID, Attempt: at.Attempt, Actor: at.Actor, Cause: at.Cause,
+		PreviousCommit: at.PreviousCommit, Commit: at.Commit, OrderedAt: at.AssignedAt, Result: string(at.Outcome),
+		Step: at.Step, ExitCode: at.ExitCode, Signal: at.Signal, Reason: at.Reason, Detail: at.Detail,
+	}
+	if at.StartedPosition != 0 {
+		row.StartedAt = &at.StartedAt
+		if !retry {
+			wait := max(0, at.StartedAt.Sub(at.AssignedAt).Milliseconds())
+			row.QueueWaitMS = &wait
+		}
+	}
+	if at.EndedPosition != 0 {
+		row.EndedAt = &at.EndedAt
+		if at.StartedPosition != 0 {
+			took := max(0, at.EndedAt.Sub(at.StartedAt).Milliseconds())
+			row.DurationMS = &took
+		}
+	}
+	return row
+}
+
+// Ended says how it ended.
+func (r AttemptRow) Ended() string {
+	switch projections.Outcome(r.Result) {
+	case projections.OutcomeFailed:
+		s := "failed at step " + r.Step
+		if r.ExitCode != nil {
+			s += fmt.Sprintf(", exit %d", *r.ExitCode)
+		} else if r.Signal != "" {
+			s += ", " + r.Signal
+		}
+		return s
+	case projections.OutcomeVoided:
+		return "voided: " + r.Reason
+	case projections.OutcomeDeployed:
+		if r.Cause == eventlog.TypeReplayed {
+			return "deployed (a replay)"
+		}
+	}
+	return r.Result
+}
