@@ -68,6 +68,8 @@ journalctl --no-pager -t durhack-deployer-helper > /tmp/journal
 for verb in nginx-test nginx-reload certificate-info certificate; do
   grep "msg=asked verb=$verb .* deployment=nginx delivery=nginx-1 actor=octocat" /tmp/journal > /dev/null || fail "root's journal has no $verb: $(cat /tmp/journal)"
 done
+deployer doctor > /tmp/doctor || true
+grep '^ok *certificates *1 certificate served as in the files$' /tmp/doctor || fail "doctor says: $(cat /tmp/doctor)"
 
 say "what nginx does not take is put back, and what it said is in the event; the fix goes live"
 sed -i 's/return 200/no_such_directive 200/' "$work"/production/*
@@ -77,12 +79,12 @@ failed_with nginx-2 'unknown directive \\"no_such_directive\\"'
 serves www.example.com one
 nginx -t || fail "the files that stand are broken"
 site www.example.com three
-asked=$(grep -c 'verb=certificate ' /tmp/journal)
+asked=$(grep -c 'verb=certificate .* dry=false' /tmp/journal)
 deploys nginx-3 three
 ends nginx-3 deployed
 serves www.example.com three
 journalctl --no-pager -t durhack-deployer-helper > /tmp/journal
-[ "$(grep -c 'verb=certificate ' /tmp/journal)" = "$asked" ] || fail "a certificate was asked for that is there"
+[ "$(grep -c 'verb=certificate .* dry=false' /tmp/journal)" = "$asked" ] || fail "a certificate was asked for that is there"
 
 say "a port that another program has passes the test, and is seen at the reload"
 /opt/next/pebble-challtestsrv -management 127.0.0.1:8056 -dnsserver "" -http01 :8444 -https01 "" -tlsalpn01 "" -doh "" > /tmp/port.log 2>&1 &

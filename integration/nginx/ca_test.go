@@ -71,7 +71,7 @@ func (s *site) startCA(validity time.Duration) *ca {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		s.Fatal(err)
 	}
-	pair := selfSigned(s.T, dir)
+	pair := selfSigned(s.T, dir, 24*time.Hour)
 	acme, management, names, namesManagement := freePort(s.T), freePort(s.T), freePort(s.T), freePort(s.T)
 	local := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
@@ -162,14 +162,14 @@ func (s *site) start(argv ...string) *exec.Cmd {
 }
 
 // selfSigned writes a certificate for 127.0.0.1 that is its own CA.
-func selfSigned(t *testing.T, dir string) tls.Certificate {
+func selfSigned(t *testing.T, dir string, validity time.Duration) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(validity),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}

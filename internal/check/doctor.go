@@ -71,6 +71,7 @@ func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func
 		{"space", d.space},
 		{"steps", d.steps},
 		{"helper", d.helper},
+		{"certificates", d.certificates},
 		{"daemon", d.daemon},
 		{"requests", d.requests},
 	} {

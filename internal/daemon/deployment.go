@@ -87,17 +87,7 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 			Definition: filepath.Join(cfg.StateDir, "pm2", d.Slug+".json"),
 		}), nil
 	case config.HandlerNginx:
-		rules := make([]nginx.Rule, len(d.Sites))
-		for i, s := range d.Sites {
-			rules[i] = nginx.Rule{Include: s.Rule == "include", Select: s.Select}
-		}
-		return nginx.New(nginx.Config{
-			Source: src, Rules: rules, ConfDir: d.ConfDir, SnippetsDir: d.SnippetsDir,
-			Production: d.Production, Snippets: d.Snippets, LocalLive: d.LocalLive, Unit: d.NginxUnit, PIDFile: d.PIDFile,
-			Certificates:    nginx.Certificates{Authenticator: d.Certificates.Authenticator, Directory: certbotDir(d), RenewBefore: d.Certificates.RenewBefore},
-			AllowDirectives: d.AllowDirectives, IncludePaths: d.IncludePaths, LogPaths: d.LogPaths,
-			StateFile: filepath.Join(cfg.StateDir, "nginx", d.Slug+".json"),
-		}), nil
+		return Nginx(cfg, d), nil
 	}
 	steps := make([]command.StepConfig, len(d.Steps))
 	for i, s := range d.Steps {
@@ -110,6 +100,21 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 		return releases.New(src, releasesOf(d), in), nil
 	}
 	return in(src), nil
+}
+
+// Nginx is the handler of a deployment of nginx's sites.
+func Nginx(cfg *config.Config, d *config.Deployment) *nginx.Handler {
+	rules := make([]nginx.Rule, len(d.Sites))
+	for i, s := range d.Sites {
+		rules[i] = nginx.Rule{Include: s.Rule == "include", Select: s.Select}
+	}
+	return nginx.New(nginx.Config{
+		Source: sourceOf(cfg, d), Rules: rules, ConfDir: d.ConfDir, SnippetsDir: d.SnippetsDir,
+		Production: d.Production, Snippets: d.Snippets, LocalLive: d.LocalLive, Unit: d.NginxUnit, PIDFile: d.PIDFile,
+		Certificates:    nginx.Certificates{Authenticator: d.Certificates.Authenticator, Directory: certbotDir(d), RenewBefore: d.Certificates.RenewBefore},
+		AllowDirectives: d.AllowDirectives, IncludePaths: d.IncludePaths, LogPaths: d.LogPaths,
+		StateFile: filepath.Join(cfg.StateDir, "nginx", d.Slug+".json"),
+	})
 }
 
 // Repository is the clone whose history is asked: the one that a deployment works in,
