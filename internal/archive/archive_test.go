@@ -95,6 +95,10 @@ func TestImport_LogIsTheSameAfterItsJourney(t *testing.T) {
 	fill(t, from)
 	file, exported := export(t, from, ExportOptions{Bodies: true})
 	conn := owner(t, to)
+	// A follower that ran on the empty log must not tell of what is imported.
+	if _, err := conn.Exec(t.Context(), "insert into outbox_positions values ('reporter', 'prod', 0, 'me', now())"); err != nil {
+		t.Fatal(err)
+	}
 	imported, err := Import(t.Context(), conn, bytes.NewReader(file), ImportOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -104,6 +108,9 @@ func TestImport_LogIsTheSameAfterItsJourney(t *testing.T) {
 	}
 	if imported.Events != 14 || imported.Bodies != 7 || !reflect.DeepEqual(imported.Instances, []string{"prod", "staging"}) {
 		t.Errorf("imported %+v", imported)
+	}
+	if left := table(t, conn, "*", "public.outbox_positions"); left != "" {
+		t.Errorf("the follower's position is still %s", left)
 	}
 	before := owner(t, from)
 	for _, q := range [][2]string{{eventColumns, "public.events"}, {bodyColumns, "public.payloads"}, {"position, last_id", "public.log_head"}} {

@@ -53,6 +53,11 @@ func load(ctx context.Context, tx pgx.Tx, r *reader, o ImportOptions) (Summary, 
 	if empty != (NotEmptyError{}) {
 		return Summary{}, &empty
 	}
+	// What followers owe, and how far they were, was of another log: they begin at the end
+	// of this one, and tell the outside of nothing that it holds.
+	if _, err := tx.Exec(ctx, `delete from public.outbox_positions; delete from public.outbox`); err != nil {
+		return Summary{}, fmt.Errorf("empty the outbox: %w", err)
+	}
 	if err := r.start(); err != nil {
 		return Summary{}, err
 	}

@@ -60,9 +60,8 @@ func (o *Outage) Failed(err error) time.Duration {
 		o.relapse = now.Sub(o.over) < soon
 	}
 	o.err = err
-	full := min(first<<min(o.failures, 16), last)
+	pause := Pause(o.failures, first, last)
 	o.failures++
-	pause := full/2 + rand.N(full/2+1)
 	level := slog.LevelDebug
 	cause := numbers.ReplaceAllString(err.Error(), "#")
 	if !o.causes[cause] && len(o.causes) < maxCauses && (!o.relapse || now.Sub(o.since) >= last) {
@@ -70,6 +69,13 @@ func (o *Outage) Failed(err error) time.Duration {
 	}
 	o.log.Log(context.Background(), level, o.message, "error", err, "retry_in", pause.Round(time.Millisecond).String())
 	return pause
+}
+
+// Pause is how long to wait after so many failures before the last one: about twice as
+// long each time, from first on up to last, so that not all try again at once.
+func Pause(failures int, first, last time.Duration) time.Duration {
+	full := min(first<<min(failures, 16), last)
+	return full/2 + rand.N(full/2+1)
 }
 
 // Over notes that it works, and if there was an outage, says how long it took.

@@ -1,0 +1,208 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
+)
+
+const (
+	// firstPause and lastPause bound the pauses between the tries of an item.
+	firstPause = time.Second
+	lastPause  = 15 * time.Minute
+	// maxError bounds what is kept of an error, bytes.
+	maxError = 2000
+	// chances is how often something that was refused is tried again once others of
+	// its scope are taken: a token may have got its permission back.
+	chances = 5
+)
+
+type refused struct{ error }
+
+func (r refused) Unwrap() error { return r.error }
+
+// Refused marks an error of Send as one that waiting does not fix.
+func Refused(err error) error { return refused{err} }
+
+type after struct {
+	error
+	pause time.Duration
+}
+
+func (a after) Unwrap() error { return a.error }
+
+// After marks an error of Send as one to be tried again after the pause at the earliest.
+func After(pause time.Duration, err error) error { return after{err, pause} }
+
+// owed is an item with what became of it so far.
+type owed struct {
+	Item
+	tries int
+	err   string
+}
+
+// deliver sends what is owed until ctx ends; it always returns an error. An item
+// that hangs holds up its own key alone.
+func (b *Outbox) deliver(ctx context.Context) error {
+	var sends sync.WaitGroup
+	defer sends.Wait()
+	flying := []string{}
+	landed := make(chan string, b.o.Parallel)
+	for {
+		due, pause, err := b.due(ctx, flying)
+		if err != nil {
+			return fmt.Errorf("read what is owed: %w", err)
+		}
+		for _, item := range due {
+			flying = append(flying, item.Key)
+			sends.Go(func() {
+				b.send(ctx, item)
+				landed <- item.Key
+			})
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case key := <-landed:
+			flying = without(flying, key)
+		case <-b.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		timer.Stop()
+	}
+}
+
+func without(list []string, key string) []string {
+	var rest = []string{}
+	for _, k := range list {
+		if k != key {
+			rest = append(rest, k)
+		}
+	}
+	return rest
+}
+
+// due reads what is to be sent now, as much as may be sent at once, and how long it is
+// until there is more.
+func (b *Outbox) due(ctx context.Context, flying []string) (list []owed, pause time.Duration, err error) {
+	free := b.o.Parallel - len(flying)
+	pause = time.Minute
+	if free == 0 {
+		return nil, pause, nil
+	}
+	const q = `select key, scope, position, at, body, tries, error, greatest(0, extract(epoch from next_at - clock_timestamp()))::float8
+		from public.outbox where channel = $1 and instance = $2 and state = 'owed' and key <> all ($3)
+		order by next_at, position limit $4`
+	rows, err := b.o.Pool.Query(ctx, q, b.o.Channel, b.o.Instance, flying, free)
+	if err != nil {
+		return nil, 0, err
+	}
+	var item owed
+	var wait float64
+	_, err = pgx.ForEachRow(rows, []any{&item.Key, &item.Scope, &item.Position, &item.At, &item.Body, &item.tries, &item.err, &wait}, func() error {
+		if wait > 0 {
+			pause = min(pause, time.Duration(wait*float64(time.Second))+time.Millisecond)
+			return nil
+		}
+		one := item
+		one.Body = append([]byte(nil), item.Body...)
+		list = append(list, one)
+		return nil
+	})
+	return list, pause, err
+}
+
+// send sends an item and notes what became of it. Where that cannot be noted, it is
+// sent again.
+func (b *Outbox) send(ctx context.Context, item owed) {
+	var err error
+	if time.Since(item.At) > Lasts {
+		err = errors.New(orElse(item.err, "it was not tried for a day"))
+	} else {
+		sending, cancel := context.WithTimeout(ctx, b.o.Timeout)
+		err = b.o.Send(sending, item.Item)
+		cancel()
+		if err != nil && ctx.Err() != nil {
+			return
+		}
+	}
+	// Also where ctx has ended: else it would be said twice without need.
+	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease/3)
+	defer cancel()
+	b.outage.Until(noting, func() error {
+		if err == nil {
+			return b.done(noting, item)
+		}
+		return b.failed(noting, item, err)
+	})
+}
+
+func orElse(s, other string) string {
+	if s != "" {
+		return s
+	}
+	return other
+}
+
+// done removes what was sent, if nothing newer has taken its place. Its scope takes
+// again what it is sent, so what it refused gets another chance.
+func (b *Outbox) done(ctx context.Context, item owed) error {
+	return pgx.BeginFunc(ctx, b.o.Pool, func(tx pgx.Tx) error {
+		const remove = `delete from public.outbox where channel = $1 and instance = $2 and key = $3 and position = $4`
+		if _, err := tx.Exec(ctx, remove, b.o.Channel, b.o.Instance, item.Key, item.Position); err != nil {
+			return err
+		}
+		const revive = `update public.outbox set state = 'owed', next_at = clock_timestamp()
+			where channel = $1 and instance = $2 and scope = $3 and state = 'refused' and tries < $4`
+		_, err := tx.Exec(ctx, revive, b.o.Channel, b.o.Instance, item.Scope, chances)
+		return err
+	})
+}
+
+// failed notes a failure. The first of a kind that is final is told of.
+func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
+	state, pause := "owed", retry.Pause(item.tries, b.first, lastPause)
+	if a, ok := errors.AsType[after](err); ok {
+		pause = max(a.pause, pause)
+	}
+	if errors.As(err, new(refused)) {
+		state = "refused"
+	} else if time.Since(item.At)+pause > Lasts {
+		state = "given_up"
+	}
+	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "\uFFFD")
+	if len(text) > maxError {
+		text = strings.ToValidUTF8(text[:maxError], "")
+	}
+	b.noting.Lock() // so that of several that fail at once one sees the others
+	defer b.noting.Unlock()
+	var others bool
+	const q = `with others as (select exists (select from public.outbox
+			where channel = $1 and instance = $2 and scope = $5 and state = $6 and error = $7 and key <> $3) as same),
+		noted as (update public.outbox set state = $6, error = $7, failed_at = clock_timestamp(), tries = tries + 1, next_at = clock_timestamp() + $8
+			where channel = $1 and instance = $2 and key = $3 and position = $4)
+		select same from others`
+	if err := b.o.Pool.QueryRow(ctx, q, b.o.Channel, b.o.Instance, item.Key, item.Position, item.Scope, state, text, pause).Scan(&others); err != nil {
+		return err
+	}
+	log := b.log.With("scope", item.Scope, "key", item.Key, "position", item.Position, "error", text)
+	switch {
+	case state == "owed":
+		log.Debug("it is sent again later", "in", pause.Round(time.Millisecond).String())
+	case others: // told of
+	case state == "refused":
+		log.Warn("the outside refused what it was told, for good")
+	default:
+		log.Warn("the outside could not be told for a day, which is given up")
+	}
+	return nil
+}
