@@ -469,3 +469,77 @@ func TestPM2_TwoAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// inspected are the problems that doctor tells of, with other programs where bin is given.
+func (p *project) inspected(bin ...string) (found string, problems []string) {
+	p.t.Helper()
+	found, list := pm2.New(p.cfg).Inspect(p.t.Context(), handlers.Env{Vars: p.env(), SearchPaths: bin})
+	for _, one := range list {
+		problems = append(problems, one.Text)
+	}
+	return found, problems
+}
+
+func TestInspect_NamesVersionsAndOtherDaemons(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, toolsets["pm2 7, pnpm 10"])
+	p := h.project("web")
+	if found, problems := p.inspected(); len(problems) > 0 || !strings.HasSuffix(found, "pnpm 10.34.9, pm2 7.0.4") || h.pid() != 0 {
+		t.Errorf("before the first deploy: %s, %q, daemon %d", found, problems, h.pid())
+	}
+	p.succeeds()
+	if found, problems := p.inspected(); len(problems) > 0 || !strings.HasSuffix(found, fmt.Sprintf("pm2 7.0.4, pm2's daemon 7.0.4 as process %d", h.pid())) {
+		t.Errorf("found %s, problems %q", found, problems)
+	}
+	has := func(what string, problems []string, want string) {
+		t.Helper()
+		if len(problems) != 1 || !strings.Contains(problems[0], want) {
+			t.Errorf("%s: %q, want %s", what, problems, want)
+		}
+	}
+	_, problems := p.inspected(toolsets["pm2 6, pnpm 9"].tools(t))
+	has("an older program", problems, fmt.Sprintf("pm2's daemon (process %d) is of version 7.0.4, and the program of 6.0.14", h.pid()))
+
+	p.write("package.json", `{"name":"root","private":true,"packageManager":"pnpm@9.0.0"}`)
+	if err := os.Rename(filepath.Join(p.work, "package.json"), filepath.Join(p.live, "package.json")); err != nil {
+		t.Fatal(err)
+	}
+	_, problems = p.inspected()
+	has("another pnpm is asked for", problems, "package.json asks for pnpm 9.0.0, and 10.34.9 is here")
+	if err := os.Remove(filepath.Join(p.live, "package.json")); err != nil {
+		t.Fatal(err)
+	}
+
+	// Somebody starts the same app under a daemon of another home.
+	other := newHost(t, toolsets["pm2 7, pnpm 10"])
+	cmd := other.pm2(t.Context(), "start", filepath.Join(p.live, "server/dist/main.mjs"))
+	cmd.Env = append(cmd.Env, "PORT=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	testkit.Wait(t, "the other daemon is seen", func() bool {
+		_, problems = p.inspected()
+		return len(problems) > 0
+	})
+	has("another daemon", problems, fmt.Sprintf("another daemon of pm2 (process %d, on %s/.pm2) runs apps of this deployment, too: %s/server/dist/main.mjs", other.pid(), other.home, p.live))
+	if out, err := other.pm2(t.Context(), "delete", "main").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+
+	text := strings.Replace(read(t, "", p.cfg.Definition), `"name"`, `"interpreter": "/nonexistent/node", "name"`, 1)
+	if err := os.WriteFile(p.cfg.Definition, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, problems = p.inspected()
+	has("an interpreter that is gone", problems, "the app web-server wants the interpreter /nonexistent/node")
+	_ = os.Remove(p.cfg.Definition)
+	p.succeeds()
+	if out, err := h.pm2(t.Context(), "kill").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	testkit.Wait(t, "the daemon is gone", func() bool {
+		_, problems = p.inspected()
+		return len(problems) > 0
+	})
+	has("no daemon", problems, "does not run")
+}

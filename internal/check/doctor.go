@@ -72,6 +72,7 @@ func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func
 		{"steps", d.steps},
 		{"helper", d.helper},
 		{"certificates", d.certificates},
+		{"pm2", d.pm2},
 		{"daemon", d.daemon},
 		{"requests", d.requests},
 	} {

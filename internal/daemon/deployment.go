@@ -81,11 +81,7 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 	case config.HandlerSelf:
 		return selfHandler(cfg, d, src, o)
 	case config.HandlerPM2:
-		return pm2.New(pm2.Config{
-			Source: src, Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
-			Scripts: d.Scripts, Install: d.Install, Env: d.Env, Home: d.PM2Home, Settle: d.Settle, Reload: d.PM2Reload,
-			Definition: filepath.Join(cfg.StateDir, "pm2", d.Slug+".json"),
-		}), nil
+		return PM2(cfg, d), nil
 	case config.HandlerNginx:
 		return Nginx(cfg, d), nil
 	}
@@ -100,6 +96,15 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 		return releases.New(src, releasesOf(d), in), nil
 	}
 	return in(src), nil
+}
+
+// PM2 is the handler of a deployment whose apps run under pm2.
+func PM2(cfg *config.Config, d *config.Deployment) *pm2.Handler {
+	return pm2.New(pm2.Config{
+		Source: sourceOf(cfg, d), Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
+		Scripts: d.Scripts, Install: d.Install, Env: d.Env, Home: d.PM2Home, Settle: d.Settle, Reload: d.PM2Reload,
+		Definition: filepath.Join(cfg.StateDir, "pm2", d.Slug+".json"),
+	})
 }
 
 // Nginx is the handler of a deployment of nginx's sites.

@@ -74,6 +74,11 @@ func Children(pid int) []Stat {
 	return processes(func(int) bool { return true }, func(s Stat) bool { return s.Parent == pid })
 }
 
+// All lists the processes that are alive.
+func All() []Stat {
+	return processes(func(int) bool { return true }, func(Stat) bool { return true })
+}
+
 // processes lists those that are alive, that may be wanted and are.
 func processes(maybe func(pid int) bool, wanted func(Stat) bool) []Stat {
 	dir, err := os.Open("/proc")
