@@ -15,8 +15,10 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/github"
 	"github.com/ducompsoc/durhack-deployer/internal/metrics"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -66,6 +68,8 @@ func newMetrics(o Options, c *condition) http.Handler {
 		metrics.Look(func(show metrics.Show) { lookAtDeployments(o.Config, c.tallying.now(), show) }),
 		metrics.Look(func(show metrics.Show) { lookAtQueues(o.Config, show) }),
 		metrics.Look(func(show metrics.Show) { c.lookAtParts(o.Config, show) }),
+		metrics.Look(func(show metrics.Show) { c.lookAtOutboxes(o.Config, show) }),
+		metrics.Look(func(show metrics.Show) { lookAtGitHub(o.github, show) }),
 	)
 	return metrics.Handler(registry)
 }
@@ -186,6 +190,42 @@ func (c *condition) lookAtParts(cfg *config.Config, show metrics.Show) {
 	}
 	if info, err := os.Stat(signer.Path(cfg.StateDir)); err == nil {
 		show("signer_checkpoint_timestamp_seconds", "When a checkpoint was signed last.", float64(info.ModTime().UnixMilli())/1000)
+	}
+}
+
+// lookAtOutboxes shows what is owed to the outside.
+func (c *condition) lookAtOutboxes(cfg *config.Config, show metrics.Show) {
+	_, _, store, _ := c.now()
+	if store == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookWithin)
+	defer cancel()
+	backlogs, err := outbox.Backlogs(ctx, store.Pool, cfg.Instance)
+	if err != nil {
+		return // database_up says so
+	}
+	for _, b := range backlogs {
+		show("outbox_behind_events", "How many events of the log were not read yet.", float64(b.Behind), "channel", b.Channel)
+		for state, n := range map[string]int{"owed": b.Owed, "refused": b.Refused, "given_up": b.GivenUp} {
+			show("outbox_entries", "What is to be sent, and what will not be.", float64(n), "channel", b.Channel, "state", state)
+		}
+		oldest := 0.0
+		if b.Oldest != nil {
+			oldest = max(0, time.Since(*b.Oldest).Seconds())
+		}
+		show("outbox_oldest_seconds", "The age of the oldest event that is still to be told of, 0 where there is none.", oldest, "channel", b.Channel)
+	}
+}
+
+// lookAtGitHub shows what is left of the requests that it allows.
+func lookAtGitHub(client *github.Client, show metrics.Show) {
+	if client == nil {
+		return
+	}
+	if b, known := client.Budget(); known {
+		show("github_requests_limit", "How many requests GitHub allows in its period.", float64(b.Limit))
+		show("github_requests_remaining", "How many of them are left.", float64(b.Remaining))
 	}
 }
 
