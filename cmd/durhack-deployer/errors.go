@@ -14,7 +14,6 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
-	"github.com/ducompsoc/durhack-deployer/internal/git"
 )
 
 // usageError is a wrong call: exit code 2.
@@ -97,9 +96,6 @@ func hint(err error) string {
 	}
 	if none, ok := errors.AsType[*answer.Error](err); ok && none.Hint != "" {
 		return none.Hint
-	}
-	if errors.Is(err, git.ErrRefNotFound) {
-		return "name a branch, a tag or a full commit hash of the remote; the beginning of a hash is known only of commits that were pushed or fetched before"
 	}
 	if next := daemon.StoreHint(err); next != "" {
 		return next

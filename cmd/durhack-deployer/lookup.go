@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -15,7 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
@@ -38,62 +36,15 @@ func deliveryIDs(ctx context.Context, cfg *config.Config, store *daemon.Store, t
 	return ids, nil
 }
 
-// commit finds what a reference means for a deployment: a ref of the remote, or
-// the beginning of a hash, of which the working tree and then the log are asked.
+// commit finds what a reference means for a deployment.
 func (c *cli) commit(ctx context.Context, cfg *config.Config, d *config.Deployment, ref string) (string, error) {
-	if ref == "" {
-		ref = "refs/heads/" + d.Branch
-	}
 	repo := daemon.Repository(cfg, d).Patient(git.DefaultPatience, func(why string) { fmt.Fprintln(c.err, printable(why)) })
-	found, err := repo.Resolve(ctx, ref)
-	if err == nil {
-		return found.Commit, nil
-	}
-	err = fmt.Errorf("find %q at the remote of %s: %w", ref, d.Slug, err)
-	if !errors.Is(err, git.ErrRefNotFound) || !answer.MaybeCommit(ref) {
-		return "", err
-	}
-	known, gitErr := repo.Beginning(ctx, strings.ToLower(ref))
-	if gitErr != nil {
-		return "", gitErr
-	}
-	lines := map[string]string{}
-	for _, k := range known {
-		lines[k.Hash] = fmt.Sprintf("%s  %s  %s", k.Hash, k.Date, shorten(k.Subject, answer.MaxSummary))
-	}
-	if len(known) == 0 { // it was pushed, but never fetched here
-		if logErr := c.pushedCommits(ctx, d, ref, lines); logErr != nil {
-			return "", errors.Join(err, fmt.Errorf("look for it in the log: %w", logErr))
-		}
-	}
-	switch commits := slices.Sorted(maps.Keys(lines)); len(commits) {
-	case 0:
-		return "", err
-	case 1:
-		return commits[0], nil
-	default:
-		return "", answer.AmbiguousError(ref, slices.Sorted(maps.Values(lines)))
-	}
-}
-
-// pushedCommits adds, by commit, what the log knows of pushes to the deployment's
-// repository whose commit begins so.
-func (c *cli) pushedCommits(ctx context.Context, d *config.Deployment, text string, lines map[string]string) error {
-	return c.withStore(ctx, func(cfg *config.Config, store *daemon.Store) error {
-		events, err := daemon.Answers(cfg, store).Carrying(ctx, text)
-		if err != nil {
+	return act.Commit(ctx, repo, d, ref, func(ctx context.Context, text string) (events []eventlog.Event, err error) {
+		err = c.withStore(ctx, func(cfg *config.Config, store *daemon.Store) error {
+			events, err = daemon.Answers(cfg, store).Carrying(ctx, text)
 			return err
-		}
-		for _, e := range events {
-			data, err := e.Decode()
-			if err != nil {
-				return err
-			}
-			if r, ok := data.(eventlog.Received); ok && strings.EqualFold(r.Repository, d.Repository) {
-				lines[r.Commit] = fmt.Sprintf("%s  %s  %s", r.Commit, clock(e.RecordedAt), answer.Summary(e))
-			}
-		}
-		return nil
+		})
+		return events, err
 	})
 }
 
