@@ -31,7 +31,7 @@ canceled: "freeze" and "pin" hold it.`,
 }
 
 func (c *cli) cancel(ctx context.Context, cfg *config.Config, store *daemon.Store, slug, why string) error {
-	run, err := c.person(cfg, store).Cancel(ctx, slug, act.Reason(why))
+	run, err := c.person(cfg, store).Cancel(ctx, slug, act.Reason(why), act.Run{})
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ earlier commit back and pins it.`,
 				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				commit, err := c.person(cfg, store).Pin(cmd.Context(), "", args[0], why)
+				commit, err := c.person(cfg, store).Pin(cmd.Context(), "", args[0], "", why)
 				if err != nil {
 					return err
 				}

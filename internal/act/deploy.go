@@ -111,7 +111,7 @@ func (p *Person) Rollback(ctx context.Context, id, slug, to, why string) (r Roll
 // wasLive is the commit to go back to.
 func (p *Person) wasLive(ctx context.Context, d projections.Deployment, slug, to string) (string, error) {
 	if d.Live == nil {
-		return "", fmt.Errorf("nothing was ever live at %s, so there is nothing to go back to", slug)
+		return "", &Error{Err: fmt.Errorf("nothing was ever live at %s, so there is nothing to go back to", slug)}
 	}
 	if to == "" && d.Failure != nil {
 		return d.Live.Commit, nil

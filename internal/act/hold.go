@@ -9,17 +9,22 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
-// Pin keeps a deployment at the commit that is live, which it returns.
-func (p *Person) Pin(ctx context.Context, id, slug, why string) (commit string, err error) {
+// Pin keeps a deployment at the commit that is live, which it returns. Where live is not
+// empty, that is the one that the person has seen there.
+func (p *Person) Pin(ctx context.Context, id, slug, live, why string) (commit string, err error) {
 	d, err := p.state(ctx, slug)
 	if err != nil {
 		return "", err
 	}
 	if d.Live == nil {
 		return "", &Error{Err: fmt.Errorf("nothing is live at %s, so there is no commit to pin it to", slug), Hint: "`" + p.Command("freeze", slug) + "` lets pushes wait"}
+	}
+	if live != "" && live != d.Live.Commit {
+		return "", &Error{Err: fmt.Errorf("%s is live at %s meanwhile, and not %s", words.ShortCommit(d.Live.Commit), slug, words.ShortCommit(live)), Hint: "look at it again, and then pin it"}
 	}
 	return d.Live.Commit, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Pinned{Commit: d.Live.Commit, Reason: why})
 }
@@ -93,8 +98,15 @@ func (p *Person) oneOrAll(slug string) error {
 	return err
 }
 
-// Cancel ends the run of a deployment that is going on, and returns it.
-func (p *Person) Cancel(ctx context.Context, slug, why string) (projections.Mark, error) {
+// Run names a run; without an attempt any of the delivery's, and the zero one any.
+type Run struct {
+	DeliveryID string
+	Attempt    int
+}
+
+// Cancel ends the run of a deployment that is going on, if it is the one that is meant,
+// and returns it.
+func (p *Person) Cancel(ctx context.Context, slug, why string, meant Run) (projections.Mark, error) {
 	d, err := p.state(ctx, slug)
 	if err != nil {
 		return projections.Mark{}, err
@@ -102,6 +114,9 @@ func (p *Person) Cancel(ctx context.Context, slug, why string) (projections.Mark
 	run := d.Running
 	if run == nil {
 		return projections.Mark{}, &Error{Err: fmt.Errorf("nothing runs at %s", slug), Hint: "`" + p.Command("freeze", slug) + "` keeps what waits from starting"}
+	}
+	if meant.DeliveryID != "" && meant.DeliveryID != run.DeliveryID || meant.Attempt > 0 && meant.Attempt != run.Attempt {
+		return *run, &Error{Err: fmt.Errorf("this run of %s has ended, and another one goes on", slug), Hint: "`" + p.Command("why", meant.DeliveryID) + "` shows how"}
 	}
 	_, err = p.Log.Append(ctx, eventlog.Group{
 		Transitions: []eventlog.Transition{{

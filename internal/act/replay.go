@@ -89,7 +89,7 @@ func (p *Person) PlanReplay(ctx context.Context, id string, o Parts) (Replay, er
 	runs, void, err := router.PlanReplay(events, body, router.Rules(p.Config), only)
 	switch {
 	case errors.Is(err, router.ErrNotChosen):
-		r.Why = err
+		r.Why = &Error{Err: err}
 	case errors.Is(err, router.ErrOpen):
 		r.Why = &Error{Err: err, Hint: "`" + p.Command("why", id) + "` shows when it has ended; --deployment replays only another part"}
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -37,8 +38,8 @@ type Options struct {
 	About map[string]string
 	// Checks are run in order, each time that somebody asks.
 	Checks []Check
-	// Host is the name that the server is reached by, beside addresses and localhost.
-	Host string
+	// Hosts are the names that the server is reached by, beside addresses and localhost.
+	Hosts []string
 	// Pages answers every other path; nil where there is nothing else.
 	Pages http.Handler
 	Log   *slog.Logger
@@ -103,7 +104,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
-		if host != "localhost" && host != s.o.Host && net.ParseIP(strings.Trim(host, "[]")) == nil {
+		if host != "localhost" && !slices.Contains(s.o.Hosts, host) && net.ParseIP(strings.Trim(host, "[]")) == nil {
 			answer(w, http.StatusMisdirectedRequest, map[string]any{"status": "error", "message": "ask for this host by its address"})
 			return
 		}

@@ -27,7 +27,7 @@ func serve(t *testing.T, checks ...Check) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Options{About: map[string]string{"instance": "test", "version": "v1"}, Checks: checks, Host: "deploy.internal", Pages: pages, Log: slog.New(slog.DiscardHandler)})
+	s := New(Options{About: map[string]string{"instance": "test", "version": "v1"}, Checks: checks, Hosts: []string{"deploy.internal", "deploys.example.com"}, Pages: pages, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, l) }()
@@ -117,6 +117,7 @@ func TestAdmin_Refuses(t *testing.T) {
 		{"no name", "GET /readyz HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n", 421},
 		{"localhost", get("/readyz", "localhost:3401"), 200},
 		{"the configured name", get("/readyz", "deploy.internal:3401"), 200},
+		{"the name at the proxy", get("/readyz", "deploys.example.com"), 200},
 		{"an address", get("/readyz", "10.1.2.3"), 200},
 		{"an IPv6 address", get("/readyz", "[::1]"), 200},
 		{"an IPv6 address with a port", get("/readyz", "[::1]:3401"), 200},

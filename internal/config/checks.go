@@ -53,6 +53,7 @@ var checks = map[string]func(s setting, text string) string{
 	"step_dir":      is(wrongStepDir),
 	"step_name":     is(wrongStepName),
 	"unit":          is(wrongUnit),
+	"user_header":   is(wrongUserHeader),
 	"uwsgi":         checkUWSGI,
 }
 
@@ -99,11 +100,26 @@ func checkOrigin(s setting, text string) string {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		s.fail("origin is not an http or https URL", advice)
+		s.fail(s.name+" is not an http or https URL", advice)
 	case u.User != nil, u.RawQuery != "", u.Fragment != "":
-		s.fail("origin must have neither a user, a query nor a fragment", advice)
+		s.fail(s.name+" must have neither a user, a query nor a fragment", advice)
 	}
 	return strings.TrimRight(text, "/")
+}
+
+var headerPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9-]{0,99}\z`)
+
+func wrongUserHeader(name string) (wrong, suggestion string) {
+	const advice = `write the name of a header that only the proxy sets, like "X-Remote-User"`
+	if !headerPattern.MatchString(name) {
+		return "is not the name of a header", advice
+	}
+	for _, of := range []string{"accept", "authorization", "cookie", "host", "origin", "referer", "sec-", "user-agent"} {
+		if strings.HasPrefix(strings.ToLower(name), of) {
+			return "is a header that browsers set", advice
+		}
+	}
+	return "", ""
 }
 
 func checkHost(s setting, text string) string {

@@ -43,7 +43,7 @@ type Config struct {
 	SecretFiles []string `toml:"webhook_secret_file" check:"secret_file" single:"true"`
 	// Listen is the public address, Admin the private one.
 	Listen HostPort `toml:"listen"`
-	Admin  HostPort `toml:"admin"`
+	Admin  Admin    `toml:"admin"`
 	// AdminSet says that Admin was written down, and is not the default.
 	AdminSet bool
 	Lock     Lock `toml:"lock"`
@@ -94,6 +94,15 @@ func (h HostPort) Network() string {
 		return "tcp4"
 	}
 	return "tcp"
+}
+
+// Admin is the private address, and who may act there.
+type Admin struct {
+	HostPort
+	// URL is where people reach it through a proxy, without a trailing slash; may be empty.
+	URL string `toml:"url" check:"origin"`
+	// UserHeader is the header in which a proxy on loopback names who asks; empty is none.
+	UserHeader string `toml:"user_header" check:"user_header"`
 }
 
 // ProxyFix counts the proxies in front whose X-Forwarded-For and

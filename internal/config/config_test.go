@@ -109,7 +109,7 @@ func TestDefaults(t *testing.T) {
 		Instance:  "box.example.com",
 		StateDir:  "/home/someone/.local/state/durhack-deployer",
 		Listen:    HostPort{"localhost", 3400},
-		Admin:     HostPort{"127.0.0.1", 3401},
+		Admin:     Admin{HostPort: HostPort{"127.0.0.1", 3401}},
 		Lock:      Lock{TTL: 30 * time.Second},
 		Retention: Retention{RunLogs: 90 * 24 * time.Hour},
 		Helper:    Helper{Socket: "/run/durhack-deployer/helper.sock"}, GitHub: GitHub{APIURL: "https://api.github.com"},

@@ -109,6 +109,10 @@ func TestErrors(t *testing.T) {
 		"UTF-16":               {"\xff\xfeo\x00", `a.toml:1:1: this file is UTF-16; save it as UTF-8`},
 
 		"origin not a URL":       {`origin = "deploy.example.com"`, `a.toml:1:1: origin is not an http or https URL; write it like "https://deploy.example.com"`},
+		"admin.url not a URL":    {"[admin]\nurl = \"deploy.example.com\"", `a.toml:2:1: admin.url is not an http or https URL; write it like "https://deploy.example.com"`},
+		"admin.url with a path":  {"[admin]\nurl = \"https://a.example/deploys/\"", `a.toml:2:1: admin.url has the path "/deploys", but the pages begin at the root of a host; give the dashboard its own name`},
+		"a header of browsers":   {"[admin]\nuser_header = \"Cookie\"", `a.toml:2:1: admin.user_header "Cookie" is a header that browsers set; write the name of a header that only the proxy sets, like "X-Remote-User"`},
+		"no header":              {"[admin]\nuser_header = \"X-Remote-User:\"", `a.toml:2:1: admin.user_header "X-Remote-User:" is not the name of a header; write the name of a header that only the proxy sets, like "X-Remote-User"`},
 		"origin with a password": {`origin = "https://a:hunter2@b.example"`, `a.toml:1:1: origin must have neither a user, a query nor a fragment; write it like "https://deploy.example.com"`},
 		"instance":               {`instance = "a b"`, `a.toml:1:1: instance "a b" must be 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit`},
 		"relative key":           {`signing_key_file = "signer.key"`, `a.toml:1:1: signing_key_file must be an absolute path, not "signer.key"; begin it with "/"`},

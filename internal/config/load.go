@@ -96,7 +96,7 @@ func build(sources []source, problems []*Error, env func(string) string, on host
 	}
 	d.at = all.at
 	c := &Config{
-		Listen: HostPort{"localhost", 3400}, Admin: HostPort{"127.0.0.1", 3401},
+		Listen: HostPort{"localhost", 3400}, Admin: Admin{HostPort: HostPort{"127.0.0.1", 3401}},
 		Deployments: map[string]*Deployment{}, Files: fileNames(sources),
 	}
 	d.table(all.root, d.root, "", reflect.ValueOf(c).Elem())

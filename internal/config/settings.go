@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -40,7 +41,10 @@ func (d *decoder) servers(c *Config) {
 	if ip := net.ParseIP(c.Admin.Host); c.Admin.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		d.warn(d.place("admin.host", "admin"), "admin.host", fmt.Sprintf("admin.host %q may be reached from other machines, and the admin pages ask for no password", c.Admin.Host))
 	}
-	if c.Listen == c.Admin && c.Listen.Port != 0 {
+	if u, err := url.Parse(c.Admin.URL); err == nil && u.Host != "" && u.Path != "" {
+		d.fail(d.place("admin.url", "admin"), "admin.url", fmt.Sprintf("admin.url has the path %q, but the pages begin at the root of a host", u.Path), "give the dashboard its own name")
+	}
+	if c.Listen == c.Admin.HostPort && c.Listen.Port != 0 {
 		d.fail(d.place("admin.port", "admin", "listen.port", "listen"), "admin.port", fmt.Sprintf("listen and admin are both %s", c.Listen), "give them different ports")
 	}
 }

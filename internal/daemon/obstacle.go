@@ -84,7 +84,7 @@ func (n notedLocker) Acquire(ctx context.Context, name string) (context.Context,
 // Reasons asks a worker of this host what keeps it from working. It is an error
 // where nothing answers, or another program; its pages may be switched off.
 func Reasons(ctx context.Context, cfg *config.Config) ([]string, error) {
-	resp, err := AskHost(ctx, cfg.Admin, "/readyz")
+	resp, err := AskHost(ctx, cfg.Admin.HostPort, "/readyz")
 	if err != nil {
 		return nil, err
 	}
@@ -103,13 +103,18 @@ func Reasons(ctx context.Context, cfg *config.Config) ([]string, error) {
 	return ready.Reasons, nil
 }
 
-// AskHost asks a daemon's own pages; one that listens everywhere is asked here.
-func AskHost(ctx context.Context, at config.HostPort, path string) (*http.Response, error) {
+// AdminURL is where this host reaches the daemon's own pages, without a trailing slash.
+func AdminURL(at config.HostPort) string {
 	host := at.Host
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, strconv.Itoa(at.Port))+path, nil)
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(at.Port))
+}
+
+// AskHost asks a daemon's own pages; one that listens everywhere is asked here.
+func AskHost(ctx context.Context, at config.HostPort, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, AdminURL(at)+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask for %s: %w", path, err)
 	}

@@ -1,0 +1,541 @@
+package dashboard
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
+)
+
+const (
+	// actWithin bounds an act, which goes on when its browser has left: a second click
+	// ends the request of the first.
+	actWithin = 25 * time.Second
+	// formMax bounds a form, in bytes; reasonMax and nameMax what is in it, in characters.
+	formMax   = 16 << 10
+	reasonMax = 500
+	nameMax   = 100
+	// actsAMinute is how often one person may act.
+	actsAMinute = 30
+	// actsKept is of how many acts it is known that they were done, so that a second click
+	// does nothing.
+	actsKept = 1000
+)
+
+// DeskOptions are what a Desk works with.
+type DeskOptions struct {
+	Config *config.Config
+	// Logins are who may act. Its error says why that cannot be told now.
+	Logins func() (Logins, error)
+	// Person is the actor of that name, ready to act.
+	Person func(name string) (*act.Person, error)
+	// Tell answers with a page, made from a template.
+	Tell func(w http.ResponseWriter, r *http.Request, code int, template, title string, data any)
+	Log  *slog.Logger
+}
+
+// Desk is where people act: it knows who asks, and does what they post.
+type Desk struct {
+	o       DeskOptions
+	cross   *http.CrossOriginProtection
+	posts   *http.ServeMux
+	clicks  clicks
+	tallies tallies
+}
+
+// NewDesk returns a desk.
+func NewDesk(o DeskOptions) *Desk {
+	d := &Desk{o: o, cross: http.NewCrossOriginProtection(), posts: http.NewServeMux()}
+	d.cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.refuse(w, r, &refusal{http.StatusForbidden, "This came from another site", "Only the pages of this dashboard may act: open the dashboard itself, and act there."})
+	}))
+	d.posts.HandleFunc("POST /login", d.login)
+	d.posts.HandleFunc("POST /logout", d.logout)
+	for _, verb := range []string{"deploy", "rollback", "freeze", "thaw", "pin", "unpin"} {
+		d.posts.HandleFunc("POST /deployments/{slug}/"+verb, d.acts(verb))
+	}
+	for _, verb := range []string{"replay", "cancel"} {
+		d.posts.HandleFunc("POST /deliveries/{id}/"+verb, d.acts(verb))
+	}
+	d.posts.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		d.refuse(w, r, &refusal{http.StatusMethodNotAllowed, "Nothing can be done here", "The buttons of a page say what can be done about it."})
+	})
+	return d
+}
+
+type viewerKey struct{}
+
+// Around answers what is posted, and logins; the rest is for next.
+func (d *Desk) Around(next http.Handler) http.Handler {
+	posts := d.cross.Handler(d.posts)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = r.WithContext(context.WithValue(r.Context(), viewerKey{}, sync.OnceValue(func() string { return d.viewer(r) })))
+		switch {
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			posts.ServeHTTP(w, r)
+		case r.URL.Path == "/login":
+			d.offer(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// Actor is who asks, "" where nobody has said so.
+func (d *Desk) Actor(r *http.Request) string {
+	viewer, ok := r.Context().Value(viewerKey{}).(func() string)
+	if !ok {
+		return ""
+	}
+	return viewer()
+}
+
+// viewer finds out who asks: the proxy says it, or a session.
+func (d *Desk) viewer(r *http.Request) string {
+	if header := d.o.Config.Admin.UserHeader; header != "" && fromHere(r) {
+		if values := r.Header.Values(header); len(values) == 1 && plainName(values[0]) {
+			return values[0]
+		}
+	}
+	cookie, err := r.Cookie(d.cookieName(r))
+	if err != nil {
+		return ""
+	}
+	logins, err := d.o.Logins()
+	if err != nil {
+		return "" // the page says why
+	}
+	actor, err := logins.session(r.Context(), cookie.Value)
+	if err != nil && !errors.Is(err, errNoLogin) && r.Context().Err() == nil {
+		d.o.Log.Warn("a session cannot be looked up", "error", err)
+	}
+	return actor
+}
+
+// plainName says whether a proxy's name of somebody is one.
+func plainName(s string) bool {
+	return s != "" && utf8.ValidString(s) && utf8.RuneCountInString(s) <= nameMax && s == strings.TrimSpace(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// fromHere says whether a request came from this host: what a proxy adds is believed only then.
+func fromHere(r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(strings.Split(host, "%")[0])
+	return ip != nil && ip.IsLoopback()
+}
+
+// secure says whether the browser came by TLS, to a proxy on this host.
+func secure(r *http.Request) bool {
+	return fromHere(r) && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
+}
+
+// cookieName is that of the instance's session: cookies are of a host, whatever the port.
+// Browsers give one with the prefix __Host- only back to whom they have it from.
+func (d *Desk) cookieName(r *http.Request) string {
+	sum := sha256.Sum256([]byte(d.o.Config.Instance))
+	name := "durhack-deployer-" + hex.EncodeToString(sum[:4])
+	if secure(r) {
+		return "__Host-" + name
+	}
+	return name
+}
+
+func (d *Desk) setCookie(w http.ResponseWriter, r *http.Request, secret string, lasts time.Duration) {
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure where the browser came by TLS: it would not keep it else
+		Name: d.cookieName(r), Value: secret, Path: "/", MaxAge: int(lasts.Seconds()),
+		Secure: secure(r), HttpOnly: true, SameSite: http.SameSiteStrictMode,
+	})
+}
+
+// refusal is a page that says why something was not done, and what to do.
+type refusal struct {
+	Code           int
+	Headline, Next string
+}
+
+func (r *refusal) Error() string { return r.Headline }
+
+var linkIsOver = &refusal{http.StatusForbidden, "This link does not work any more", "A link works once, within a minute. `durhack-deployer login` prints another one."}
+
+// Offer is what the page "login" shows.
+type Offer struct{ Actor, Token string }
+
+// offer shows whose login a link is. It takes a click to use it up: mail programs and
+// messengers open links before people do.
+func (d *Desk) offer(w http.ResponseWriter, r *http.Request) {
+	token := r.URL.Query().Get("token")
+	logins, err := d.o.Logins()
+	if err != nil {
+		d.refuse(w, r, err)
+		return
+	}
+	actor, err := logins.offered(r.Context(), token)
+	if err != nil {
+		d.refuse(w, r, err)
+		return
+	}
+	d.o.Tell(w, r, http.StatusOK, "login", "Log in as "+actor, Offer{actor, token})
+}
+
+func (d *Desk) login(w http.ResponseWriter, r *http.Request) {
+	err := d.form(w, r)
+	var logins Logins
+	if err == nil {
+		logins, err = d.o.Logins()
+	}
+	var secret, actor string
+	if err == nil {
+		secret, actor, err = logins.redeem(r.Context(), r.PostForm.Get("token"))
+	}
+	if err != nil {
+		d.refuse(w, r, err)
+		return
+	}
+	if old, err := r.Cookie(d.cookieName(r)); err == nil {
+		if err := logins.end(r.Context(), old.Value); err != nil {
+			d.o.Log.Warn("a session cannot be ended; it ends by itself within a day", "error", err)
+		}
+	}
+	d.o.Log.Info("logged in at the dashboard", "actor", actor)
+	d.setCookie(w, r, secret, sessionLasts)
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+func (d *Desk) logout(w http.ResponseWriter, r *http.Request) {
+	if cookie, err := r.Cookie(d.cookieName(r)); err == nil {
+		logins, err := d.o.Logins()
+		if err == nil {
+			err = logins.end(r.Context(), cookie.Value)
+		}
+		if err != nil {
+			d.refuse(w, r, err)
+			return
+		}
+	}
+	d.setCookie(w, r, "", -time.Second)
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+// form reads what was posted.
+func (d *Desk) form(w http.ResponseWriter, r *http.Request) error {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/x-www-form-urlencoded" {
+		return &refusal{http.StatusUnsupportedMediaType, "This is no form of the dashboard", "Use the buttons of a page."}
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, formMax)
+	err = r.ParseForm()
+	if errors.As(err, new(*http.MaxBytesError)) {
+		return &refusal{http.StatusRequestEntityTooLarge, "This is too long", fmt.Sprintf("A reason has at most %d characters.", reasonMax)}
+	}
+	if err != nil {
+		return &refusal{http.StatusBadRequest, "This form cannot be read", "Go back to the page, load it again, and use its button."}
+	}
+	return nil
+}
+
+// acts answers the posts of a verb.
+func (d *Desk) acts(verb string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		to, err := d.act(w, r, verb)
+		if err != nil {
+			d.refuse(w, r, err)
+			return
+		}
+		http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // a page of ours, see order.page
+	}
+}
+
+// act does it, once for each form that was shown, and returns the page that tells.
+func (d *Desk) act(w http.ResponseWriter, r *http.Request, verb string) (page string, err error) {
+	actor := d.Actor(r)
+	if actor == "" {
+		return "", &refusal{http.StatusForbidden, "You can only read here", "To act, run `durhack-deployer login` on the host, and open the link that it prints."}
+	}
+	if !d.tallies.allow(actor, time.Now()) {
+		return "", &refusal{http.StatusTooManyRequests, "That is too much at once", fmt.Sprintf("At most %d acts a minute. Wait for a moment, and try again.", actsAMinute)}
+	}
+	if err := d.form(w, r); err != nil {
+		return "", err
+	}
+	o, err := orderOf(r, verb)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), actWithin)
+	defer cancel()
+	return d.clicks.once(ctx, actor+" "+r.URL.Path+" "+o.id, o.id != "", func() (string, error) {
+		person, err := d.o.Person(actor)
+		if err != nil {
+			return "", err
+		}
+		if done, err := o.before(ctx, person); err != nil || done {
+			return o.page("before", nil), err
+		}
+		return o.do(ctx, person)
+	})
+}
+
+// order is what a form asks for.
+type order struct {
+	verb, slug, delivery string
+	// id is that of the form: what it orders is in the log under this one.
+	id     string
+	reason string
+	form   url.Values
+}
+
+func orderOf(r *http.Request, verb string) (order, error) {
+	o := order{verb: verb, slug: r.PathValue("slug"), delivery: r.PathValue("id"), form: r.PostForm, id: r.PostForm.Get("id")}
+	if o.slug == "" {
+		o.slug = r.PostForm.Get("deployment")
+	}
+	if _, err := ulid.ParseStrict(o.id); err != nil {
+		o.id = ""
+	}
+	o.reason = act.Reason(strings.ToValidUTF8(r.PostForm.Get("reason"), "\uFFFD"))
+	needed := verb != "cancel" && (verb != "deploy" || o.form.Has("override"))
+	switch {
+	case utf8.RuneCountInString(o.reason) > reasonMax:
+		return o, &refusal{http.StatusBadRequest, "The reason is too long", fmt.Sprintf("Use at most %d characters.", reasonMax)}
+	case o.reason == "" && needed:
+		return o, &refusal{http.StatusBadRequest, "The reason is missing", "Say in a few words why: it goes into the log with your name."}
+	}
+	return o, nil
+}
+
+// before says whether the log has what the form ordered: it was sent twice, with a
+// restart of the daemon in between. A rollback is two acts, the second of which may be missing.
+func (o order) before(ctx context.Context, p *act.Person) (bool, error) {
+	if o.id == "" || o.verb == "rollback" {
+		return false, nil
+	}
+	for _, err := range p.Log.Find(ctx, eventlog.Filter{Instance: p.Config.Instance, DeliveryID: o.id, Limit: 1}) {
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// do does it, and returns the page that tells.
+func (o order) do(ctx context.Context, p *act.Person) (string, error) {
+	switch o.verb {
+	case "deploy":
+		deploy := act.Deploy{ID: o.id, Ref: o.form.Get("ref")}
+		if o.form.Has("override") {
+			deploy.Override, deploy.Reason = true, o.reason
+		}
+		id, commit, err := p.Deploy(ctx, o.slug, deploy)
+		return o.page("deploy", url.Values{"delivery": {id}, "commit": {commit}}), err
+	case "rollback":
+		done, err := p.Rollback(ctx, o.id, o.slug, o.form.Get("to"), o.reason)
+		return o.page("rollback", url.Values{"delivery": {done.DeliveryID}, "commit": {done.Commit}}), err
+	case "pin":
+		commit, err := p.Pin(ctx, o.id, o.slug, o.form.Get("live"), o.reason)
+		return o.page("pin", url.Values{"commit": {commit}}), err
+	case "unpin":
+		missed, err := p.Unpin(ctx, o.id, o.slug, o.reason)
+		said := url.Values{}
+		if missed != nil {
+			said.Set("commit", missed.Commit)
+		}
+		return o.page("unpin", said), err
+	case "freeze":
+		return o.page("freeze", nil), p.Freeze(ctx, o.id, o.slug, time.Time{}, o.reason)
+	case "thaw":
+		allStill, err := p.Thaw(ctx, o.id, o.slug, o.reason)
+		if allStill {
+			return o.page("thaw-one", nil), err
+		}
+		return o.page("thaw", nil), err
+	case "cancel":
+		attempt, _ := strconv.Atoi(o.form.Get("attempt")) // 0 is any
+		_, err := p.Cancel(ctx, o.slug, o.reason, act.Run{DeliveryID: o.delivery, Attempt: attempt})
+		return o.page("cancel", nil), err
+	}
+	_, err := p.Replay(ctx, o.delivery, act.Parts{Deployment: o.slug}, o.reason)
+	if err == nil {
+		err = p.Sign(ctx)
+	}
+	return o.page("replay", nil), err
+}
+
+// page is where the order is seen, with what is said there of it.
+func (o order) page(said string, about url.Values) string {
+	if about == nil {
+		about = url.Values{}
+	}
+	about.Set("said", said)
+	path := "/deployments/" + url.PathEscape(o.slug)
+	if o.delivery != "" {
+		path = "/deliveries/" + url.PathEscape(o.delivery)
+	}
+	return path + "?" + about.Encode()
+}
+
+// Said is what a page says first after somebody has acted.
+type Said struct {
+	Text string
+	// Delivery is what was ordered, where it is another page.
+	Delivery string
+}
+
+// SaidIn is what the address of a page has it say; only what is known is said, as
+// anyone may have written the address.
+func SaidIn(r *http.Request) *Said {
+	query := r.URL.Query()
+	commit, delivery := query.Get("commit"), query.Get("delivery")
+	if !names.Commit(commit) {
+		commit = ""
+	}
+	if !names.DeliveryID(delivery) {
+		delivery = ""
+	}
+	at := ""
+	if commit != "" {
+		at = " " + words.ShortCommit(commit)
+	}
+	text := map[string]string{
+		"deploy":   "The deploy of" + at + " is ordered.",
+		"rollback": "It is pinned to" + at + ", and the deploy of that is ordered.",
+		"pin":      "It is pinned to" + at + ": pushes are not deployed until it is unpinned.",
+		"unpin":    "It is unpinned: the next push is deployed.",
+		"freeze":   "It is frozen: what comes waits until it is thawed.",
+		"thaw":     "It is thawed: what has waited is deployed now.",
+		"thaw-one": "It is thawed by itself, but all deployments are still frozen: `durhack-deployer thaw` ends that.",
+		"cancel":   "The run is canceled: its programs are being ended.",
+		"replay":   "The replay is ordered.",
+		"before":   "That was done before, and not once more.",
+	}[query.Get("said")]
+	if text == "" {
+		return nil
+	}
+	if query.Get("said") == "unpin" && commit != "" {
+		text += " What it missed stays voided; the newest of that is" + at + "."
+	}
+	return &Said{Text: text, Delivery: delivery}
+}
+
+// refuse answers with what is wrong, and what to do.
+func (d *Desk) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	page, known := errors.AsType[*refusal](err)
+	asked, wrong := errors.AsType[*answer.Error](err)
+	refused, acted := errors.AsType[*act.Error](err)
+	switch {
+	case known:
+	case errors.Is(err, errNoLogin):
+		page = linkIsOver
+	case wrong && asked.Kind == answer.UnknownDeployment, wrong && asked.Kind == answer.UnknownDelivery:
+		page = &refusal{http.StatusNotFound, sentence(err), sentenceOf(asked.Hint)}
+	case wrong:
+		page = &refusal{http.StatusBadRequest, sentence(err), sentenceOf(asked.Hint)}
+	case acted && refused.Wrong:
+		page = &refusal{http.StatusBadRequest, sentence(err), sentenceOf(refused.Hint)}
+	case acted:
+		page = &refusal{http.StatusConflict, sentence(err), sentenceOf(refused.Hint)}
+	default:
+		d.o.Log.Warn("what was asked for at the dashboard could not be done", "path", r.URL.Path, "error", err)
+		page = &refusal{http.StatusServiceUnavailable, "That could not be done now", sentence(err)}
+	}
+	d.o.Tell(w, r, page.Code, "problem", page.Headline, page)
+}
+
+// sentence is an error as a line of its own, bounded: it may quote what others wrote.
+func sentence(err error) string { return sentenceOf(words.Shorten(err.Error(), 1000)) }
+
+func sentenceOf(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	if size == 0 {
+		return ""
+	}
+	return string(unicode.ToUpper(first)) + strings.TrimRight(text[size:], ".") + "."
+}
+
+// clicks are the acts of late, by the form that ordered them: a second click gets the
+// answer of the first.
+type clicks struct {
+	mu    sync.Mutex
+	known map[string]*click
+	order []string
+}
+
+type click struct {
+	done chan struct{}
+	page string
+	err  error
+}
+
+// once calls f, unless it was called for the key. What failed may be tried again.
+func (c *clicks) once(ctx context.Context, key string, keyed bool, f func() (string, error)) (string, error) {
+	if !keyed {
+		return f()
+	}
+	c.mu.Lock()
+	if c.known == nil {
+		c.known = map[string]*click{}
+	}
+	k, again := c.known[key]
+	if !again {
+		k = &click{done: make(chan struct{})}
+		c.known[key] = k
+		if c.order = append(c.order, key); len(c.order) > actsKept {
+			delete(c.known, c.order[0])
+			c.order = c.order[1:]
+		}
+	}
+	c.mu.Unlock()
+	if again {
+		select {
+		case <-k.done:
+			return k.page, k.err
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+	defer close(k.done)
+	if k.page, k.err = f(); k.err != nil {
+		c.mu.Lock()
+		delete(c.known, key)
+		c.mu.Unlock()
+	}
+	return k.page, k.err
+}
+
+// tallies count what people do within a minute.
+type tallies struct {
+	mu     sync.Mutex
+	minute time.Time
+	counts map[string]int
+}
+
+func (t *tallies) allow(actor string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if minute := now.Truncate(time.Minute); !minute.Equal(t.minute) {
+		t.minute, t.counts = minute, map[string]int{}
+	}
+	t.counts[actor]++
+	return t.counts[actor] <= actsAMinute
+}
