@@ -265,7 +265,7 @@ func (d *Desk) acts(verb string) http.HandlerFunc {
 			d.refuse(w, r, err)
 			return
 		}
-		http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // a page of ours, see order.page
+		http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // a page of ours, see errand.page
 	}
 }
 
@@ -281,7 +281,7 @@ func (d *Desk) act(w http.ResponseWriter, r *http.Request, verb string) (page st
 	if err := d.form(w, r); err != nil {
 		return "", err
 	}
-	o, err := orderOf(r, verb)
+	o, err := errandOf(r, verb)
 	if err != nil {
 		return "", err
 	}
@@ -299,8 +299,8 @@ func (d *Desk) act(w http.ResponseWriter, r *http.Request, verb string) (page st
 	})
 }
 
-// order is what a form asks for.
-type order struct {
+// errand is what a form asks for.
+type errand struct {
 	verb, slug, delivery string
 	// id is that of the form: what it orders is in the log under this one.
 	id     string
@@ -308,8 +308,8 @@ type order struct {
 	form   url.Values
 }
 
-func orderOf(r *http.Request, verb string) (order, error) {
-	o := order{verb: verb, slug: r.PathValue("slug"), delivery: r.PathValue("id"), form: r.PostForm, id: r.PostForm.Get("id")}
+func errandOf(r *http.Request, verb string) (errand, error) {
+	o := errand{verb: verb, slug: r.PathValue("slug"), delivery: r.PathValue("id"), form: r.PostForm, id: r.PostForm.Get("id")}
 	if o.slug == "" {
 		o.slug = r.PostForm.Get("deployment")
 	}
@@ -329,7 +329,7 @@ func orderOf(r *http.Request, verb string) (order, error) {
 
 // before says whether the log has what the form ordered: it was sent twice, with a
 // restart of the daemon in between. A rollback is two acts, the second of which may be missing.
-func (o order) before(ctx context.Context, p *act.Person) (bool, error) {
+func (o errand) before(ctx context.Context, p *act.Person) (bool, error) {
 	if o.id == "" || o.verb == "rollback" {
 		return false, nil
 	}
@@ -340,7 +340,7 @@ func (o order) before(ctx context.Context, p *act.Person) (bool, error) {
 }
 
 // do does it, and returns the page that tells.
-func (o order) do(ctx context.Context, p *act.Person) (string, error) {
+func (o errand) do(ctx context.Context, p *act.Person) (string, error) {
 	switch o.verb {
 	case "deploy":
 		deploy := act.Deploy{ID: o.id, Ref: o.form.Get("ref")}
@@ -383,7 +383,7 @@ func (o order) do(ctx context.Context, p *act.Person) (string, error) {
 }
 
 // page is where the order is seen, with what is said there of it.
-func (o order) page(said string, about url.Values) string {
+func (o errand) page(said string, about url.Values) string {
 	if about == nil {
 		about = url.Values{}
 	}
@@ -448,24 +448,24 @@ func (d *Desk) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errNoLogin):
 		page = linkIsOver
 	case wrong && asked.Kind == answer.UnknownDeployment, wrong && asked.Kind == answer.UnknownDelivery:
-		page = &refusal{http.StatusNotFound, sentence(err), sentenceOf(asked.Hint)}
+		page = &refusal{http.StatusNotFound, spelled(err), spelledOut(asked.Hint)}
 	case wrong:
-		page = &refusal{http.StatusBadRequest, sentence(err), sentenceOf(asked.Hint)}
+		page = &refusal{http.StatusBadRequest, spelled(err), spelledOut(asked.Hint)}
 	case acted && refused.Wrong:
-		page = &refusal{http.StatusBadRequest, sentence(err), sentenceOf(refused.Hint)}
+		page = &refusal{http.StatusBadRequest, spelled(err), spelledOut(refused.Hint)}
 	case acted:
-		page = &refusal{http.StatusConflict, sentence(err), sentenceOf(refused.Hint)}
+		page = &refusal{http.StatusConflict, spelled(err), spelledOut(refused.Hint)}
 	default:
 		d.o.Log.Warn("what was asked for at the dashboard could not be done", "path", r.URL.Path, "error", err)
-		page = &refusal{http.StatusServiceUnavailable, "That could not be done now", sentence(err)}
+		page = &refusal{http.StatusServiceUnavailable, "That could not be done now", spelled(err)}
 	}
 	d.o.Tell(w, r, page.Code, "problem", page.Headline, page)
 }
 
-// sentence is an error as a line of its own, bounded: it may quote what others wrote.
-func sentence(err error) string { return sentenceOf(words.Shorten(err.Error(), 1000)) }
+// spelled is an error as a line of its own, bounded: it may quote what others wrote.
+func spelled(err error) string { return spelledOut(words.Shorten(err.Error(), 1000)) }
 
-func sentenceOf(text string) string {
+func spelledOut(text string) string {
 	first, size := utf8.DecodeRuneInString(text)
 	if size == 0 {
 		return ""
