@@ -448,13 +448,13 @@ func (d *Desk) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errNoLogin):
 		page = linkIsOver
 	case wrong && asked.Kind == answer.UnknownDeployment, wrong && asked.Kind == answer.UnknownDelivery:
-		page = &refusal{http.StatusNotFound, spelled(err), spelledOut(asked.Hint)}
+		page = &refusal{http.StatusNotFound, spelled(err), sentenceOf(asked.Hint)}
 	case wrong:
-		page = &refusal{http.StatusBadRequest, spelled(err), spelledOut(asked.Hint)}
+		page = &refusal{http.StatusBadRequest, spelled(err), sentenceOf(asked.Hint)}
 	case acted && refused.Wrong:
-		page = &refusal{http.StatusBadRequest, spelled(err), spelledOut(refused.Hint)}
+		page = &refusal{http.StatusBadRequest, spelled(err), sentenceOf(refused.Hint)}
 	case acted:
-		page = &refusal{http.StatusConflict, spelled(err), spelledOut(refused.Hint)}
+		page = &refusal{http.StatusConflict, spelled(err), sentenceOf(refused.Hint)}
 	default:
 		d.o.Log.Warn("what was asked for at the dashboard could not be done", "path", r.URL.Path, "error", err)
 		page = &refusal{http.StatusServiceUnavailable, "That could not be done now", spelled(err)}
@@ -463,9 +463,9 @@ func (d *Desk) refuse(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // spelled is an error as a line of its own, bounded: it may quote what others wrote.
-func spelled(err error) string { return spelledOut(words.Shorten(err.Error(), 1000)) }
+func spelled(err error) string { return sentenceOf(words.Shorten(err.Error(), 1000)) }
 
-func spelledOut(text string) string {
+func sentenceOf(text string) string {
 	first, size := utf8.DecodeRuneInString(text)
 	if size == 0 {
 		return ""
