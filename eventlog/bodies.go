@@ -14,6 +14,7 @@ import (
 
 const (
 	sqlBodies   = `select digest, content_type, salt, body from public.payloads where digest = any($1)`
+	sqlSmall    = sqlBodies + ` and octet_length(body) <= $2`
 	sqlRedacted = `select ` + eventColumns + ` from public.events where type = 'redacted' order by position`
 	sqlStrays   = `select p.digest from public.payloads p
 		left join (select public.event_log_body(e.data) as digest
@@ -52,6 +53,22 @@ func (n NamedBody) Check(p *Payload) error {
 		return fmt.Errorf("its body has %d bytes, but the event names %d", len(p.Body), n.Size)
 	case p.ContentType != cleanLikeJSON(n.ContentType):
 		return fmt.Errorf("the content type of its body is %q, but the event names %q", p.ContentType, n.ContentType)
+	}
+	return nil
+}
+
+// Bodies calls fn with those of the stored bodies that are no longer than most bytes, in any order.
+func (l *Log) Bodies(ctx context.Context, digests []string, most int64, fn func(Payload)) error {
+	if len(digests) == 0 {
+		return nil
+	}
+	rows, err := l.pool.Query(ctx, sqlSmall, digests, most)
+	if err != nil {
+		return fmt.Errorf("read bodies: %w", err)
+	}
+	var p Payload
+	if _, err = pgx.ForEachRow(rows, []any{&p.Digest, &p.ContentType, &p.Salt, &p.Body}, func() error { fn(p); return nil }); err != nil {
+		return fmt.Errorf("read bodies: %w", err)
 	}
 	return nil
 }

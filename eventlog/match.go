@@ -9,7 +9,7 @@ import (
 // Match says whether the filter chooses e; Limit and Newest, which are about
 // many events, aside.
 func (f Filter) Match(e Event) bool {
-	return e.Position > f.After &&
+	return e.Position > f.After && (f.Through == 0 || e.Position <= f.Through) &&
 		(f.Positions == nil || slices.Contains(f.Positions, e.Position)) &&
 		(f.Instance == "" || f.Instance == e.Instance) &&
 		(f.DeliveryID == "" || f.DeliveryID == e.DeliveryID) &&

@@ -123,6 +123,12 @@ const sqlAround = `with recursive search (low, high) as (
 		where s.low < s.high)
 	select max(low), min(high) from search`
 
+// Before is the position of the newest event that was recorded before a time, 0 where there is none.
+func (l *Log) Before(ctx context.Context, t time.Time) (int64, error) {
+	_, high, err := l.around(ctx, t)
+	return high, err
+}
+
 // around returns the position of the newest event that was recorded before a time, or
 // where the log has a hole, the bounds of it.
 func (l *Log) around(ctx context.Context, t time.Time) (low, high int64, err error) {
@@ -140,11 +146,10 @@ type Filter struct {
 	Types      []Type
 	// Since is inclusive, Until exclusive; both are about RecordedAt.
 	Since, Until time.Time
-	// through is the last position to return, 0 for no such bound.
-	through int64
-	// After leaves out positions up to and including it; Positions, where not nil,
-	// are those to return.
+	// After leaves out positions up to and including it, and Through, where not 0, those
+	// behind it; Positions, where not nil, are those to return.
 	After     int64
+	Through   int64
 	Positions []int64
 	// Limit is the number of events to return at most; 0 is all of them. They are
 	// the first ones, or with Newest the last ones, still in position order.
@@ -171,8 +176,8 @@ func (f Filter) query() (string, []any) {
 		where = append(where, fmt.Sprintf(condition, len(args)))
 	}
 	add("position > $%d", f.After)
-	if f.through > 0 {
-		add("position <= $%d", f.through)
+	if f.Through > 0 {
+		add("position <= $%d", f.Through)
 	}
 	if f.Positions != nil {
 		add("position = any($%d)", f.Positions)
@@ -305,7 +310,10 @@ func (l *Log) bounded(ctx context.Context, f Filter) (Filter, error) {
 		if err != nil {
 			return f, err
 		}
-		f.through = max(high, 1) // which the time leaves out, if it is too new
+		high = max(high, 1) // which the time leaves out, if it is too new
+		if f.Through == 0 || high < f.Through {
+			f.Through = high
+		}
 	}
 	return f, nil
 }

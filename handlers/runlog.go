@@ -252,9 +252,19 @@ func (l *RunLog) toFile(p []byte) {
 // Progress reads from a run log which step of the plan runs, counted from 1, and since
 // when; 0 where none is running.
 func Progress(path string, plan []string) (n int, since time.Time, err error) {
+	starts, err := Starts(path, plan)
+	if n = len(starts); n > 0 {
+		since = starts[n-1]
+	}
+	return n, since, err
+}
+
+// Starts reads from a run log when the steps of the plan began, as far as they have. Of one
+// that was not begun, though one behind it was, that is when that one began.
+func Starts(path string, plan []string) (starts []time.Time, err error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return 0, since, err
+		return nil, err
 	}
 	defer file.Close()
 	lines := bufio.NewReaderSize(file, 64<<10)
@@ -263,17 +273,17 @@ func Progress(path string, plan []string) (n int, since time.Time, err error) {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull): // no line of ours is that long
 		case errors.Is(err, io.EOF):
-			return n, since, nil
+			return starts, nil
 		case err != nil:
-			return n, since, err
+			return starts, err
 		default:
 			at, text, _ := strings.Cut(strings.TrimPrefix(strings.TrimSuffix(string(line), "\n"), "== "), " step ")
 			when, timeErr := time.Parse(lineTime, at)
 			if timeErr != nil || line[0] != '=' {
 				continue
 			}
-			if i := slices.Index(plan, text); i >= n { // output may look like a line of ours
-				n, since = i+1, when
+			for i := slices.Index(plan, text); i >= len(starts); { // output may look like a line of ours
+				starts = append(starts, when)
 			}
 		}
 	}

@@ -108,12 +108,52 @@ func sameAsFold(t testing.TB, p *Projector, s *State) {
 			fmt.Sprintf("%s\x00%s\x00%s\x00%06d", b.Instance, b.DeliveryID, b.Deployment, b.Attempt))
 	})
 	same(t, "attempts", attempts, s.Attempts(""))
+	sameInPages(t, p, deployments)
 	for _, want := range s.Deliveries("") {
 		got, err := p.Delivery(t.Context(), want.Instance, want.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		same(t, "delivery", got, want)
+	}
+}
+
+// sameInPages compares the attempts of each deployment with its pages, and its runs with those
+// that are read for all at once.
+func sameInPages(t testing.TB, p *Projector, deployments []Deployment) {
+	t.Helper()
+	var keys []Key
+	for _, d := range deployments {
+		keys = append(keys, Key{d.Instance, d.Slug})
+	}
+	const most = 3
+	runs, err := p.Runs(t.Context(), keys, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		all := AttemptFilter{Instance: k.Instance, Deployment: k.Slug}
+		want, err := p.Attempts(t.Context(), all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = slices.DeleteFunc(want, func(a Attempt) bool { return a.AssignedPosition == 0 }) // a breach has no place
+		var got []Attempt
+		for all.Limit = 2; ; {
+			page, err := p.Attempts(t.Context(), all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, slices.DeleteFunc(page, func(a Attempt) bool { return a.AssignedPosition == 0 })...)
+			if len(page) < all.Limit || len(got) == 0 {
+				break
+			}
+			last := got[len(got)-1]
+			all.Before = Place{last.AssignedPosition, last.Attempt}
+		}
+		same(t, "pages of attempts", append([]Attempt{}, got...), append([]Attempt{}, want...))
+		want = slices.DeleteFunc(want, func(a Attempt) bool { return a.StartedPosition == 0 })
+		same(t, "newest runs", append([]Attempt{}, slices.DeleteFunc(runs[k], func(a Attempt) bool { return a.AssignedPosition == 0 })...), append([]Attempt{}, want[:min(most, len(want))]...))
 	}
 }
 

@@ -19,12 +19,17 @@ var ErrNoDelivery = errors.New("no such delivery")
 // version goes on after the switch, so rows that are read later could be newer than what
 // the new version has at the next read.
 func read[T Delivery | Attempt | deploymentRow](ctx context.Context, p *Projector, t table, rest string, fn func(T) error, args ...any) error {
+	return readAs(ctx, p, func(from place) string { return fmt.Sprintf("select row_to_json(t) from %s t %s", t.in(from), rest) }, fn, args...)
+}
+
+// readAs is read of a query that is not of all columns of a table alone.
+func readAs[T Delivery | Attempt | deploymentRow](ctx context.Context, p *Projector, query func(from place) string, fn func(T) error, args ...any) error {
 	return pgx.BeginTxFunc(ctx, p.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		version, err := p.serving(ctx, tx)
 		if err != nil || version == 0 {
 			return err
 		}
-		return eachRow(ctx, tx, fmt.Sprintf("select row_to_json(t) from %s t %s", t.in(place{version: version}), rest), fn, args...)
+		return eachRow(ctx, tx, query(place{version: version}), fn, args...)
 	})
 }
 
@@ -84,8 +89,16 @@ type AttemptFilter struct {
 	// Since and Until bound the time of the assignment (a breach has none, and
 	// is found by neither): from Since, before Until.
 	Since, Until time.Time
+	// Before keeps those that come after this one in the order of Attempts; of the zero one all.
+	Before Place
 	// Limit keeps the newest ones.
 	Limit int
+}
+
+// Place is where an attempt stands in the order of Attempts.
+type Place struct {
+	Position int64
+	Attempt  int
 }
 
 // Attempts reads attempts, the newest assignment first; among the attempts of
@@ -119,6 +132,10 @@ func (p *Projector) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, e
 	if !f.Until.IsZero() {
 		add("assigned_at < $%d", f.Until)
 	}
+	if f.Before.Position > 0 {
+		args = append(args, f.Before.Position, f.Before.Attempt)
+		where = append(where, fmt.Sprintf("(assigned_position, attempt) < ($%d, $%d)", len(args)-1, len(args)))
+	}
 	q := ""
 	if len(where) > 0 {
 		q = "where " + strings.Join(where, " and ")
@@ -137,4 +154,30 @@ func (p *Projector) Attempts(ctx context.Context, f AttemptFilter) ([]Attempt, e
 		return nil, fmt.Errorf("read attempts: %w", err)
 	}
 	return list, nil
+}
+
+// Key names a deployment of an instance.
+type Key struct{ Instance, Slug string }
+
+// Runs reads the newest runs of each of the deployments, at most so many, the newest first.
+func (p *Projector) Runs(ctx context.Context, of []Key, most int) (map[Key][]Attempt, error) {
+	instances, slugs := make([]string, len(of)), make([]string, len(of))
+	for i, k := range of {
+		instances[i], slugs[i] = k.Instance, k.Slug
+	}
+	query := func(from place) string {
+		return fmt.Sprintf(`select row_to_json(t) from unnest($1::text[], $2::text[]) as k (instance, slug), lateral (
+			select * from %s a where a.instance = k.instance and a.deployment = k.slug and a.started_position is not null
+			order by a.assigned_position desc nulls last, a.attempt desc limit $3) t`, attemptsTable.in(from))
+	}
+	runs := map[Key][]Attempt{}
+	err := readAs(ctx, p, query, func(a Attempt) error {
+		key := Key{a.Instance, a.Deployment}
+		runs[key] = append(runs[key], a)
+		return nil
+	}, instances, slugs, most)
+	if err != nil {
+		return nil, fmt.Errorf("read the newest runs: %w", err)
+	}
+	return runs, nil
 }

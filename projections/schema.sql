@@ -103,3 +103,6 @@ create table SCHEMA.fresh_attempts (
 
 -- What a start asks for: few of very many.
 create index fresh_deliveries_open on SCHEMA.fresh_deliveries (instance) where open > 0;
+
+-- What pages and history ask for: the newest attempts of a deployment.
+create index fresh_attempts_newest on SCHEMA.fresh_attempts (instance, deployment, assigned_position desc nulls last, attempt desc);

@@ -52,7 +52,8 @@ func (d Durations) Add(e eventlog.Event) error {
 	return nil
 }
 
-func (d Durations) usual(slug, step string) int64 {
+// Usual is what a step takes, in milliseconds, at the median; 0 where there is none.
+func (d Durations) Usual(slug, step string) int64 {
 	took := slices.Sorted(slices.Values(d[[2]string{slug, step}]))
 	if len(took) == 0 {
 		return 0
@@ -97,7 +98,7 @@ func (d Durations) At(cfg *config.Config, started eventlog.Event) *Progress {
 		return nil // a run log is not owed: the disk may be full
 	}
 	step := run.Plan[n-1]
-	return &Progress{Step: step, Number: n, Of: len(run.Plan), Since: since, UsualMS: d.usual(slug, step)}
+	return &Progress{Step: step, Number: n, Of: len(run.Plan), Since: since, UsualMS: d.Usual(slug, step)}
 }
 
 // progress asks the log and the run log how far the run of a deployment has come.

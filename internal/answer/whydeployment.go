@@ -135,47 +135,57 @@ func liveAttempt(ctx context.Context, models *projections.Projector, instance, s
 }
 
 func newerAttempt(at projections.Attempt) NewerRow {
-	row := NewerRow{
+	return NewerRow{
 		DeliveryID: at.DeliveryID, Attempt: at.Attempt, Commit: at.Commit, Actor: at.Actor, At: at.AssignedAt,
-		Outcome: string(at.Outcome), position: at.AssignedPosition,
+		Outcome: string(at.Outcome), Why: WhyNotLive(at), position: at.AssignedPosition,
 	}
-	switch at.Outcome {
-	case projections.OutcomeWaiting:
-		row.Why = "it waits its turn"
-	case projections.OutcomeRunning:
-		row.Why = "it has been running since " + words.Clock(at.StartedAt)
-	case projections.OutcomeFailed:
-		row.Why = fmt.Sprintf("it failed at step %s", at.Step)
-		if at.ExitCode != nil {
-			row.Why += fmt.Sprintf(" with exit code %d", *at.ExitCode)
-		} else if at.Signal != "" {
-			row.Why += ", ended by " + at.Signal
-		}
-	case projections.OutcomeVoided:
-		row.Why = fmt.Sprintf("%s: %s", at.Reason, at.Detail)
-		if at.SupersededBy != "" {
-			row.Why += " (by delivery " + at.SupersededBy + ")"
-		}
-	case projections.OutcomeInterrupted:
-		row.Why = "it was interrupted"
-		switch {
-		case at.ContinuedBy != 0:
-			row.Why += fmt.Sprintf(" and went on as attempt %d", at.ContinuedBy)
-		case at.Next == "retry":
-			row.Why += " and will be tried again"
-		}
-	case projections.OutcomeDeployed: // a later one is live, of an earlier order
-		row.Why = "it was live until another took its place"
-	}
-	return row
 }
 
+// WhyNotLive says why an attempt is not what is live.
+func WhyNotLive(at projections.Attempt) (why string) {
+	switch at.Outcome {
+	case projections.OutcomeWaiting:
+		why = "it waits its turn"
+	case projections.OutcomeRunning:
+		why = "it has been running since " + words.Clock(at.StartedAt)
+	case projections.OutcomeFailed:
+		why = fmt.Sprintf("it failed at step %s", at.Step)
+		if at.ExitCode != nil {
+			why += fmt.Sprintf(" with exit code %d", *at.ExitCode)
+		} else if at.Signal != "" {
+			why += ", ended by " + at.Signal
+		}
+	case projections.OutcomeVoided:
+		why = fmt.Sprintf("%s: %s", at.Reason, at.Detail)
+		if at.SupersededBy != "" {
+			why += " (by delivery " + at.SupersededBy + ")"
+		}
+	case projections.OutcomeInterrupted:
+		why = "it was interrupted"
+		switch {
+		case at.ContinuedBy != 0:
+			why += fmt.Sprintf(" and went on as attempt %d", at.ContinuedBy)
+		case at.Next == "retry":
+			why += " and will be tried again"
+		}
+	case projections.OutcomeDeployed: // a later one is live, of an earlier order
+		why = "it was live until another took its place"
+	}
+	return why
+}
+
+// maxVoided bounds how many voided deliveries are looked through for pushes to a deployment.
+const maxVoided = 1000
+
 // voided adds the pushes to the deployment's repository that came after the
-// position and were voided as a whole: those to its branch, and those to others.
+// position and were voided as a whole, as far as they are among the newest that were voided:
+// those to its branch, and those to others.
 func (a *DeploymentStory) voided(ctx context.Context, s Source, d *config.Deployment, after int64) error {
-	pushes := map[string]NewerRow{}
-	filter := eventlog.Filter{Instance: s.Config.Instance, After: after, Types: []eventlog.Type{eventlog.TypeReceived, eventlog.TypeVoided}}
-	for e, err := range s.Log.Find(ctx, filter) {
+	voids := map[string]eventlog.Voided{}
+	ids := []string{}
+	for e, err := range s.Log.Find(ctx, eventlog.Filter{
+		Instance: s.Config.Instance, After: after, Types: []eventlog.Type{eventlog.TypeVoided}, Newest: true, Limit: maxVoided,
+	}) {
 		if err != nil {
 			return err
 		}
@@ -183,25 +193,36 @@ func (a *DeploymentStory) voided(ctx context.Context, s Source, d *config.Deploy
 		if err != nil {
 			return err
 		}
-		switch data := data.(type) {
-		case eventlog.Received:
-			if strings.EqualFold(data.Repository, d.Repository) && strings.HasPrefix(data.Ref, "refs/heads/") {
-				pushes[e.DeliveryID] = NewerRow{
-					DeliveryID: e.DeliveryID, Commit: data.Commit, Ref: data.Ref, Actor: e.Actor, At: e.RecordedAt, position: e.Position,
-				}
-			}
-		case eventlog.Voided:
-			push, ok := pushes[e.DeliveryID]
-			if !ok || e.Deployment != nil {
-				continue
-			}
-			delete(pushes, e.DeliveryID)
-			push.Outcome, push.Why = string(projections.OutcomeVoided), fmt.Sprintf("%s: %s", data.Reason, data.Detail)
-			if push.Ref == "refs/heads/"+d.Branch {
-				a.Newer = append(a.Newer, push)
-			} else {
-				a.Elsewhere = append(a.Elsewhere, push)
-			}
+		if void, ok := data.(eventlog.Voided); ok && e.Deployment == nil {
+			voids[e.DeliveryID], ids = void, append(ids, e.DeliveryID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	for e, err := range s.Log.Find(ctx, eventlog.Filter{
+		Instance: s.Config.Instance, After: after, DeliveryIDs: ids, Types: []eventlog.Type{eventlog.TypeReceived},
+	}) {
+		if err != nil {
+			return err
+		}
+		data, err := e.Decode()
+		if err != nil {
+			return err
+		}
+		push, ok := data.(eventlog.Received)
+		if !ok || !strings.EqualFold(push.Repository, d.Repository) || !strings.HasPrefix(push.Ref, "refs/heads/") {
+			continue
+		}
+		void := voids[e.DeliveryID]
+		row := NewerRow{
+			DeliveryID: e.DeliveryID, Commit: push.Commit, Ref: push.Ref, Actor: e.Actor, At: e.RecordedAt,
+			Outcome: string(projections.OutcomeVoided), Why: fmt.Sprintf("%s: %s", void.Reason, void.Detail), position: e.Position,
+		}
+		if row.Ref == "refs/heads/"+d.Branch {
+			a.Newer = append(a.Newer, row)
+		} else {
+			a.Elsewhere = append(a.Elsewhere, row)
 		}
 	}
 	a.Newer = a.Newer[max(0, len(a.Newer)-2*maxNewer):]
