@@ -1,0 +1,223 @@
+package dashboard
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// atView is the page that says what was live at a moment.
+type atView struct {
+	Headline string
+	At       time.Time
+	Text     string // for the form
+	Position int64
+	Event    *logLine
+	Items    []then
+	Many     bool
+	// The slider goes over the last month, in minutes since From.
+	From         time.Time
+	Minutes, Now int
+}
+
+// then is a deployment as it was.
+type then struct {
+	Instance, Slug, Href string
+	Class, Status        string
+	Live                 *shown
+	Running              *shown
+	Holds                []string
+	// Same says that it is still live.
+	Same bool
+}
+
+// monthMinutes is how far back the slider goes.
+const monthMinutes = 31 * 24 * 60
+
+func atPage(ctx context.Context, r *request) (view, error) {
+	v := atView{At: r.now, From: r.now.Add(-monthMinutes * time.Minute).Truncate(time.Minute), Minutes: monthMinutes}
+	q := r.URL.Query()
+	text := strings.TrimSpace(q.Get("time"))
+	if text == "" && q.Get("minutes") != "" {
+		from, err := number(q.Get("from"))
+		minutes, minutesErr := strconv.Atoi(q.Get("minutes"))
+		if err != nil || minutesErr != nil || minutes < 0 || minutes > monthMinutes {
+			return view{}, badRequest("That is no moment of the last month", "Move the slider, or write a time.")
+		}
+		text = time.UnixMilli(from).Add(time.Duration(minutes) * time.Minute).UTC().Format(time.RFC3339)
+	}
+	if text != "" {
+		at, err := moments(text)
+		if err != nil {
+			return view{}, badRequest("That is no time", "Write it as 2026-01-31 15:04, in UTC.")
+		}
+		if at.After(r.now) {
+			at = r.now
+		}
+		v.At = at
+	}
+	v.Text = v.At.Format("2006-01-02T15:04")
+	v.Now = min(monthMinutes, max(0, int(v.At.Sub(v.From).Minutes())))
+	var err error
+	if v.Position, err = r.source.Log.Before(ctx, v.At); err != nil {
+		return view{}, err
+	}
+	if err := v.fold(ctx, r); err != nil {
+		return view{}, err
+	}
+	live := 0
+	for _, t := range v.Items {
+		if t.Live != nil {
+			live++
+		}
+	}
+	when := v.At.Format("2 January 2006, 15:04 UTC")
+	switch {
+	case v.Position == 0:
+		v.Headline = "Nothing was recorded yet on " + when
+	case live == 0:
+		v.Headline = "Nothing was live on " + when
+	default:
+		v.Headline = fmt.Sprintf("%s on %s", map[bool]string{true: "1 deployment was live", false: fmt.Sprintf("%d deployments were live", live)}[live == 1], when)
+	}
+	return view{name: "at", Title: v.Headline, Skip: "what was live", Current: "at", Data: v}, nil
+}
+
+var (
+	runTypes  = []eventlog.Type{eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted}
+	pinTypes  = []eventlog.Type{eventlog.TypePinned, eventlog.TypeUnpinned}
+	holdTypes = []eventlog.Type{eventlog.TypeFrozen, eventlog.TypeThawed}
+)
+
+// fold finds, of each deployment, the newest events up to the position that say how it was:
+// of all of them in one round trip, each by an index.
+func (v *atView) fold(ctx context.Context, r *request) error {
+	known, err := r.models.Deployments(ctx, "")
+	if err != nil || v.Position == 0 {
+		return err
+	}
+	const each = 4
+	var filters []eventlog.Filter
+	for _, d := range known {
+		newest := func(types ...eventlog.Type) {
+			filters = append(filters, eventlog.Filter{Instance: d.Instance, Deployment: d.Slug, Types: types, Through: v.Position, Newest: true, Limit: 1})
+		}
+		newest(eventlog.TypeDeployed)
+		newest(runTypes...)
+		newest(pinTypes...)
+		newest(holdTypes...)
+	}
+	filters = append(filters, eventlog.Filter{Positions: []int64{v.Position}})
+	found, err := r.source.Log.FindEach(ctx, filters)
+	if err != nil {
+		return err
+	}
+	if last := found[len(found)-1]; len(last) == 1 {
+		line := r.logLine(last[0])
+		v.Event = &line
+	}
+	all, err := v.frozenAll(ctx, r, known)
+	if err != nil {
+		return err
+	}
+	var hashes []string
+	for i, d := range known {
+		one := found[each*i : each*i+each]
+		t := then{Instance: d.Instance, Slug: d.Slug, Href: r.deploymentHref(d.Instance, d.Slug), Class: "never", Status: "never deployed"}
+		if len(one[0]) == 1 {
+			t.Live = r.then(one[0][0])
+			t.Class, t.Status, t.Same = "live", "live", d.Live != nil && d.Live.Position == one[0][0].Position
+		}
+		if len(one[1]) == 1 {
+			switch one[1][0].Type {
+			case eventlog.TypeStarted:
+				t.Running = r.then(one[1][0])
+				t.Class, t.Status = "running", "running"
+			case eventlog.TypeFailed:
+				t.Class, t.Status = "failed", "failed"
+			}
+		}
+		t.Holds = v.holds(one[2], one[3], all[d.Instance])
+		for _, s := range []*shown{t.Live, t.Running} {
+			if s != nil {
+				hashes = append(hashes, s.Hash)
+			}
+		}
+		v.Items = append(v.Items, t)
+	}
+	if err := r.h.commits.name(ctx, r.source, hashes); err != nil {
+		return err
+	}
+	instances := map[string]bool{}
+	for i := range v.Items {
+		t := &v.Items[i]
+		instances[t.Instance] = true
+		for _, s := range []*shown{t.Live, t.Running} {
+			if s != nil {
+				s.commit = r.h.commits.of(r.site(t.Instance, t.Slug), s.Hash)
+			}
+		}
+	}
+	v.Many = len(instances) > 1
+	slices.SortStableFunc(v.Items, func(a, b then) int {
+		return cmp.Or(-cmp.Compare(btoi(r.own(a.Instance)), btoi(r.own(b.Instance))), strings.Compare(a.Instance, b.Instance), strings.Compare(a.Slug, b.Slug))
+	})
+	return nil
+}
+
+// frozenAll finds the newest freeze of everything, of each instance.
+func (v *atView) frozenAll(ctx context.Context, r *request, known []projections.Deployment) (map[string][]eventlog.Event, error) {
+	all := map[string][]eventlog.Event{}
+	for _, d := range known {
+		if _, ok := all[d.Instance]; ok {
+			continue
+		}
+		all[d.Instance] = nil
+		for e, err := range r.source.Log.Find(ctx, eventlog.Filter{Instance: d.Instance, Types: holdTypes, Through: v.Position, Newest: true, Limit: 20}) {
+			if err != nil {
+				return nil, err
+			}
+			if e.Deployment == nil {
+				all[d.Instance] = []eventlog.Event{e}
+			}
+		}
+	}
+	return all, nil
+}
+
+func (r *request) then(e eventlog.Event) *shown {
+	s := &shown{By: plain(e.Actor, maxPerson), Since: e.RecordedAt, Delivery: r.deliveryHref(e.Instance, e.DeliveryID), Attempt: e.Attempt}
+	switch d := decoded(e).(type) {
+	case eventlog.Deployed:
+		s.Hash = d.Commit
+	case eventlog.Started:
+		s.Hash = d.Commit
+	}
+	return s
+}
+
+// holds says what held a deployment then.
+func (v *atView) holds(pins, freezes, all []eventlog.Event) []string {
+	var holds []string
+	for _, e := range pins {
+		if d, ok := decoded(e).(eventlog.Pinned); ok {
+			holds = append(holds, plain(fmt.Sprintf("pinned to %s by %s: %s", short(d.Commit), e.Actor, d.Reason), 300))
+		}
+	}
+	newest := append(slices.Clone(freezes), all...)
+	slices.SortFunc(newest, func(a, b eventlog.Event) int { return cmp.Compare(b.Position, a.Position) })
+	if len(newest) > 0 {
+		d, ok := decoded(newest[0]).(eventlog.Frozen)
+		if ok && (d.Until.IsZero() || d.Until.After(v.At)) {
+			holds = append(holds, plain(fmt.Sprintf("frozen by %s: %s", newest[0].Actor, d.Reason), 300))
+		}
+	}
+	return holds
+}

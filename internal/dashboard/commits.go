@@ -1,0 +1,209 @@
+package dashboard
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"mime"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
+)
+
+// remembered is how long a cache remembers: what was redacted must not be shown for long, and
+// what was not there may come.
+const remembered = 5 * time.Minute
+
+// cache keeps the newest so many values for a while.
+type cache[K comparable, V any] struct {
+	mu    sync.Mutex
+	most  int
+	has   map[K]kept[V]
+	order []K
+}
+
+type kept[V any] struct {
+	value V
+	until time.Time
+}
+
+func newCache[K comparable, V any](most int) *cache[K, V] {
+	return &cache[K, V]{most: most, has: map[K]kept[V]{}}
+}
+
+func (c *cache[K, V]) get(key K) (V, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.has[key]
+	return k.value, ok && time.Now().Before(k.until)
+}
+
+func (c *cache[K, V]) put(key K, value V) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.has[key]; !ok {
+		if c.order = append(c.order, key); len(c.order) > c.most {
+			delete(c.has, c.order[0])
+			c.order = c.order[1:]
+		}
+	}
+	c.has[key] = kept[V]{value, time.Now().Add(remembered)}
+}
+
+// commit is what is known of a commit, for people.
+type commit struct {
+	Hash string
+	// Subject, Author and Login (of the author) are empty where no push that is stored tells them.
+	Subject, Author, Login string
+	// Link is its page at the remote's, "" where there is none.
+	Link string
+}
+
+// named is a commit's subject and author, as a push told them.
+type named struct{ subject, author, login string }
+
+// commits finds what pushes say of their commits, and remembers it.
+type commits struct {
+	known *cache[string, named]
+}
+
+func newCommits() *commits { return &commits{known: newCache[string, named](8192)} }
+
+// maxBody is how long a body may be that is read for a subject, in bytes, and maxSubject how
+// long that may be, in characters.
+const (
+	maxBody    = 1 << 20
+	maxSubject = 160
+	maxPerson  = 80
+	// maxAsked bounds the bodies that are read for one page.
+	maxAsked = 100
+)
+
+// name finds the subjects and authors of the commits that are not known yet: the deliveries
+// that carried them are asked for in one round trip, and their bodies in another.
+func (c *commits) name(ctx context.Context, source answer.Source, hashes []string) error {
+	var filters []eventlog.Filter
+	var asked []string
+	for _, hash := range hashes {
+		if _, ok := c.known.get(hash); ok || !names.Commit(hash) || slices.Contains(asked, hash) || len(asked) == maxAsked {
+			continue
+		}
+		asked = append(asked, hash)
+		filters = append(filters, eventlog.Filter{Types: []eventlog.Type{eventlog.TypeReceived}, Commit: hash, Whole: true, Limit: 3})
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	found, err := source.Log.FindEach(ctx, filters)
+	if err != nil {
+		return err
+	}
+	var digests []string
+	for i, events := range found {
+		c.known.put(asked[i], named{}) // for now, and where nothing tells more
+		for _, e := range events {
+			data, err := e.Decode()
+			if err != nil {
+				continue
+			}
+			if r, ok := data.(eventlog.Received); ok && r.Source != eventlog.SourceCLI && r.PayloadSize <= maxBody {
+				digests = append(digests, r.PayloadDigest)
+			}
+		}
+	}
+	return source.Log.Bodies(ctx, digests, maxBody, c.learn)
+}
+
+// learn remembers the commits of a push.
+func (c *commits) learn(p eventlog.Payload) {
+	type pushed struct {
+		ID      string `json:"id"`
+		Message string `json:"message"`
+		Author  struct {
+			Name     string `json:"name"`
+			Username string `json:"username"`
+		} `json:"author"`
+	}
+	var push struct {
+		Head    *pushed  `json:"head_commit"`
+		Commits []pushed `json:"commits"`
+	}
+	if json.Unmarshal(payloadJSON(p), &push) != nil {
+		return
+	}
+	if push.Head != nil {
+		push.Commits = append(push.Commits, *push.Head)
+	}
+	for _, one := range push.Commits {
+		if !names.Commit(one.ID) {
+			continue
+		}
+		subject, _, _ := strings.Cut(strings.TrimSpace(one.Message), "\n")
+		author := cmp.Or(one.Author.Name, one.Author.Username)
+		c.known.put(one.ID, named{plain(subject, maxSubject), plain(author, maxPerson), plain(one.Author.Username, maxPerson)})
+	}
+}
+
+// payloadJSON is the JSON of a body, which may have come as a form.
+func payloadJSON(p eventlog.Payload) []byte {
+	kind, _, _ := mime.ParseMediaType(p.ContentType)
+	if kind != "application/x-www-form-urlencoded" {
+		return p.Body
+	}
+	form, err := url.ParseQuery(string(p.Body))
+	if err != nil {
+		return nil
+	}
+	return []byte(form.Get("payload"))
+}
+
+// of is a commit of a repository, with what is known of it.
+func (c *commits) of(site, hash string) commit {
+	n, _ := c.known.get(hash)
+	one := commit{Hash: hash, Subject: n.subject, Author: n.author, Login: n.login}
+	if site != "" && names.Commit(hash) {
+		one.Link = site + "/commit/" + hash
+	}
+	return one
+}
+
+var (
+	repositoryForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$`)
+	scpForm        = regexp.MustCompile(`^(?:[A-Za-z0-9_.-]+@)?([A-Za-z0-9.-]+):([A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+?)(?:\.git)?$`)
+)
+
+// siteOf is the page of a repository, where its remote is one that has such pages: that of
+// HTTP or ssh, with an owner and a name. "" where nobody can tell.
+func siteOf(d *config.Deployment) string {
+	if m := scpForm.FindStringSubmatch(d.Remote); m != nil {
+		return "https://" + m[1] + "/" + m[2]
+	}
+	u, err := url.Parse(d.Remote)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" && u.Scheme != "ssh" {
+		return ""
+	}
+	name := strings.TrimSuffix(strings.Trim(u.Path, "/"), ".git")
+	if !repositoryForm.MatchString(name) {
+		return ""
+	}
+	if u.Scheme == "ssh" {
+		return "https://" + u.Hostname() + "/" + name
+	}
+	return u.Scheme + "://" + u.Host + "/" + name
+}
+
+// githubSite is the page of a repository that only the log names.
+func githubSite(repository string) string {
+	if !repositoryForm.MatchString(repository) {
+		return ""
+	}
+	return "https://github.com/" + repository
+}

@@ -1,0 +1,314 @@
+// Package dashboard owns the pages that people look at: what is live, why, and what
+// becomes of a push. Pages are made on the server, from the log and its read models, and
+// need no script; the one that there is keeps them true while they are looked at.
+package dashboard
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+//go:embed assets templates
+var files embed.FS
+
+const (
+	// pageWithin bounds how long a page is made, pagesAtOnce how many are at the same
+	// time: the connections to the database are there for deploys first.
+	pageWithin  = 5 * time.Second
+	pagesAtOnce = 2
+	// obstacleWithin bounds how long a page looks for what keeps something from beginning.
+	obstacleWithin = 300 * time.Millisecond
+)
+
+// Options are what a Handler shows.
+type Options struct {
+	Config  *config.Config
+	Version string
+	// Source is what is read; its error says why nothing can be read now.
+	Source func() (answer.Source, error)
+	// Changes are the files that differ between two commits of a deployment.
+	Changes func(ctx context.Context, d *config.Deployment, from, to string) (git.Changes, error)
+	// Actor is who asks, "" where nobody has said so, and Actions what that person may do
+	// about something. Without them pages can only be read.
+	Actor   func(r *http.Request) string
+	Actions func(r *http.Request, about Subject) []Action
+	Log     *slog.Logger
+}
+
+// Subject is what an action is about: a deployment, or a delivery at one.
+type Subject struct {
+	Deployment string
+	DeliveryID string
+	// Status is that of the deployment, or of the delivery's run there.
+	Status string
+	// Live and Before are the commits that are live and that were before.
+	Live, Before   string
+	Pinned, Frozen bool
+	Open           bool
+}
+
+// Action is a form that the viewer may send.
+type Action struct {
+	// Path is where it is posted, with the fields.
+	Path   string
+	Fields map[string]string
+	Label  string
+	// Reason asks for one.
+	Reason bool
+	// Kind is "first" for what is done most of all, "danger" for what hurts, or "".
+	Kind string
+}
+
+// Handler answers with pages.
+type Handler struct {
+	o       Options
+	mux     *http.ServeMux
+	pages   map[string]*template.Template
+	assets  map[string]asset
+	slots   chan struct{}
+	commits *commits
+	changes *cache[string, git.Changes]
+}
+
+// New returns a handler for all paths that no other has.
+func New(o Options) *Handler {
+	h := &Handler{
+		o: o, mux: http.NewServeMux(), slots: make(chan struct{}, pagesAtOnce), commits: newCommits(), changes: newCache[string, git.Changes](256),
+	}
+	h.assets = readAssets()
+	h.pages = parsePages(h.assets)
+	h.mux.HandleFunc("GET /assets/{name}", h.asset)
+	h.mux.HandleFunc("GET /{$}", h.page(overviewPage))
+	h.mux.HandleFunc("GET /deployments/{slug}", h.page(deploymentPage))
+	h.mux.HandleFunc("GET /deliveries/{id}", h.page(deliveryPage))
+	h.mux.HandleFunc("GET /deliveries/{id}/log", h.wholeLog)
+	h.mux.HandleFunc("GET /deliveries/{id}/tail", h.logTail)
+	h.mux.HandleFunc("GET /log", h.page(logPage))
+	h.mux.HandleFunc("GET /at", h.page(atPage))
+	h.mux.HandleFunc("GET /proof", h.page(proofPage))
+	h.mux.HandleFunc("/", h.page(func(context.Context, *request) (view, error) {
+		return view{}, notFound("There is no such page", "The pages are named at the top.")
+	}))
+	return h
+}
+
+// ServeHTTP answers a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.headers(w)
+	h.mux.ServeHTTP(w, r)
+}
+
+// headers are those of every answer.
+func (h *Handler) headers(w http.ResponseWriter) {
+	header := w.Header()
+	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "same-origin") // not less: a form's Origin would be null
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	header.Set("Cache-Control", "no-store")
+}
+
+// request is what a page is made from.
+type request struct {
+	*http.Request
+	h      *Handler
+	source answer.Source
+	models *projections.Projector
+	now    time.Time
+}
+
+// of is the source of what is told of an instance.
+func (r *request) of(instance string) answer.Source {
+	source := r.source
+	if !r.own(instance) {
+		cfg := *source.Config
+		cfg.Instance = instance
+		source.Config = &cfg
+	}
+	return source
+}
+
+// own says whether an instance is this one.
+func (r *request) own(instance string) bool { return instance == r.h.o.Config.Instance }
+
+// view is what a page shows, beside what all of them do.
+type view struct {
+	name string // of the template
+	// Current is the page of the navigation that this is, or belongs to.
+	Title, Skip, Current string
+	// Watch says which events make the page another one: "*", "deployment=SLUG" or
+	// "delivery=ID"; "" for none.
+	Watch string
+	Data  any
+	// redirect is where to go instead.
+	redirect string
+}
+
+// problem is a page that says what is wrong, and what to do.
+type problem struct {
+	Code     int
+	Headline string
+	Next     string
+	Known    []string
+}
+
+func (p *problem) Error() string { return p.Headline }
+
+func notFound(headline, next string) error {
+	return &problem{Code: http.StatusNotFound, Headline: headline, Next: next}
+}
+
+func badRequest(headline, next string) error {
+	return &problem{Code: http.StatusBadRequest, Headline: headline, Next: next}
+}
+
+// frame is a whole page.
+type frame struct {
+	view
+	Actor    string
+	Now      time.Time
+	Position int64
+	Behind   string
+	Version  string
+	Instance string
+	Refresh  int // seconds, for those without the script
+}
+
+// refreshes is how often a page is made again for those without the script, in seconds.
+const refreshes = 20
+
+// page makes a handler of what makes a view.
+func (h *Handler) page(show func(ctx context.Context, r *request) (view, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		f := h.frame(r)
+		code := http.StatusOK
+		err := h.within(r, func(ctx context.Context, req *request) (err error) {
+			lag, err := req.models.Lag(ctx)
+			if err != nil {
+				return err
+			}
+			f.Position, f.Behind = lag.Position, behind(lag)
+			f.view, err = show(ctx, req)
+			return err
+		})
+		if err != nil {
+			p := h.problem(r, err)
+			code = p.Code
+			f.view = view{name: "problem", Title: p.Headline, Skip: "what is wrong", Data: p}
+			if code == http.StatusServiceUnavailable {
+				f.Watch = "*"
+			}
+		}
+		if f.redirect != "" {
+			http.Redirect(w, r, f.redirect, http.StatusSeeOther)
+			return
+		}
+		if f.Watch != "" {
+			f.Refresh = refreshes
+		}
+		h.render(w, code, f)
+	}
+}
+
+// Tell answers with a page that is made from a template and needs nothing of the log.
+func (h *Handler) Tell(w http.ResponseWriter, r *http.Request, code int, name, title string, data any) {
+	if refused, ok := data.(*refusal); ok {
+		data = &problem{Code: refused.Code, Headline: refused.Headline, Next: refused.Next}
+	}
+	h.headers(w)
+	f := h.frame(r)
+	f.view = view{name: name, Title: title, Skip: "what it says", Data: data}
+	h.render(w, code, f)
+}
+
+// frame is what all pages of a request begin with.
+func (h *Handler) frame(r *http.Request) frame {
+	f := frame{Version: h.o.Version, Instance: h.o.Config.Instance, Now: time.Now().UTC()}
+	if h.o.Actor != nil {
+		f.Actor = h.o.Actor(r)
+	}
+	return f
+}
+
+// within calls do with what there is to read, as soon as its turn comes.
+func (h *Handler) within(r *http.Request, do func(ctx context.Context, req *request) error) error {
+	ctx, cancel := context.WithTimeout(r.Context(), pageWithin)
+	defer cancel()
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	source, err := h.o.Source()
+	if err != nil {
+		return err
+	}
+	obstacle := source.Obstacle
+	source.Obstacle = func(ctx context.Context, slug string) string { // which asks servers
+		ctx, cancel := context.WithTimeout(ctx, obstacleWithin)
+		defer cancel()
+		return plain(obstacle(ctx, slug), 400)
+	}
+	return do(ctx, &request{Request: r, h: h, source: source, now: time.Now().UTC(),
+		models: projections.New(source.Pool, source.Log, slog.New(slog.DiscardHandler))})
+}
+
+// problem is the page for an error: one of the caller's, or of the database.
+func (h *Handler) problem(r *http.Request, err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	if r.Context().Err() == nil {
+		h.o.Log.Warn("a page could not be made", "path", r.URL.Path, "error", err)
+	}
+	return &problem{
+		Code: http.StatusServiceUnavailable, Headline: "The log cannot be read now", Next: plain(err.Error(), 500),
+		Known: []string{
+			"Pushes are accepted meanwhile, and wait in the main queue.",
+			fmt.Sprintf("This is instance %s, which has %s: %s.", h.o.Config.Instance,
+				counted(len(h.o.Config.Deployments), "deployment", "deployments"), strings.Join(h.o.Config.Slugs(), ", ")),
+		},
+	}
+}
+
+// behind says in a line that the read models are not up to the log.
+func behind(lag projections.Lag) string {
+	switch {
+	case lag.Err != nil:
+		return fmt.Sprintf("This is as of position %d of %d, and stays so: %s", lag.Position, lag.Head, plain(lag.Err.Error(), 500))
+	case lag.Version == 0 && lag.Head > 0:
+		return "The read models are being built for the first time: until then nothing is shown of what the log has."
+	case lag.Version != lag.Wanted && lag.Events > 0:
+		return fmt.Sprintf("This is %s behind the log, until the read models of this version are built.", counted(int(lag.Events), "event", "events"))
+	case lag.Events > 0 && lag.Seconds > 2:
+		return fmt.Sprintf("This is %s behind the log.", counted(int(lag.Events), "event", "events"))
+	}
+	return ""
+}
+
+func (h *Handler) render(w http.ResponseWriter, code int, f frame) {
+	var b bytes.Buffer
+	if err := h.pages[f.name].ExecuteTemplate(&b, "layout", f); err != nil {
+		h.o.Log.Error("a page could not be written", "page", f.name, "error", err)
+		http.Error(w, "this page could not be written; the daemon's log says why", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = w.Write(b.Bytes()) // a client that does not read it does not get it
+}

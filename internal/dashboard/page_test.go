@@ -1,0 +1,373 @@
+package dashboard
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/html"
+	"golang.org/x/net/html/atom"
+)
+
+// page is a page that was parsed.
+type page struct {
+	t    *testing.T
+	path string
+	root *html.Node
+}
+
+// parse checks that every element ends where it should, and parses.
+func parse(t *testing.T, path, text string) *page {
+	t.Helper()
+	void := []string{"meta", "link", "input", "br"}
+	var open []string
+	for z := html.NewTokenizer(strings.NewReader(text)); z.Next() != html.ErrorToken; {
+		token := z.Token()
+		switch {
+		case token.Type == html.StartTagToken && !slices.Contains(void, token.Data):
+			open = append(open, token.Data)
+		case token.Type == html.EndTagToken:
+			if len(open) == 0 || open[len(open)-1] != token.Data {
+				t.Fatalf("%s: </%s> ends %v", path, token.Data, open)
+			}
+			open = open[:len(open)-1]
+		}
+	}
+	if len(open) > 0 {
+		t.Fatalf("%s: %v are not ended", path, open)
+	}
+	root, err := html.Parse(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &page{t, path, root}
+}
+
+func (p *page) all(match func(*html.Node) bool) (found []*html.Node) {
+	for n := range p.root.Descendants() {
+		if n.Type == html.ElementNode && match(n) {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
+func (p *page) named(a atom.Atom) []*html.Node {
+	return p.all(func(n *html.Node) bool { return n.DataAtom == a })
+}
+
+func attribute(n *html.Node, key string) (string, bool) {
+	for _, a := range n.Attr {
+		if a.Key == key {
+			return a.Val, true
+		}
+	}
+	return "", false
+}
+
+func text(n *html.Node) string {
+	var b strings.Builder
+	for d := range n.Descendants() {
+		if d.Type == html.TextNode {
+			b.WriteString(d.Data)
+		}
+	}
+	return strings.Join(strings.Fields(b.String()), " ")
+}
+
+// check looks at what each page owes those who look at it.
+func (p *page) check() {
+	t := p.t
+	t.Helper()
+	for a, want := range map[atom.Atom]int{atom.H1: 1, atom.Main: 1, atom.Title: 1, atom.Header: 1, atom.Footer: 1} {
+		if n := len(p.all(func(n *html.Node) bool { return n.DataAtom == a && n.Namespace == "" })); n != want {
+			t.Errorf("%s has %d %s, not %d", p.path, n, a, want)
+		}
+	}
+	if got := text(p.named(atom.H1)[0]); got == "" {
+		t.Errorf("%s has an empty headline", p.path)
+	}
+	ids := map[string]bool{}
+	labelled := map[string]bool{}
+	for _, n := range p.named(atom.Label) {
+		if id, ok := attribute(n, "for"); ok {
+			labelled[id] = true
+		}
+	}
+	for _, n := range p.all(func(*html.Node) bool { return true }) {
+		for _, a := range n.Attr {
+			if a.Key == "style" || strings.HasPrefix(a.Key, "on") {
+				t.Errorf("%s has code or style in a %s: %s=%q", p.path, n.Data, a.Key, a.Val)
+			}
+		}
+		if id, ok := attribute(n, "id"); ok && ids[id] {
+			t.Errorf("%s has two elements with the ID %q", p.path, id)
+		} else if ok {
+			ids[id] = true
+		}
+		switch n.DataAtom {
+		case atom.Style, atom.Iframe, atom.Object, atom.Img:
+			t.Errorf("%s has a %s", p.path, n.Data)
+		case atom.Script:
+			if src, _ := attribute(n, "src"); n.FirstChild != nil || !strings.HasPrefix(src, "/assets/") {
+				t.Errorf("%s has a script that is not ours", p.path)
+			}
+		case atom.Input, atom.Select, atom.Progress:
+			kind, _ := attribute(n, "type")
+			id, _ := attribute(n, "id")
+			within := false
+			for up := n.Parent; up != nil; up = up.Parent {
+				within = within || up.DataAtom == atom.Label
+			}
+			if kind != "hidden" && !within && !labelled[id] {
+				t.Errorf("%s has a %s without a label", p.path, n.Data)
+			}
+		case atom.Svg:
+			_, label := attribute(n, "aria-label")
+			_, hidden := attribute(n, "aria-hidden")
+			if label == hidden {
+				t.Errorf("%s has a drawing that is neither told nor hidden", p.path)
+			}
+		case atom.A:
+			if text(n) == "" {
+				t.Errorf("%s has a link without words: %v", p.path, n.Attr)
+			}
+		case atom.Nav, atom.Aside:
+			if label, _ := attribute(n, "aria-label"); label == "" {
+				t.Errorf("%s has a %s without a name", p.path, n.Data)
+			}
+		}
+	}
+	for _, n := range p.named(atom.A) {
+		if href, _ := attribute(n, "href"); strings.HasPrefix(href, "#") && !ids[href[1:]] {
+			t.Errorf("%s has a link to %s, which is not there", p.path, href)
+		}
+	}
+	if script := text(p.root); strings.ContainsAny(script, "\u202e\x1b") {
+		t.Errorf("%s has letters that turn others around, or drive a terminal", p.path)
+	}
+}
+
+// links are the pages of ours that it leads to.
+func (p *page) links() (paths []string) {
+	for _, n := range p.all(func(n *html.Node) bool {
+		return n.DataAtom == atom.A || n.DataAtom == atom.Link || n.DataAtom == atom.Script
+	}) {
+		href, _ := attribute(n, "href")
+		if src, ok := attribute(n, "src"); ok {
+			href = src
+		}
+		if u, err := url.Parse(href); err == nil && u.Host == "" && u.Path != "" {
+			u.Fragment = ""
+			paths = append(paths, u.String())
+		} else if err == nil && u.Host != "" && u.Scheme != "https" {
+			p.t.Errorf("%s leads to %s", p.path, href)
+		}
+	}
+	return paths
+}
+
+func TestPages_AreWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill()
+	seen := map[string]bool{}
+	next := []string{"/", "/log?type=deployed&type=failed&deployment=web", "/log?after=3", "/log?before=30", "/at?time=2026-01-31T15:04", "/at?from=1700000000000&minutes=30", "/log?delivery=web-bad&since=2026-01-31"}
+	for len(next) > 0 {
+		path := next[0]
+		next = next[1:]
+		if seen[path] {
+			continue
+		}
+		seen[path] = true
+		answer := w.get(path, http.StatusOK)
+		if policy := answer.Header().Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'; style-src 'self'; script-src 'self';") || strings.Contains(policy, "unsafe") {
+			t.Errorf("%s has the policy %q", path, policy)
+		}
+		if kind := answer.Header().Get("Content-Type"); !strings.HasPrefix(kind, "text/html") {
+			continue
+		}
+		p := parse(t, path, answer.Body.String())
+		p.check()
+		next = append(next, p.links()...)
+	}
+	for _, path := range []string{"/", "/deployments/web", "/deployments/far?instance=www2", "/deliveries/web-bad", "/deliveries/api-2", "/deliveries/far-1?instance=www2", "/log", "/at", "/proof", "/deliveries/web-bad/log?attempt=2&deployment=web"} {
+		if !seen[path] {
+			t.Errorf("nothing leads to %s", path)
+		}
+	}
+}
+
+// has looks for texts in what a page says.
+func (w *world) has(path string, texts ...string) {
+	w.t.Helper()
+	p := parse(w.t, path, w.get(path, http.StatusOK).Body.String())
+	said := text(p.named(atom.Main)[0])
+	for _, want := range texts {
+		if !strings.Contains(said, want) {
+			w.t.Errorf("%s does not say %q:\n%s", path, want, said)
+		}
+	}
+}
+
+func TestPages_SayWhatIsAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill()
+	w.has("/", "Of 5 deployments, 1 has failed and 1 is running", "At least 23 deploys in the last 7 days, at least 2 failed",
+		short(hash("web-24"))+" Change 24", "failed at step build", "Going live: "+short(hash("api-2")), "in place of "+short(hash("api-1")),
+		"Step 2 of 3, checkout", "Pinned to "+short(hash("docs-1"))+" by ann", "Frozen by ann", "1 waits", "No push to main of octo/idle has come yet", "www2", "usually")
+	w.has("/deployments/web", "web: "+short(hash("web-bad"))+" failed; live is "+short(hash("web-24")), "written by Zoë", "it failed at step build", "logo.png", "+3 −1", "and 2 more",
+		"25 deployed", "Older", "The last 27 runs")
+	w.has("/deployments/docs", "pinned", "voided")
+	w.has("/deployments/idle", "idle: never deployed", "durhack-deployer deploy idle")
+	w.has("/deployments/far?instance=www2", "it is one of www2")
+	w.has("/deliveries/web-bad", "Failed at step build of web", "Attempts at web", "Run log, attempt 2", "The whole text", "replayed", "octo/web")
+	w.has("/deliveries/api-2", "Running at api", "Step 2 of 3, checkout", "it goes on")
+	w.has("/deliveries/api-3", "Waiting at api")
+	w.has("/deliveries/ping-1", "Not deployed", "a ping deploys nothing")
+	w.has("/deliveries/far-1", "Deployed to far", "The run log is on elsewhere: /there/far.log")
+	w.has("/deliveries/pin-1", "Pinned")
+	w.has("/log?type=voided", "2 events that match", "ping")
+	w.has("/log?delivery=api-2", "3 events that match", "in place of")
+	w.has("/at", "4 deployments were live", "frozen by ann", "Going live")
+	w.has("/at?time=2020-01-01T00:00", "Nothing was recorded yet on 1 January 2020")
+	w.has("/proof", "Nothing is signed yet", "verify")
+}
+
+func TestPages_RefuseWhatIsNone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill()
+	for path, code := range map[string]int{
+		"/nothing": 404, "/deployments/nobody": 404, "/deployments/main": 400, "/deployments/a%2fb": 400, "/deployments/..%2f..": 400, "/deliveries/nosuch": 404,
+		"/deliveries/%3Cscript%3E": 400, "/log?type=nonsense": 400, "/log?before=x": 400, "/log?after=-1": 400, "/log?since=yesterdayish": 400, "/log?deployment=a/b": 400,
+		"/log?delivery=a/b": 400, "/at?time=soon": 400, "/at?from=1&minutes=99999999": 400, "/deployments/web?before=1": 400, "/deployments/web?instance=../x": 400,
+		"/log?instance=a/b": 400,
+	} {
+		parse(t, path, w.get(path, code).Body.String()).check()
+	}
+	for path, code := range map[string]int{
+		"/deliveries/web-bad/log?deployment=web&attempt=9": 404, "/deliveries/web-bad/log?deployment=..&attempt=1": 400, "/deliveries/web-bad/log": 400, "/deliveries/x/tail": 400,
+		"/assets/nothing.css": 404, "/deliveries/web-bad/log?deployment=main&attempt=1": 400,
+	} {
+		w.get(path, code)
+	}
+	// The beginning of an ID leads to the whole.
+	if to := w.get("/deliveries/ping-", http.StatusNotFound); to.Header().Get("Location") != "" {
+		t.Error("five characters are taken for a beginning")
+	}
+	w.receive("0123456789abcdef", "idle", "x")
+	if to := w.get("/deliveries/012345678", http.StatusSeeOther).Header().Get("Location"); to != "/deliveries/0123456789abcdef" {
+		t.Errorf("a beginning leads to %q", to)
+	}
+}
+
+func TestPages_SayWhatToDoWhereThereIsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.has("/", "4 deployments, and nothing deployed yet", "No push to main of octo/web has come yet")
+	w.has("/log", "The log is empty")
+	w.has("/at", "Nothing was recorded yet")
+	w.has("/proof", "The log is empty, so there is nothing to prove yet")
+	w.deploy("web-1", "web", "x", "")
+	w.has("/", "The read models are being built for the first time")
+	clear(w.cfg.Deployments)
+	w.project()
+	w.has("/deployments/web", "not in the configuration")
+
+	empty := newWorld(t)
+	clear(empty.cfg.Deployments)
+	empty.has("/", "No deployments yet", "https://deploy.example.com/github-webhook")
+	empty.away = errors.New("waiting for the database: connection refused " + hostile)
+	for _, path := range []string{"/", "/log", "/deliveries/x"} {
+		p := parse(t, path, empty.get(path, http.StatusServiceUnavailable).Body.String())
+		p.check()
+		if said := text(p.root); !strings.Contains(said, "connection refused") || !strings.Contains(said, "Pushes are accepted meanwhile") {
+			t.Errorf("%s: %s", path, said)
+		}
+	}
+}
+
+func TestLog_PagesAreAllOfIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill()
+	head, err := w.log.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pagesFrom := func(path, direction string) (positions []string) {
+		for path != "" {
+			p := parse(t, path, w.get(path, http.StatusOK).Body.String())
+			for _, n := range p.all(func(n *html.Node) bool {
+				class, _ := attribute(n, "class")
+				return strings.HasPrefix(class, "position")
+			}) {
+				positions = append(positions, text(n))
+			}
+			path = ""
+			for _, n := range p.named(atom.A) {
+				if text(n) == direction {
+					path, _ = attribute(n, "href")
+				}
+			}
+		}
+		return positions
+	}
+	down := pagesFrom("/log", "Older")
+	if len(down) != int(head) || down[0] != fmt.Sprint(head) || down[head-1] != "1" {
+		t.Errorf("the pages down have %d events of %d: %v", len(down), head, down)
+	}
+	up := pagesFrom("/log?before=51", "Newer")
+	slices.Sort(up)
+	if len(slices.Compact(up)) != int(head) {
+		t.Errorf("the pages up from the first have %d events of %d", len(up), head)
+	}
+}
+
+func TestDeployment_PagesOfTheHistoryAreAllOfIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill()
+	n, path := 0, "/deployments/web"
+	for pages := 0; path != ""; pages++ {
+		p := parse(t, path, w.get(path, http.StatusOK).Body.String())
+		for _, row := range p.named(atom.Tr) {
+			if attr, _ := attribute(row.FirstChild, "data-label"); attr == "" && strings.Contains(text(row), "ago") || strings.Contains(text(row), "just now") {
+				if len(slices.Collect(row.ChildNodes())) == 6 {
+					n++
+				}
+			}
+		}
+		path = ""
+		for _, a := range p.named(atom.A) {
+			if text(a) == "Older" {
+				path, _ = attribute(a, "href")
+				path, _, _ = strings.Cut(path, "#")
+			}
+		}
+		if pages > 5 {
+			t.Fatal("the history has no end")
+		}
+	}
+	if n != 27 {
+		t.Errorf("the pages have %d attempts, not 27", n)
+	}
+}
+
+func TestDeployment_AsksGitOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fill()
+	for range 3 {
+		w.get("/deployments/web", http.StatusOK)
+	}
+	if w.asked != 1 {
+		t.Errorf("git was asked %d times", w.asked)
+	}
+}
