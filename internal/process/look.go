@@ -55,7 +55,7 @@ func executable(path string) (ok bool, detail string) {
 		return false, path + " is a directory"
 	case !info.Mode().IsRegular():
 		return false, path + " is not a regular file"
-	case unix.Access(path, unix.X_OK) != nil:
+	case unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS) != nil:
 		return false, path + " is not executable"
 	}
 	return true, ""

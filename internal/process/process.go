@@ -64,6 +64,8 @@ type Command struct {
 	Grace time.Duration
 	// Nice is added to our own niceness, as nice(1) does.
 	Nice int
+	// As is with whose rights the program runs. It does not inherit those of the caller: see As.Enter.
+	As As
 	// Group, if set, is the open directory of the control group that the program starts in.
 	Group *os.File
 	// File, if set, names the running program for KillOrphan. It is removed
@@ -76,6 +78,10 @@ type Command struct {
 // is a *StoppedError that wraps the cause of ctx. A program that ends by itself
 // with anything but 0 is an *ExitError, one that is not there a *NotFoundError.
 func Run(ctx context.Context, c Command) error {
+	return Outside(func() error { return run(ctx, c) }) // File is not the user's
+}
+
+func run(ctx context.Context, c Command) error {
 	if len(c.Argv) == 0 || c.Argv[0] == "" {
 		return errors.New("run a program: no program is named")
 	}
@@ -83,13 +89,7 @@ func Run(ctx context.Context, c Command) error {
 	if ctx.Err() != nil {
 		return &StoppedError{Program: program, Cause: context.Cause(ctx)}
 	}
-	if c.Dir != "" {
-		// exec would blame the program.
-		if _, err := os.Stat(c.Dir); err != nil {
-			return &StartError{Program: program, Path: program, Err: &os.PathError{Op: "chdir", Path: c.Dir, Err: errors.Unwrap(err)}}
-		}
-	}
-	path, err := LookPath(program, c.Dir, c.SearchPaths, c.Env)
+	path, err := c.find()
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,8 @@ func Run(ctx context.Context, c Command) error {
 			// If we are killed, the program is told at once and not only when a
 			// successor finds the File. TERM lets git remove its lock files. The
 			// signal comes when the parent *thread* ends: see start.
-			Pdeathsig: unix.SIGTERM,
+			Pdeathsig:  unix.SIGTERM,
+			Credential: c.As.credential(),
 		},
 	}
 	if c.Group != nil {
@@ -137,7 +138,7 @@ func Run(ctx context.Context, c Command) error {
 			_ = os.Remove(c.File + unfinished)
 		}()
 	}
-	exited, err := start(cmd, c.Nice)
+	exited, err := start(cmd, c.Nice, c.As.Umask)
 	if err != nil {
 		out.abort()
 		return &StartError{Program: program, Path: path, Err: err}
@@ -155,23 +156,36 @@ func Run(ctx context.Context, c Command) error {
 	return outcome(ctx, program, cmd.ProcessState, waitErr, stopped)
 }
 
+// find finds the program, as far as whoever runs it may see it.
+func (c Command) find() (path string, err error) {
+	defer c.As.Enter()()
+	if c.Dir != "" {
+		// exec would blame the program.
+		if _, err := os.Stat(c.Dir); err != nil {
+			return "", &StartError{Program: c.Argv[0], Path: c.Argv[0], Err: &os.PathError{Op: "chdir", Path: c.Dir, Err: errors.Unwrap(err)}}
+		}
+	}
+	return LookPath(c.Argv[0], c.Dir, c.SearchPaths, c.Env)
+}
+
 // start starts cmd and returns a channel that is closed when it has exited (and
 // is not reaped yet). The goroutine keeps its thread for as long as the program
 // lives: PR_SET_PDEATHSIG is bound to the thread that forked.
-func start(cmd *exec.Cmd, nice int) (<-chan struct{}, error) {
+func start(cmd *exec.Cmd, nice, umask int) (<-chan struct{}, error) {
 	started := make(chan error, 1)
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
 		runtime.LockOSThread()
 		var err error
+		// Both are the thread's, and so the program's from the beginning. As no thread may
+		// take back the first, this one then ends with the goroutine that has locked it.
 		if nice > 0 {
-			// It is the thread's, and so the program's from the beginning. As no thread may
-			// take it back, this one ends with the goroutine that has locked it.
 			err = beNicer(nice)
 		} else {
 			defer runtime.UnlockOSThread()
 		}
+		defer As{Umask: umask}.Enter()()
 		if err == nil {
 			err = cmd.Start()
 		}
