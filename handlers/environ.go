@@ -3,6 +3,7 @@ package handlers
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,9 @@ var inherited = [...]string{
 	"SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK",
 }
 
+// personal are those of inherited that are the daemon's user's alone.
+var personal = [...]string{"HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "XDG_RUNTIME_DIR", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK"}
+
 // fallbackPath is for a daemon that has no PATH, as under some init systems.
 const fallbackPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -26,11 +30,21 @@ const fallbackPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 // among them: a clean one, with what was configured (NAME=value, later ones win),
 // and what the job is in DURHACK_ variables. searchPaths come before PATH.
 func Environment(job Job, configured, searchPaths []string) []string {
+	return EnvironmentAs(As{}, job, configured, searchPaths)
+}
+
+// EnvironmentAs is Environment of programs that may run as another user: it then has
+// nothing of the daemon's that is its user's alone, or secret.
+func EnvironmentAs(as As, job Job, configured, searchPaths []string) []string {
 	var vars []string
 	for _, name := range inherited {
-		if v, ok := os.LookupEnv(name); ok {
+		v, ok := os.LookupEnv(name)
+		if _, secret := mask.Password(v); ok && (as.User == nil || !secret && !slices.Contains(personal[:], name)) {
 			vars = append(vars, name+"="+v)
 		}
+	}
+	if as.User != nil {
+		vars = append(vars, as.User.Variables()...)
 	}
 	vars = append(vars, configured...)
 	path := fallbackPath

@@ -74,12 +74,20 @@ func Execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
 	if result.Err != nil && plan.Undo != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWithin)
 		defer cancel()
-		if stands := plan.Undo(ctx, env); stands != "" {
+		var stands string
+		_ = env.entered(func() error { stands = plan.Undo(ctx, env); return nil })
+		if stands != "" {
 			env.Say("%s", stands)
 			result.Err = fmt.Errorf("%w; %s", result.Err, stands)
 		}
 	}
 	return result
+}
+
+// entered calls f with the rights of e.As.
+func (e Env) entered(f func() error) error {
+	defer e.As.Enter()()
+	return f()
 }
 
 func execute(ctx context.Context, plan Plan, env Env, rep Reporter) Result {
@@ -131,7 +139,7 @@ func runStep(ctx context.Context, step Step, env Env) StepResult {
 		defer cancel()
 	}
 	begin := time.Now()
-	err := step.Run(stepCtx, env)
+	err := env.entered(func() error { return step.Run(stepCtx, env) })
 	if env.Limits != nil {
 		if exceeded := env.Limits.Exceeded(); err != nil && exceeded != "" {
 			err = fmt.Errorf("%w; %s", err, exceeded)

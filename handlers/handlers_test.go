@@ -198,6 +198,29 @@ func TestEnvironmentIsClean(t *testing.T) {
 	}
 }
 
+func TestEnvironmentAs_HasNothingPersonal(t *testing.T) {
+	for name, value := range map[string]string{
+		"HOME": "/root", "USER": "root", "LOGNAME": "root", "SHELL": "/bin/x", "TMPDIR": "/root/tmp", "XDG_RUNTIME_DIR": "/run/user/0",
+		"GIT_SSH_COMMAND": "ssh -i /root/key", "SSH_AUTH_SOCK": "/root/agent", "HTTPS_PROXY": "http://ada:hunter2@proxy", "HTTP_PROXY": "http://proxy",
+		"PATH": "/bin", "SSL_CERT_FILE": "/etc/ssl/x",
+	} {
+		t.Setenv(name, value)
+	}
+	as := As{User: &process.User{Name: "app", Home: "/srv/app", Shell: "/bin/sh"}}
+	vars := EnvironmentAs(as, Job{}, []string{"SHELL=/own"}, nil)
+	if text := strings.Join(vars, "\n"); strings.Contains(text, "root") || strings.Contains(text, "hunter2") {
+		t.Errorf("the daemon's own are in %q", vars)
+	}
+	for _, want := range []string{"HOME=/srv/app", "USER=app", "LOGNAME=app", "HTTP_PROXY=http://proxy", "SHELL=/own"} {
+		if !slices.Contains(vars, want) {
+			t.Errorf("%s is missing in %q", want, vars)
+		}
+	}
+	if i, j := slices.Index(vars, "SHELL=/bin/sh"), slices.Index(vars, "SHELL=/own"); i > j {
+		t.Errorf("what is configured does not win in %q", vars)
+	}
+}
+
 func fixedClock() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
 func openLog(t *testing.T, path string, secrets []string, limit int64) *RunLog {

@@ -83,6 +83,9 @@ type Handler interface {
 // Leftovers goes on reading what programs leave behind: see process.Leftovers.
 type Leftovers = process.Leftovers
 
+// As are the rights of a deployment: see process.As.
+type As = process.As
+
 // Limits bound what the programs of a run may use.
 type Limits interface {
 	// Dir is the open directory of the control group that they start in.
@@ -108,6 +111,8 @@ type Env struct {
 	Grace time.Duration
 	// Nice is added to the niceness of programs.
 	Nice int
+	// As is with whose rights programs run, and steps read and write files.
+	As As
 	// Limits, if set, bound what programs may use together.
 	Limits Limits
 	// ProcessFile names the running program for KillOrphan, should we be killed;
@@ -140,7 +145,7 @@ func (e Env) Run(ctx context.Context, dir string, extra []string, argv ...string
 	vars = append(append(vars, e.Vars...), extra...)
 	return process.Run(ctx, process.Command{
 		Argv: argv, Dir: dir, Env: vars, SearchPaths: e.SearchPaths,
-		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, Nice: e.Nice, Group: e.GroupDir(), File: e.ProcessFile,
+		Stdout: e.Out, Leftovers: e.Leftovers, Grace: e.Grace, Nice: e.Nice, As: e.As, Group: e.GroupDir(), File: e.ProcessFile,
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // Root does for a step what only root may: one of the verbs in names, whose arguments root
@@ -29,7 +30,7 @@ func (e Env) AsRoot(ctx context.Context, out io.Writer, verb string, args ...str
 	if out == nil {
 		out = e.Out
 	}
-	return e.Root.Call(ctx, e.Job, out, verb, args...)
+	return process.Outside(func() error { return e.Root.Call(ctx, e.Job, out, verb, args...) })
 }
 
 // Ending makes h's plans end with a step for each of these units of systemd.

@@ -22,6 +22,8 @@ type site struct {
 	// extra is put into the configuration, above the deployments.
 	extra       string
 	deployments []deployment
+	// env is added to the environment of the program.
+	env []string
 
 	mu      sync.Mutex
 	started int
@@ -158,7 +160,8 @@ func (s *site) queued(name string) []string {
 
 // environ is what every program gets: nothing of the developer's own settings.
 func (s *site) environ() []string {
-	return append(gitEnv(), "HOME="+s.dir, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir(), "TZ=UTC")
+	own := append(gitEnv(), "HOME="+s.dir, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir(), "TZ=UTC")
+	return append(own, s.env...)
 }
 
 // result is what a command printed.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 )
 
@@ -43,7 +44,7 @@ tip of its branch). The remote is asked for the commit; nothing else is done.`,
 			if err != nil {
 				return err
 			}
-			return c.printPlan(d.Slug, commit, plan, asJSON)
+			return c.printPlan(d, commit, plan, asJSON)
 		},
 	}
 	cmd.Flags().StringVar(&ref, "ref", "", "`REF` to plan for: a branch, a tag or a commit hash")
@@ -56,20 +57,31 @@ type planRow struct {
 	Step      int      `json:"step"`
 	Name      string   `json:"name"`
 	Run       []string `json:"run,omitempty"`
+	User      string   `json:"user,omitempty"` // as whom, where the configuration says so
 	Describe  string   `json:"describe,omitempty"`
 	TimeoutMS int64    `json:"timeout_ms,omitempty"`
 }
 
-func (c *cli) printPlan(slug, commit string, plan handlers.Plan, asJSON bool) error {
+func (c *cli) printPlan(d *config.Deployment, commit string, plan handlers.Plan, asJSON bool) error {
+	user := func(s handlers.Step) string {
+		if len(s.Root) > 0 && len(s.Argv) == 0 { // root does it
+			return ""
+		}
+		return d.User
+	}
 	if asJSON {
 		for i, s := range plan.Steps {
-			if err := writeJSON(c.out, planRow{i + 1, s.Name, s.Argv, s.Describe, s.Timeout.Milliseconds()}); err != nil {
+			if err := writeJSON(c.out, planRow{i + 1, s.Name, s.Argv, user(s), s.Describe, s.Timeout.Milliseconds()}); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	fmt.Fprintf(c.out, "%s at %s would run:\n", slug, commit)
+	as := ""
+	if d.User != "" {
+		as = " as " + d.User
+	}
+	fmt.Fprintf(c.out, "%s at %s would run%s:\n", d.Slug, commit, as)
 	t := c.newTable(column{}, column{name: "STEP"}, column{name: "TIMEOUT", drop: 1}, column{name: "RUNS", text: true})
 	for i, s := range plan.Steps {
 		timeout, runs := "-", s.Describe

@@ -104,7 +104,7 @@ func Stands(place, commit string, job handlers.Job) string {
 // Repo is the clone, as a step works with it.
 func (s Source) Repo(env handlers.Env) *git.Repo {
 	return git.Open(s.Path, s.Remote, git.Options{
-		Vars: env.Vars, SearchPaths: s.searchPaths(env), Grace: env.Grace, Nice: env.Nice, Group: env.GroupDir(), ProcessFile: env.ProcessFile,
+		Vars: env.Vars, SearchPaths: s.searchPaths(env), Grace: env.Grace, Nice: env.Nice, As: env.As, Base: env.Job.Path, Group: env.GroupDir(), ProcessFile: env.ProcessFile,
 		Submodules: s.Submodules, Tags: s.Tags, Store: s.Store, Blobless: s.Blobless,
 		Key: s.Key, KnownHosts: s.KnownHosts,
 	}).Patient(cmp.Or(s.Patience, git.DefaultPatience), func(why string) { env.Say("%s", why) })

@@ -214,7 +214,11 @@ func (d *doctor) paths(ctx context.Context) {
 		if !dep.Enabled {
 			continue
 		}
-		if err := git.CheckDir(daemon.Repository(d.cfg, dep).Dir()); err != nil {
+		as, _ := daemon.As(dep)
+		leave := as.Enter()
+		err := git.CheckDir(daemon.Repository(d.cfg, dep).Dir())
+		leave()
+		if err != nil {
 			bad = true
 			d.say(Fail, "a deployment's path is missing, empty or a git repository", "%s: %s", slug, oneLine(err))
 			continue
@@ -227,6 +231,9 @@ func (d *doctor) paths(ctx context.Context) {
 		case err != nil || unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
 			bad = true
 			d.say(Fail, "make the path, empty, and give it to the user that the daemon runs as (chown), or run this as that user", "%s: %s cannot be written by this user", slug, dir)
+		case as.User != nil && dir == dep.Path && !as.May(dir, unix.W_OK|unix.X_OK):
+			bad = true
+			d.say(Fail, fmt.Sprintf("chown -R -h %s:%d %s", as.User.Name, as.User.GID, dir), "%s: %s cannot be written by %s, as whom it is deployed", slug, dir, as.User.Name)
 		default:
 			usable++
 		}
@@ -243,10 +250,21 @@ func (d *doctor) paths(ctx context.Context) {
 // steps looks for the programs of enabled deployments.
 func (d *doctor) steps(context.Context) {
 	missing, found := 0, 0
+	var own []string // whose steps run as the daemon's user
+	others := 0
 	for _, slug := range d.cfg.Slugs() {
 		dep := d.cfg.Deployments[slug]
 		if !dep.Enabled {
 			continue
+		}
+		as, err := daemon.As(dep)
+		switch {
+		case err != nil: // the configuration is refused
+		case as.User == nil:
+			own = append(own, slug)
+		default:
+			others++
+			missing += d.reaches(slug, as)
 		}
 		for _, step := range append(slices.Clip(dep.Steps), config.Step{Name: names.StepHealth, Run: dep.Health.Command}) {
 			if len(step.Run) == 0 {
@@ -259,7 +277,10 @@ func (d *doctor) steps(context.Context) {
 			for name, value := range step.Env {
 				env = append(env, name+"="+value)
 			}
-			if _, err := process.LookPath(step.Run[0], dep.Path, d.cfg.ExecutableSearchPaths, env); err != nil {
+			leave := as.Enter()
+			_, err := process.LookPath(step.Run[0], dep.Path, d.cfg.ExecutableSearchPaths, env)
+			leave()
+			if err != nil {
 				missing++
 				d.say(Fail, "install it, or name its directory in executable_search_paths", "step %q of %s: %v", step.Name, slug, err)
 				continue
@@ -267,7 +288,28 @@ func (d *doctor) steps(context.Context) {
 			found++
 		}
 	}
-	if missing == 0 {
-		d.say(OK, "", "%s found; steps run as the daemon's user, so anyone who can push a step's programs can read the signing key and the webhook secret, and rewrite the log", counted(found, "program"))
+	if missing > 0 {
+		return
 	}
+	const may = "run as the daemon's user, so anyone who can push a step's programs can read the signing key and the webhook secret, and rewrite the log"
+	switch {
+	case len(own) == 0 && others > 0:
+		d.say(OK, "", "%s found; no steps run as the daemon's user", counted(found, "program"))
+	case others > 0:
+		d.say(OK, "", "%s found; steps of %s %s", counted(found, "program"), strings.Join(own, ", "), may)
+	default:
+		d.say(OK, "", "%s found; steps %s", counted(found, "program"), may)
+	}
+}
+
+// reaches tells of what is the daemon's alone, and what the user of a deployment can use.
+func (d *doctor) reaches(slug string, as process.As) (found int) {
+	for _, p := range daemon.Guarded(d.cfg) {
+		if as.May(p.Path, p.Use) {
+			found++
+			d.say(Fail, "take the rights on it from others, and from that user's groups (chmod, chown), or name another user",
+				"%s, as whom %s is deployed, can use %s: so can anyone who can push a step's programs", as.User.Name, slug, p.Path)
+		}
+	}
+	return found
 }

@@ -15,7 +15,10 @@ func (d *doctor) pm2(ctx context.Context) {
 		if !dep.Enabled || dep.Handler != config.HandlerPM2 {
 			continue
 		}
-		found, problems := daemon.PM2(d.cfg, dep).Inspect(ctx, handlers.Env{Vars: daemon.Environment(d.cfg, dep)})
+		as, _ := daemon.As(dep) // the configuration is refused where there is none
+		leave := as.Enter()
+		found, problems := daemon.PM2(d.cfg, dep).Inspect(ctx, handlers.Env{As: as, Vars: daemon.Environment(d.cfg, dep)})
+		leave()
 		for _, p := range problems {
 			level := Warn
 			if p.Fatal {

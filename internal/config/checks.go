@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -52,7 +53,9 @@ var checks = map[string]func(s setting, text string) string{
 	"slug":          checkSlug,
 	"step_dir":      is(wrongStepDir),
 	"step_name":     is(wrongStepName),
+	"umask":         is(wrongUmask),
 	"unit":          is(wrongUnit),
+	"user":          is(wrongUser),
 	"user_header":   is(wrongUserHeader),
 	"uwsgi":         checkUWSGI,
 }
@@ -446,6 +449,34 @@ func wrongScript(s string) (wrong, suggestion string) {
 func wrongInstanceName(s string) (wrong, suggestion string) {
 	if strings.TrimSpace(s) == "" || strings.ContainsFunc(s, unprintable) {
 		return "must be printable and not empty", ""
+	}
+	return "", ""
+}
+
+// Umask is the text of a umask as a number; 0 where it is empty.
+func Umask(text string) int {
+	n, _ := strconv.ParseUint(text, 8, 16)
+	return int(n)
+}
+
+func wrongUmask(s string) (wrong, suggestion string) {
+	switch n, err := strconv.ParseUint(s, 8, 16); {
+	case err != nil || n > 0o777:
+		return "is not a umask in octal digits", `write it like "027"`
+	case n == 0:
+		return "lets everybody on the host write to what steps make", `write "002" where only the group should`
+	case n&0o700 != 0:
+		return "takes rights from the user itself, who could not go on with what it has made", `write it like "027"`
+	}
+	return "", ""
+}
+
+// userName is what useradd makes, and what directories of users have beside.
+var userName = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_.@-]{0,255}\z`)
+
+func wrongUser(s string) (wrong, suggestion string) {
+	if !userName.MatchString(s) {
+		return "is not the name of a user", `write a name of /etc/passwd, like "app"`
 	}
 	return "", ""
 }

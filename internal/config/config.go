@@ -221,6 +221,10 @@ type Deployment struct {
 	// Key is the private key that ssh shows a remote, an absolute path that needs no quotes; empty
 	// leaves it to ssh.
 	Key string `toml:"key" check:"key" json:"key,omitempty"`
+	// User is who the programs of a run are run as; empty is the daemon's own. Umask is
+	// theirs, in octal digits; empty leaves it.
+	User  string `toml:"user" check:"user" json:"user,omitempty"`
+	Umask string `toml:"umask" check:"umask" json:"umask,omitempty"`
 	// Env are the variables, NAME=value, that git and every step get beside those
 	// that always are passed on: those of Variables.
 	Env []string `json:"-"`

@@ -34,7 +34,7 @@ func (d *decoder) deployments(c *Config) {
 		}
 		paths[one.Path] = slug
 		d.deployment(c, one, key, base)
-		if name := one.PM2Home + "\x00" + one.InstanceName; one.Handler == HandlerPM2 && one.InstanceName != "" {
+		if name := one.User + "\x00" + one.PM2Home + "\x00" + one.InstanceName; one.Handler == HandlerPM2 && one.InstanceName != "" {
 			if other, taken := instances[name]; taken {
 				at := key + ".instance_name"
 				d.fail(d.at[at], at, fmt.Sprintf("deployments %q and %q have the same instance_name %q", other, slug, one.InstanceName),
@@ -73,6 +73,9 @@ func (d *decoder) deployment(c *Config, one *Deployment, key string, base Variab
 	d.self(one, key)
 	if s := d.setting(key + ".key"); one.Key != "" && !unquoted.MatchString(c.StateDir) {
 		s.fail(fmt.Sprintf("%s needs a state_dir whose path ssh can be given, not %q", s.key, c.StateDir), "choose one of letters, digits and @_+=:,.-")
+	}
+	if s := d.setting(key + ".user"); one.User != "" && (one.Handler == HandlerSelf || one.Handler == HandlerNginx) {
+		s.fail(fmt.Sprintf("%s has no place with the handler %q, which changes what is the deployer's own, or nginx's", s.key, one.Handler), "remove it")
 	}
 	d.releases(one, key)
 	canonical, err := json.Marshal(one)

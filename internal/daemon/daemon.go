@@ -172,7 +172,11 @@ func Refuse(cfg *config.Config, listen, work bool) error {
 		}
 		// The handler has the last word: a worker that cannot have one would let
 		// its pushes wait.
-		if _, err := Handler(cfg, d); err != nil {
+		_, err := As(d)
+		if err == nil {
+			_, err = Handler(cfg, d)
+		}
+		if err != nil {
 			problems = append(problems, d.Refused(strings.ReplaceAll(err.Error(), "\n", "; "), "change it, or set enabled = false"))
 		}
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -22,6 +23,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/worker"
 )
 
@@ -62,10 +64,34 @@ func releasesOf(d *config.Deployment) releases.Config {
 	return releases.Config{Path: d.Path, Keep: d.Keep, Shared: d.Shared, Build: fmt.Sprintf("%x", sha256.Sum256(build))}
 }
 
+// As is with whose rights a deployment runs, and the error that its user is not to be had
+// here: what then is read is read as nobody, or as ourselves where we are not root.
+func As(d *config.Deployment) (handlers.As, error) {
+	as, err := process.AsUser(d.User, config.Umask(d.Umask))
+	if notRoot, ok := errors.AsType[*process.NotRootError](err); ok {
+		err = fmt.Errorf(`user = %q: %w; run the daemon as root, as "Steps of another user" in docs/operations.md says, or remove user`, d.User, notRoot)
+	} else if err != nil {
+		err = fmt.Errorf("user = %q: %w; add it (useradd --system --create-home %[1]s), or name another", d.User, err)
+	}
+	return as, err
+}
+
+// storeOf is where a deployment keeps what it shares with others of its remote. Those of
+// another user share nothing with others: who can write to it could change their files.
+func storeOf(cfg *config.Config, d *config.Deployment) string {
+	switch {
+	case d.User == "":
+		return stores(cfg)
+	case d.Strategy == config.StrategyReleases:
+		return filepath.Join(d.Path, "objects")
+	}
+	return ""
+}
+
 func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
 	return source.Source{
 		Path: d.Path, Remote: d.Remote, SearchPaths: cfg.ExecutableSearchPaths, FetchTimeout: d.FetchTimeout,
-		Submodules: d.Submodules, Tags: d.Tags, Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
+		Submodules: d.Submodules, Tags: d.Tags, Store: storeOf(cfg, d), Blobless: d.Clone == config.CloneBlobless,
 		Key: d.Key, KnownHosts: knownHosts(cfg),
 	}
 }
@@ -73,7 +99,7 @@ func sourceOf(cfg *config.Config, d *config.Deployment) source.Source {
 // kindOf is the handler of the deployment's kind.
 func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 	cfg := o.Config
-	if err := checkKey(d.Key); err != nil {
+	if err := checkKey(d); err != nil {
 		return nil, fmt.Errorf("deployment %q: %w", d.Slug, err)
 	}
 	src := sourceOf(cfg, d)
@@ -103,7 +129,7 @@ func PM2(cfg *config.Config, d *config.Deployment) *pm2.Handler {
 	return pm2.New(pm2.Config{
 		Source: sourceOf(cfg, d), Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
 		Scripts: d.Scripts, Install: d.Install, Env: d.Env, Home: d.PM2Home, Settle: d.Settle, Reload: d.PM2Reload,
-		Definition: filepath.Join(cfg.StateDir, "pm2", d.Slug+".json"),
+		Definition: definition(cfg, d),
 	})
 }
 
@@ -122,6 +148,15 @@ func Nginx(cfg *config.Config, d *config.Deployment) *nginx.Handler {
 	})
 }
 
+// definition is the file that pm2 reads: where the user who runs pm2 can.
+func definition(cfg *config.Config, d *config.Deployment) string {
+	dir := filepath.Join(cfg.StateDir, "pm2")
+	if as, _ := As(d); as.User != nil {
+		dir = filepath.Join(cmp.Or(d.PM2Home, filepath.Join(as.User.Home, ".pm2")), "durhack-deployer")
+	}
+	return filepath.Join(dir, d.Slug+".json")
+}
+
 // Repository is the clone whose history is asked: the one that a deployment works in,
 // or one beside its releases.
 func Repository(cfg *config.Config, d *config.Deployment) *git.Repo {
@@ -138,9 +173,10 @@ func repositoryIn(cfg *config.Config, d *config.Deployment, besideReleases strin
 	if d.Strategy == config.StrategyReleases {
 		dir = filepath.Join(dir, besideReleases)
 	}
+	as, _ := As(d) // whoever runs something was told
 	return git.Open(dir, d.Remote, git.Options{
-		Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths, Submodules: d.Submodules, Tags: d.Tags,
-		Store: stores(cfg), Blobless: d.Clone == config.CloneBlobless,
+		As: as, Base: d.Path, Vars: Environment(cfg, d), SearchPaths: cfg.ExecutableSearchPaths, Submodules: d.Submodules, Tags: d.Tags,
+		Store: storeOf(cfg, d), Blobless: d.Clone == config.CloneBlobless,
 		Key: d.Key, KnownHosts: knownHosts(cfg),
 	})
 }
@@ -150,7 +186,8 @@ func stores(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "rep
 
 // Environment is what programs of a deployment get outside of a run.
 func Environment(cfg *config.Config, d *config.Deployment) []string {
-	return handlers.Environment(handlers.Job{Deployment: d.Slug, Branch: d.Branch}, d.Env, cfg.ExecutableSearchPaths)
+	as, _ := As(d)
+	return handlers.EnvironmentAs(as, handlers.Job{Deployment: d.Slug, Branch: d.Branch}, d.Env, cfg.ExecutableSearchPaths)
 }
 
 // clone is a git.Repo as the worker wants to ask it.
@@ -207,8 +244,11 @@ func tidy(ctx context.Context, repo *git.Repo, log *slog.Logger) {
 func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locker, queues *queueSet, m *mirror.Mirror, slots *worker.Slots, limits *limiter, d *config.Deployment) error {
 	var handler handlers.Handler
 	var resumer handlers.Resumer
+	as, err := As(d)
 	if d.Enabled { // a disabled one voids what still waits, and runs nothing
-		var err error
+		if err != nil {
+			return err
+		}
 		if handler, resumer, err = handlerOf(o, d); err != nil {
 			return err
 		}
@@ -243,7 +283,7 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Control: m, Slots: slots,
 		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer, Limit: limits.of(d),
-		Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
+		As: as, Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, Tree(o.Config, d), o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)
 }

@@ -6,13 +6,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
-// checkKey says what keeps ssh from using a deploy key.
-func checkKey(path string) error {
+// checkKey says what keeps ssh from using the deploy key.
+func checkKey(d *config.Deployment) error {
+	path := d.Key
 	if path == "" {
 		return nil
 	}
@@ -28,6 +31,10 @@ func checkKey(path string) error {
 		return fmt.Errorf("key %s is not a file; name the private key", path)
 	case info.Mode().Perm()&0o077 != 0:
 		return fmt.Errorf("key %s has mode %04o: others than its owner may use it; chmod 600 it, and make a new one if somebody has", path, info.Mode().Perm())
+	}
+	as, err := As(d)
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && err == nil && as.User != nil && stat.Uid != as.User.UID {
+		return fmt.Errorf("key %s belongs to %s, and git runs as %s: give it to that user (chown)", path, process.NameOf(int(stat.Uid)), as.User.Name)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ func (r *Repo) detached() string {
 
 // Has says whether commit is in the local repository.
 func (r *Repo) Has(ctx context.Context, commit string) (bool, error) {
+	defer r.opts.As.Enter()()
 	if err := checkHash(commit); err != nil {
 		return false, fmt.Errorf("look for a commit: %w", err)
 	}
@@ -54,6 +55,7 @@ func (r *Repo) Has(ctx context.Context, commit string) (bool, error) {
 // IsAncestor says whether a is an ancestor of b, or b itself. It is false where
 // a is not known here: what is unknown has not been live. An unknown b is an error.
 func (r *Repo) IsAncestor(ctx context.Context, a, b string) (bool, error) {
+	defer r.opts.As.Enter()()
 	if err := checkHash(b); err != nil {
 		return false, fmt.Errorf("compare commits: %w", err)
 	}
@@ -75,6 +77,7 @@ func (r *Repo) IsAncestor(ctx context.Context, a, b string) (bool, error) {
 // Head is the commit that is checked out, or empty where there is none yet, or
 // where HEAD was lost: see heal.
 func (r *Repo) Head(ctx context.Context) (string, error) {
+	defer r.opts.As.Enter()()
 	if !isRef(filepath.Join(r.dir, ".git", "HEAD")) {
 		return "", nil
 	}
@@ -94,6 +97,7 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 // Unfinished is the commit that a checkout was on the way to when it failed or was
 // cut short; empty where the last one came to its end.
 func (r *Repo) Unfinished() (string, error) {
+	defer r.opts.As.Enter()()
 	b, err := os.ReadFile(filepath.Join(r.dir, ".git", targetName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -112,6 +116,7 @@ func (r *Repo) Unfinished() (string, error) {
 // remembers, or hides (assume-unchanged, skip-worktree, sparse checkouts), does not
 // count. It changes nothing. Submodules count where Options has them.
 func (r *Repo) Edited(ctx context.Context) ([]string, error) {
+	defer r.opts.As.Enter()()
 	submodules := "--ignore-submodules=all"
 	if r.opts.Submodules {
 		submodules = "--ignore-submodules=untracked"
@@ -178,6 +183,7 @@ func (r *Repo) convertedOtherwise(ctx context.Context) ([]string, error) {
 // RemoteTip is the commit at the tip of a branch of the remote, now. A branch
 // that is not there is ErrRefNotFound.
 func (r *Repo) RemoteTip(ctx context.Context, branch string) (string, error) {
+	defer r.opts.As.Enter()()
 	if err := checkBranch(branch); err != nil {
 		return "", fmt.Errorf("ask for the tip of a branch: %w", err)
 	}
@@ -203,6 +209,7 @@ type Ref struct {
 // ref; a branch; or a tag (the commit that it stands for). Nothing found is
 // ErrRefNotFound; see Beginning for the beginning of a hash.
 func (r *Repo) Resolve(ctx context.Context, name string) (Ref, error) {
+	defer r.opts.As.Enter()()
 	if names.Commit(name) {
 		return Ref{Commit: name}, nil
 	}
@@ -237,6 +244,7 @@ type Commit struct{ Hash, Date, Subject string }
 
 // Beginning lists the commits that are here already whose hash begins so.
 func (r *Repo) Beginning(ctx context.Context, hash string) ([]Commit, error) {
+	defer r.opts.As.Enter()()
 	if !names.CommitBeginning(hash) || !r.exists() {
 		return nil, nil
 	}

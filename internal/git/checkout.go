@@ -28,6 +28,7 @@ const targetName = "durhack-deployer.target"
 // are those of its target, which is therefore written down first. A later
 // checkout takes them for tracked ones; it never has to complete the earlier one.
 func (r *Repo) Checkout(ctx context.Context, commit string, out io.Writer) error {
+	defer r.opts.As.Enter()()
 	if err := checkHash(commit); err != nil {
 		return fmt.Errorf("checkout: %w", err)
 	}

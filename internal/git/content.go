@@ -24,6 +24,7 @@ type File struct {
 // Files reads those of a commit that have one of these names or lie below them, sorted
 // by path. None may be larger than most.
 func (r *Repo) Files(ctx context.Context, commit string, most int, names ...string) ([]File, error) {
+	defer r.opts.As.Enter()()
 	if err := checkHash(commit); err != nil {
 		return nil, fmt.Errorf("read the files of a commit: %w", err)
 	}

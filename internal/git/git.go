@@ -54,6 +54,11 @@ type Options struct {
 	Key, KnownHosts string
 	// Nice is added to git's niceness.
 	Nice int
+	// As is with whose rights git runs, and everything in the working tree is read and written.
+	As process.As
+	// Base is the directory that is given to the user of As where it is missing; empty is the
+	// working tree.
+	Base string
 	// Group is the control group that git starts in; nil is ours.
 	Group *os.File
 	// ProcessFile names the running git for process.KillOrphan; may be empty.
@@ -158,7 +163,7 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	}
 	err := process.Run(ctx, process.Command{
 		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
-		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, Nice: r.opts.Nice, Group: r.opts.Group, File: r.opts.ProcessFile,
+		SearchPaths: r.opts.SearchPaths, Grace: r.opts.Grace, Nice: r.opts.Nice, As: r.opts.As, Group: r.opts.Group, File: r.opts.ProcessFile,
 		Stdin: r.stdin, Stdout: stdout, Stderr: stderr,
 	})
 	_ = masked.Flush()
@@ -248,8 +253,11 @@ func (r *Repo) environment() []string {
 		"GIT_CEILING_DIRECTORIES="+filepath.Dir(filepath.Clean(r.dir)),
 		"GIT_CONFIG_COUNT="+strconv.Itoa(given+len(config)))
 	if r.opts.Key != "" {
-		vars = append(vars, "GIT_SSH_VARIANT=ssh", "GIT_SSH_COMMAND=ssh -i "+r.opts.Key+" -o IdentitiesOnly=yes -o BatchMode=yes"+
-			" -o UserKnownHostsFile="+r.opts.KnownHosts+" -o StrictHostKeyChecking=accept-new")
+		hosts := "-o UserKnownHostsFile=" + r.opts.KnownHosts
+		if r.opts.As.User != nil { // who may not write to ours: new ones go to the user's own
+			hosts = "-o 'GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts " + r.opts.KnownHosts + "'"
+		}
+		vars = append(vars, "GIT_SSH_VARIANT=ssh", "GIT_SSH_COMMAND=ssh -i "+r.opts.Key+" -o IdentitiesOnly=yes -o BatchMode=yes "+hosts+" -o StrictHostKeyChecking=accept-new")
 	}
 	for i, kv := range config {
 		n := strconv.Itoa(given + i)

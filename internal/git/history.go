@@ -16,6 +16,7 @@ import (
 // Knows says whether the commit is here with everything that led to it, so that
 // IsAncestor can be trusted about it. In a shallow clone it may not be.
 func (r *Repo) Knows(ctx context.Context, commit string) (bool, error) {
+	defer r.opts.As.Enter()()
 	if have, err := r.Has(ctx, commit); err != nil || !have {
 		return false, err
 	}
@@ -49,6 +50,7 @@ func (r *Repo) shallow() ([]string, error) {
 // first where there is no clone yet; a shallow clone becomes a whole one. The
 // working tree is left alone.
 func (r *Repo) FetchHistory(ctx context.Context, branch, commit string, out io.Writer) error {
+	defer r.opts.As.Enter()()
 	if err := errors.Join(checkBranch(branch), checkHash(commit)); err != nil {
 		return fmt.Errorf("fetch the history: %w", err)
 	}
@@ -71,6 +73,7 @@ func (r *Repo) FetchHistory(ctx context.Context, branch, commit string, out io.W
 // Kin compares a commit that is known with many at once: before are those that led
 // to it, after those that came from it, and unknown those that are not known.
 func (r *Repo) Kin(ctx context.Context, commit string, others []string) (before, after, unknown map[string]bool, err error) {
+	defer r.opts.As.Enter()()
 	fail := func(err error) (_, _, _ map[string]bool, _ error) {
 		return nil, nil, nil, fmt.Errorf("compare commits: %w", err)
 	}
@@ -154,6 +157,7 @@ var errTipLate = errors.New("the branch is where it was before the push")
 // remote that still has the branch there is late, and a patient Repo waits for
 // it; after that the tip is what the remote says.
 func (r *Repo) TipAfter(ctx context.Context, branch, before string) (string, error) {
+	defer r.opts.As.Enter()()
 	var tip string
 	var missing error
 	late := func(err error) bool { return errors.Is(err, errTipLate) }

@@ -17,6 +17,7 @@ var pointerStart = []byte("version https://git-lfs.github.com/spec/")
 // what LFS keeps and are only its pointers, because git-lfs is not there or not
 // set up for this user.
 func (r *Repo) LFSPointers(ctx context.Context) ([]string, error) {
+	defer r.opts.As.Enter()()
 	if !r.exists() {
 		return nil, nil
 	}

@@ -1,6 +1,7 @@
 package git
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // ErrRefNotFound says that the remote has no such ref.
@@ -65,6 +67,10 @@ func (r *Repo) EnsureClone(ctx context.Context, commit string, out io.Writer) er
 	if err := checkHash(commit); err != nil {
 		return fmt.Errorf("make a clone: %w", err)
 	}
+	if err := process.Outside(func() error { return r.opts.As.Provide(cmp.Or(r.opts.Base, r.dir)) }); err != nil {
+		return fmt.Errorf("make the working tree: %w", err)
+	}
+	defer r.opts.As.Enter()()
 	gitDir := filepath.Join(r.dir, ".git")
 	if err := r.prepareDir(gitDir); err != nil {
 		return err
@@ -183,6 +189,7 @@ func (r *Repo) prepareDir(gitDir string) error {
 // force-pushed or deleted since), the commit by its hash. If the commit is
 // there already, a remote that cannot be reached is only written to out.
 func (r *Repo) FetchCommit(ctx context.Context, branch, commit string, out io.Writer) error {
+	defer r.opts.As.Enter()()
 	if err := errors.Join(checkBranch(branch), checkHash(commit)); err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}

@@ -30,6 +30,7 @@ type Tidied struct {
 // would do it in the middle of a fetch, is off. It drops no object, so that whoever
 // borrows from here loses none; it keeps no fetch and no checkout waiting; and it leaves nothing behind when ctx ends.
 func (r *Repo) Tidy(ctx context.Context) (done []Tidied, err error) {
+	defer r.opts.As.Enter()()
 	if !r.exists() {
 		return nil, nil
 	}

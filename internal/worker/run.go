@@ -78,7 +78,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	runCtx, cancel := w.runContext(ctx, limited, r)
 	defer cancel()
 	begin := time.Now()
-	vars := handlers.Environment(job, w.o.Vars, w.o.SearchPaths)
+	vars := handlers.EnvironmentAs(w.o.As, job, w.o.Vars, w.o.SearchPaths)
 	secrets := slices.Concat(w.o.Secrets, handlers.Passwords(vars))
 	log, err := handlers.OpenRunLog(r.started.RunLog, secrets, handlers.RunLogOptions{Log: w.o.Logger})
 	if err != nil { // a full disk must not fail a deploy: the output's tail is still kept
@@ -98,7 +98,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	if check.err == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
 			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths, Leftovers: &w.left,
-			Grace: w.o.StepGrace, Nice: w.o.Deployment.Nice, Limits: limits, ProcessFile: processFile(r.started.RunLog),
+			Grace: w.o.StepGrace, Nice: w.o.Deployment.Nice, As: w.o.As, Limits: limits, ProcessFile: processFile(r.started.RunLog),
 			Root: w.o.Root, Job: job,
 		}, log)
 	} else {

@@ -125,6 +125,8 @@ type Options struct {
 	RunsDir string
 	// Secrets are masked in run logs and output tails.
 	Secrets []string
+	// As is with whose rights programs run.
+	As handlers.As
 	// Vars are configured variables, NAME=value, for git and the steps.
 	Vars []string
 	// SearchPaths are looked at for programs before PATH.
