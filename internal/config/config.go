@@ -56,6 +56,8 @@ type Config struct {
 	ProxyFix       ProxyFix `toml:"proxy_fix"`
 	Helper         Helper   `toml:"helper"`
 	GitHub         GitHub   `toml:"github"`
+	// Notify is who is told of what happens.
+	Notify []Notify `toml:"notify"`
 	// ExecutableSearchPaths are absolute directories that are searched for a
 	// step's program before PATH.
 	ExecutableSearchPaths []string `toml:"executable_search_paths" check:"search_path" default:"[]"`

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // Each case is one wrong file and the whole text of its errors.
@@ -65,7 +66,7 @@ func TestErrors(t *testing.T) {
 		},
 		"a strange key": {
 			`"a\nb" = 1`,
-			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, github, helper, instance, listen, lock, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token, work`,
+			`a.toml:1:1: unknown key "a\nb" at the top level; the keys here are admin, database_url, deployments, env, env_file, executable_search_paths, github, helper, instance, listen, lock, notify, origin, proxy_fix, retention, signing_key_file, state_dir, webhook_secret_file, webhook_secret_token, work`,
 		},
 		"two candidates": {
 			"[proxy_fix]\nx_prot = 1",
@@ -238,6 +239,26 @@ func TestErrors(t *testing.T) {
 		"a script named health":    {web(`instance_name = "a"`, `scripts = ["health"]`, `health = "http://a/"`), `a.toml:6:12: deployments.web.scripts[0] "health" is the name of another step; give the script another name in package.json`},
 		"on_failure":               {web(build1, `on_failure = "rolback"`), `a.toml:6:1: deployments.web.on_failure must be "none" or "rollback", not "rolback"; did you mean "rollback"?`},
 
+		"whom to tell, without a service": {
+			notify(`name = "a"`),
+			`a.toml:1:3: notify[0], "a", names no service; add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify.a:/path/to/a/file`,
+		},
+		"whom to tell, without a name":    {notify(`url = "ntfy://ntfy.sh/top-secret"`), `a.toml:1:3: [[notify]] has no name; add name = "team"`},
+		"a name that is a path":           {notify(`name = "a/b"`, `url = "ntfy://ntfy.sh/top-secret"`), `a.toml:2:1: notify[0].name "a/b" must be ` + names.PlainRule},
+		"whom to tell twice":              {notify(`name = "a"`, ntfy) + notify(`name = "a"`, ntfy), `a.toml:4:3: two entries of [[notify]] are called "a"; rename one: what is owed to an entry is kept under its name`},
+		"no service of that name":         {notify(`name = "a"`, `url = "slak://hook:top-secret@webhook"`), `a.toml:3:1: notify[0].url cannot be used: "slak" is not the name of a service; the services are ` + services + "; " + adviceNotify},
+		"a webhook without its service":   {notify(`name = "a"`, `url = "https://hooks.slack.com/services/top-secret"`), `a.toml:3:1: notify[0].url cannot be used: "https" is not the name of a service; the services are ` + services + "; " + adviceNotify},
+		"no URL of a service":             {notify(`name = "a"`, `url = "top-secret %zz"`), `a.toml:3:1: notify[0].url cannot be used: it is not a URL; ` + adviceNotify},
+		"a wrong URL of a service":        {notify(`name = "a"`, `url = "telegram://top-secret@telegram?chats=1"`), `a.toml:3:1: notify[0].url cannot be used: invalid telegram token: ***:; ` + adviceNotify},
+		"a setting that no service has":   {notify(`name = "a"`, `url = "discord://top-secret@1234567?titel=hunter2"`), `a.toml:3:1: notify[0].url cannot be used: setting config URL: setting config value for key titel: not a valid config key: titel (valid keys: [avatar avatarurl color colordebug colorerror colorinfo colorwarn json splitlines thread_id title username]); ` + adviceNotify},
+		"a url and a url_file":            {notify(`name = "a"`, ntfy, `url_file = "/nowhere"`), `a.toml:4:1: notify[0] has both url and url_file; leave one out`},
+		"a url_file that is not there":    {notify(`name = "a"`, `url_file = "/nowhere"`), `a.toml:3:1: notify[0].url_file "/nowhere" cannot be used: there is no such file`},
+		"a url_file that is forbidden":    {notify(`name = "a"`, `url_file = "/forbidden"`), `a.toml:3:1: notify[0].url_file "/forbidden" cannot be used: permission denied; let the user that runs durhack-deployer read it, or pass it as a systemd credential`},
+		"nothing to be told":              {notify(`name = "a"`, ntfy, `on = []`), `a.toml:4:1: notify[0].on is empty: "a" would be told nothing; leave it out, or remove the entry`},
+		"something that is not told":      {notify(`name = "a"`, ntfy, `on = ["fialed"]`), `a.toml:4:7: notify[0].on[0] must be "failed", "recovered", "deployed", "interrupted", "waiting", "stopped" or "tampered", not "fialed"; did you mean "failed"?`},
+		"told of a deployment in no file": {notify(`name = "a"`, ntfy, `deployments = ["wbe"]`) + web(build1), `a.toml:4:16: there is no deployment "wbe", which "a" is to be told of; did you mean "web"?`},
+		"told of waiting at once":         {notify(`name = "a"`, ntfy, `waiting = 0`), `a.toml:4:1: notify[0].waiting must be more than zero`},
+
 		"an empty step": {
 			web(`steps = [{}]`),
 			`a.toml:5:10: [[deployments.web.steps]] has no name; add name = "build"` + "\n" +
@@ -291,6 +312,14 @@ func TestErrors(t *testing.T) {
 		})
 	}
 }
+
+// notify is an entry of whom to tell.
+func notify(lines ...string) string { return "[[notify]]\n" + strings.Join(lines, "\n") + "\n" }
+
+const ntfy = `url = "ntfy://ntfy.sh/top-secret"`
+
+const services = "bark, discord, generic, googlechat, gotify, hangouts, ifttt, join, lark, matrix, mattermost, notifiarr, ntfy, opsgenie, " +
+	"pagerduty, pushbullet, pushover, rocketchat, signal, slack, smtp, teams, telegram, wecom, zulip"
 
 func TestBranches(t *testing.T) {
 	good := []string{"main", "release/1.0", "a", "--upload-pack=x", "-", ";$(id)", "feature/\u00fc", "dependabot/npm_and_yarn/x-1.2", "a@b", "a.lock.b", strings.Repeat("x", 244)}

@@ -33,6 +33,7 @@ func (d *decoder) settle(c *Config) {
 	}
 	d.instance(c)
 	d.deployments(c)
+	d.notify(c)
 	c.origins, c.hidden, c.Warnings = sortValues(d.values), d.hidden, d.warnings
 }
 

@@ -144,11 +144,11 @@ func Run(ctx context.Context, o Options) error {
 		workErr = work(working, o, main, state)
 		stopWorking()
 	})
-	notify(o.Logger, "READY=1")
+	tellSystemd(o.Logger, "READY=1")
 	<-working.Done()
 	state.enter(phaseDraining, "")
 	o.Logger.Info("draining")
-	notify(o.Logger, "STOPPING=1")
+	tellSystemd(o.Logger, "STOPPING=1")
 	parts.Wait()
 	return errors.Join(listenErr, workErr)
 }
@@ -247,9 +247,9 @@ const settleWithin = 5 * time.Second
 
 var errStillStoring = errors.New("the disk hangs: deliveries whose senders were refused are still being stored")
 
-// notify tells systemd, where there is one that asked. One that does not read
+// tellSystemd tells systemd, where there is one that asked. One that does not read
 // must not hold us up.
-func notify(log *slog.Logger, state string) {
+func tellSystemd(log *slog.Logger, state string) {
 	socket := os.Getenv("NOTIFY_SOCKET")
 	if socket == "" {
 		return

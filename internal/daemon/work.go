@@ -35,6 +35,15 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		return fmt.Errorf("lock state_dir for its one worker process: %w", err)
 	}
 	defer func() { _ = release() }()
+	if len(o.Config.Notify) > 0 {
+		var watching sync.WaitGroup
+		defer watching.Wait()
+		watched, stopWatching := context.WithCancel(ctx)
+		defer stopWatching()
+		watching.Go(func() {
+			keep(watched, o.Logger, "watch", func(ctx context.Context) error { return watch(ctx, o, state) }, nil)
+		})
+	}
 	store, err := awaitStore(ctx, o, state)
 	if err != nil || store == nil {
 		return err
@@ -97,6 +106,9 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() {
 		keep(ctx, o.Logger, "retention", func(ctx context.Context) error { return retain(ctx, o.Config, store, o.Logger) }, nil)
 	})
+	if len(o.Config.Notify) > 0 {
+		parts.Go(func() { keep(ctx, o.Logger, "notify", notifyOutbox(o, store).Run, state.tell) })
+	}
 	parts.Go(func() {
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})

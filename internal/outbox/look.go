@@ -14,7 +14,7 @@ type Backlog struct {
 	Channel string `json:"channel"`
 	// Behind counts the events that were not read yet.
 	Behind int64 `json:"behind"`
-	// Owed counts what is to be sent, and Oldest is when the oldest of it was recorded.
+	// Owed counts what is to be sent by now, and Oldest is when the oldest of it was recorded.
 	Owed   int        `json:"owed"`
 	Oldest *time.Time `json:"oldest,omitempty"`
 	// Refused and GivenUp count what will not be sent.
@@ -24,9 +24,10 @@ type Backlog struct {
 
 // Backlogs lists the channels that an instance ever had, by name.
 func Backlogs(ctx context.Context, pool *pgxpool.Pool, instance string) ([]Backlog, error) {
-	const q = `select p.channel, greatest(0, h.position - p.position), count(*) filter (where o.state = 'owed'), min(o.at) filter (where o.state = 'owed'),
+	const q = `select p.channel, greatest(0, h.position - p.position), count(*) filter (where due), min(o.at) filter (where due),
 			count(*) filter (where o.state = 'refused'), count(*) filter (where o.state = 'given_up')
 		from public.outbox_positions p cross join public.log_head h left join public.outbox o using (channel, instance)
+		cross join lateral (select o.state = 'owed' and (o.tries > 0 or o.next_at <= clock_timestamp()) as due) d
 		where p.instance = $1 group by p.channel, p.position, h.position order by p.channel`
 	return collect[Backlog](ctx, pool, q, instance)
 }
@@ -49,8 +50,15 @@ func Troubles(ctx context.Context, pool *pgxpool.Pool, instance string) ([]Troub
 	return collect[Trouble](ctx, pool, q, instance)
 }
 
-func collect[T any](ctx context.Context, pool *pgxpool.Pool, q, instance string) ([]T, error) {
-	rows, err := pool.Query(ctx, q, instance)
+// Items lists what a channel owes, now or later, under keys that begin so.
+func Items(ctx context.Context, pool *pgxpool.Pool, channel, instance, prefix string) ([]Item, error) {
+	const q = `select key, scope, position, at, next_at, body from public.outbox
+		where channel = $1 and instance = $2 and state = 'owed' and starts_with(key, $3) order by key`
+	return collect[Item](ctx, pool, q, channel, instance, prefix)
+}
+
+func collect[T any](ctx context.Context, pool *pgxpool.Pool, q string, args ...any) ([]T, error) {
+	rows, err := pool.Query(ctx, q, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read the outbox: %w", err)
 	}

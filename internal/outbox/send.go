@@ -28,6 +28,9 @@ type refused struct{ error }
 
 func (r refused) Unwrap() error { return r.error }
 
+// IsRefused says that an error is marked so.
+func IsRefused(err error) bool { return errors.As(err, new(refused)) }
+
 // Refused marks an error of Send as one that waiting does not fix.
 func Refused(err error) error { return refused{err} }
 

@@ -104,7 +104,7 @@ func (s *Signer) Behind() (events int64, since time.Time) {
 func (s *Signer) Trouble() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, refused := errors.AsType[*RefusedError](s.failed); refused {
+	if s.tampered() {
 		return s.failed.Error()
 	}
 	if s.unsigned.IsZero() || time.Since(s.unsigned) < s.o.Overdue {
@@ -115,6 +115,18 @@ func (s *Signer) Trouble() string {
 		why = s.failed.Error()
 	}
 	return fmt.Sprintf("the log goes to position %d, and nothing after %d is signed, since %s: %s", s.seen, s.signed, s.unsigned.UTC().Format(time.RFC3339), why)
+}
+
+func (s *Signer) tampered() bool {
+	_, refused := errors.AsType[*RefusedError](s.failed)
+	return refused
+}
+
+// Tampered says that the log was not what was signed when that was tried last.
+func (s *Signer) Tampered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tampered()
 }
 
 // RefusedError says that the log is not one that the kept checkpoint has grown

@@ -1,0 +1,134 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/sender"
+)
+
+// The values of Notify.On.
+const (
+	OnFailed      = "failed"
+	OnRecovered   = "recovered"
+	OnDeployed    = "deployed"
+	OnInterrupted = "interrupted"
+	OnWaiting     = "waiting"
+	OnStopped     = "stopped"
+	OnTampered    = "tampered"
+)
+
+// Notify is whom to tell of what.
+type Notify struct {
+	Name string `toml:"name" check:"plain" need:"name = \"team\""`
+	// URL is the service, whose tokens it holds: that of URLFile or of the systemd
+	// credential notify.NAME, too.
+	URL     Secret   `toml:"url" check:"notify_url"`
+	URLFile string   `toml:"url_file" check:"dir"`
+	On      []string `toml:"on" choice:"failed recovered deployed interrupted waiting stopped tampered"`
+	// Deployments are those that it is about; none written is all.
+	Deployments []string      `toml:"deployments"`
+	Waiting     time.Duration `toml:"waiting" default:"15m"`
+}
+
+// Wants says whether it is about that, of a deployment, or of the deployer where slug is "".
+func (n *Notify) Wants(what, slug string) bool {
+	return slices.Contains(n.On, what) && (slug == "" || n.Deployments == nil || slices.Contains(n.Deployments, slug))
+}
+
+const adviceNotify = `write it as shoutrrr's documentation has it for the service, as in "slack://hook:A-B-C@webhook", "ntfy://ntfy.sh/topic" or "generic+https://example.com/hook"`
+
+// minToken is how long what is hidden of a service's URL is at the least.
+const minToken = 16
+
+func checkNotifyURL(s setting, text string) string {
+	s.hide(text)
+	for _, part := range sender.Secrets(text) {
+		if len(part) >= minToken { // shorter ones are words, as the topics of ntfy
+			s.hide(part)
+		}
+	}
+	if err := sender.Check(text); err != nil {
+		s.fail(fmt.Sprintf("%s cannot be used: %s", s.name, err), adviceNotify)
+	}
+	return text
+}
+
+// notify settles whom to tell.
+func (d *decoder) notify(c *Config) {
+	taken := map[string]bool{}
+	for i := range c.Notify {
+		one, key := &c.Notify[i], element("notify", i)
+		s := d.setting(key)
+		if taken[one.Name] && one.Name != "" {
+			s.fail(fmt.Sprintf("two entries of [[notify]] are called %q", one.Name), "rename one: what is owed to an entry is kept under its name")
+		}
+		taken[one.Name] = true
+		d.notifyURL(one, key)
+		if one.On == nil {
+			one.On = []string{OnFailed, OnRecovered, OnStopped, OnTampered}
+			d.values[key+".on"] = Value{Key: key + ".on", Value: one.On, Source: "default"}
+		}
+		if written, ok := d.values[key+".on"].Value.([]string); ok && len(written) == 0 {
+			d.setting(key+".on").fail(fmt.Sprintf("%s.on is empty: %q would be told nothing", key, one.Name), "leave it out, or remove the entry")
+		}
+		for j, slug := range one.Deployments {
+			if c.Deployments[slug] != nil {
+				continue
+			}
+			advice := "there are none"
+			if near := nearest(slug, c.Slugs()); len(near) > 0 {
+				advice = "did you mean " + quote(near[0]) + "?"
+			} else if len(c.Deployments) > 0 {
+				advice = "they are " + strings.Join(c.Slugs(), ", ")
+			}
+			d.fail(d.place(element(key+".deployments", j), key), key+".deployments", fmt.Sprintf("there is no deployment %q, which %q is to be told of", slug, one.Name), advice)
+		}
+	}
+}
+
+// notifyURL reads the URL of an entry, where it is in a file.
+func (d *decoder) notifyURL(one *Notify, key string) {
+	url, file := d.setting(key+".url"), d.setting(key+".url_file")
+	path, what, source := one.URLFile, file.key, "file"
+	_, hasURL := d.values[url.key] // not has, which leads through no list
+	_, hasFile := d.values[file.key]
+	switch {
+	case hasURL && hasFile:
+		file.fail(key+" has both url and url_file", "leave one out")
+		return
+	case hasURL:
+		return
+	case hasFile:
+		url.at = file.at
+	default:
+		path, what, source = filepath.Join(d.env("CREDENTIALS_DIRECTORY"), "notify."+one.Name), "the systemd credential", "credential"
+		if _, err := d.on.read(path, maxSecret); !filepath.IsAbs(path) || errors.Is(err, fs.ErrNotExist) {
+			d.setting(key).fail(fmt.Sprintf("%s, %q, names no service", key, one.Name),
+				fmt.Sprintf(`add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify.%s:/path/to/a/file`, one.Name))
+			return
+		}
+		url.at = d.at[key]
+	}
+	url.name = fmt.Sprintf("%s %q", what, path)
+	secret, err := d.on.readSecretFile(path)
+	if err != nil {
+		url.fail(fmt.Sprintf("%s cannot be used: %s", url.name, reason(err)), secretFileAdvice(err))
+		return
+	}
+	one.URL = Secret(checkNotifyURL(url, strings.TrimSpace(secret.Reveal())))
+	url.show(one.URL.String(), source)
+}
+
+func wrongPlain(s string) (wrong, suggestion string) {
+	if !names.Plain(s) {
+		return "must be " + names.PlainRule, ""
+	}
+	return "", ""
+}

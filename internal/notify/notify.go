@@ -1,0 +1,270 @@
+// Package notify tells people what happens: it says which entries of the configuration
+// are owed what, words it, and hands it to their services. What is in the log goes
+// through the outbox; what stands, waits or was tampered with is looked for now and
+// then: see Watch.
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/outbox"
+	"github.com/ducompsoc/durhack-deployer/internal/sender"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// Channel is the outbox's.
+const Channel = "notify"
+
+// together is how long the same failure is told of again in one message only.
+const together = time.Hour
+
+// Log is what is asked of the event log.
+type Log interface {
+	Find(ctx context.Context, f eventlog.Filter) iter.Seq2[eventlog.Event, error]
+	Payload(ctx context.Context, digest string) (eventlog.Payload, error)
+}
+
+// Options configure a Notifier.
+type Options struct {
+	Config *config.Config
+	Logger *slog.Logger
+	// Log and Owed, which reads what is in the outbox under keys that begin so, are
+	// what Owe asks.
+	Log  Log
+	Owed func(ctx context.Context, prefix string) ([]outbox.Item, error)
+}
+
+// Notifier words and sends. Create it with New.
+type Notifier struct {
+	o       Options
+	senders map[string]*sender.Sender
+}
+
+// New returns a Notifier.
+func New(o Options) *Notifier {
+	n := &Notifier{o: o, senders: map[string]*sender.Sender{}}
+	for _, entry := range o.Config.Notify {
+		n.senders[entry.Name] = sender.New(entry.URL.Reveal())
+	}
+	return n
+}
+
+// body is an item's.
+type body struct {
+	Entry   string         `json:"entry"`
+	Message sender.Message `json:"message"`
+	// Window is set where the item sums up failures.
+	Window *window `json:"window,omitempty"`
+}
+
+// window is the hour after a failure that was told of at once. Those of the same
+// deployment in the same step are counted in it, and told of at its end.
+type window struct {
+	Deployment string    `json:"deployment"`
+	Step       string    `json:"step"`
+	Since      time.Time `json:"since"`
+	More       int       `json:"more"`
+}
+
+func (w *window) end() time.Time { return w.Since.Add(together) }
+
+// windowKey begins the keys of items that sum up.
+const windowKey = "again "
+
+func (w *window) key(entry string) string {
+	return fmt.Sprintf("%s%s %s %q %d", windowKey, entry, w.Deployment, w.Step, w.Since.UnixMicro())
+}
+
+// told is one kind of message that an event gives, and the step of one that failed.
+type told struct {
+	what    string
+	message sender.Message
+	step    string
+}
+
+// Owe says what events give: see outbox.Options.
+func (n *Notifier) Owe(ctx context.Context, events []eventlog.Event) ([]outbox.Item, error) {
+	items := map[string]outbox.Item{}
+	var order []string
+	put := func(e *eventlog.Event, key string, notBefore time.Time, b body) error {
+		raw, err := json.Marshal(b)
+		if err != nil {
+			return fmt.Errorf("encode a notification: %w", err)
+		}
+		if _, again := items[key]; !again {
+			order = append(order, key)
+		}
+		items[key] = outbox.Item{Key: key, Scope: b.Entry, Position: e.Position, At: e.RecordedAt, NotBefore: notBefore, Body: raw}
+		return nil
+	}
+	var open windows
+	for i := range events {
+		e := &events[i]
+		list, err := n.tell(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		if len(list) > 0 && e.Type == eventlog.TypeFailed && open == nil {
+			if open, err = n.windows(ctx); err != nil {
+				return nil, err
+			}
+		}
+		for _, entry := range n.o.Config.Notify {
+			for _, t := range list {
+				if !entry.Wants(t.what, e.DeploymentSlug()) {
+					continue
+				}
+				if t.what == config.OnFailed {
+					w, first := open.add(entry.Name, t.step, e)
+					if err := put(e, w.key(entry.Name), w.end(), body{entry.Name, w.again(t.message), w}); err != nil {
+						return nil, err
+					}
+					if !first {
+						break
+					}
+				}
+				key := fmt.Sprintf("%s %s %s %s %d", t.what, entry.Name, e.DeliveryID, e.DeploymentSlug(), e.Attempt)
+				if err := put(e, key, time.Time{}, body{Entry: entry.Name, Message: t.message}); err != nil {
+					return nil, err
+				}
+				break // the first that it wants says it all
+			}
+		}
+	}
+	list := make([]outbox.Item, len(order))
+	for i, key := range order {
+		list[i] = items[key]
+	}
+	return list, nil
+}
+
+// gives are the kinds of message that a type of event may give.
+var gives = map[eventlog.Type][]string{
+	eventlog.TypeFailed:      {config.OnFailed},
+	eventlog.TypeDeployed:    {config.OnRecovered, config.OnDeployed},
+	eventlog.TypeInterrupted: {config.OnInterrupted},
+}
+
+// tell words what an event gives; nil where nobody wants to know of it. The first of
+// several says all of the others.
+func (n *Notifier) tell(ctx context.Context, e *eventlog.Event) ([]told, error) {
+	wanted := slices.ContainsFunc(gives[e.Type], func(what string) bool {
+		return slices.ContainsFunc(n.o.Config.Notify, func(entry config.Notify) bool { return entry.Wants(what, e.DeploymentSlug()) })
+	})
+	if !wanted {
+		return nil, nil
+	}
+	data, err := e.Decode()
+	if err != nil {
+		return nil, err
+	}
+	switch d := data.(type) {
+	case eventlog.Failed:
+		return []told{{config.OnFailed, n.failed(ctx, e, d), d.Step}}, nil
+	case eventlog.Interrupted:
+		return []told{{config.OnInterrupted, n.interrupted(ctx, e, d), ""}}, nil
+	case eventlog.Deployed:
+		before, err := n.before(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		list := []told{{config.OnDeployed, n.deployed(ctx, e, d, nil), ""}}
+		if before != nil {
+			list = append([]told{{config.OnRecovered, n.deployed(ctx, e, d, before), ""}}, list...)
+		}
+		return list, nil
+	}
+	return nil, nil
+}
+
+// before is how the run failed that ended last before e; nil where it succeeded, or
+// there is none.
+func (n *Notifier) before(ctx context.Context, e *eventlog.Event) (*projections.Failure, error) {
+	const sameInstant = 10 // events of a deployment that ended it at the very time of e
+	filter := eventlog.Filter{
+		Instance: e.Instance, Deployment: e.DeploymentSlug(), Types: []eventlog.Type{eventlog.TypeDeployed, eventlog.TypeFailed},
+		Until: e.RecordedAt.Add(time.Microsecond), Newest: true, Limit: sameInstant,
+	}
+	state, err := projections.FoldAt(func(yield func(eventlog.Event, error) bool) {
+		for end, err := range n.o.Log.Find(ctx, filter) {
+			if err == nil && end.Position >= e.Position || !yield(end, err) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look how the run before failed: %w", err)
+	}
+	for _, d := range state.Deployments(e.Instance) {
+		return d.Failure, nil
+	}
+	return nil, nil
+}
+
+// windows are the newest of each entry, deployment and step.
+type windows map[[3]string]*window
+
+// windows reads those that are in the outbox.
+func (n *Notifier) windows(ctx context.Context) (windows, error) {
+	items, err := n.o.Owed(ctx, windowKey)
+	if err != nil {
+		return nil, err
+	}
+	open := windows{}
+	for _, item := range items {
+		var b body
+		if err := json.Unmarshal(item.Body, &b); err != nil || b.Window == nil {
+			return nil, fmt.Errorf("read the notification %q: %w", item.Key, err)
+		}
+		key := [3]string{b.Entry, b.Window.Deployment, b.Window.Step}
+		if w := open[key]; w == nil || w.Since.Before(b.Window.Since) {
+			open[key] = b.Window
+		}
+	}
+	return open, nil
+}
+
+// add counts a failure, and says whether it is the first of its window.
+func (open windows) add(entry, step string, e *eventlog.Event) (w *window, first bool) {
+	key := [3]string{entry, e.DeploymentSlug(), step}
+	if w := open[key]; w != nil && e.RecordedAt.Before(w.end()) {
+		w.More++
+		return w, false
+	}
+	open[key] = &window{Deployment: e.DeploymentSlug(), Step: step, Since: e.RecordedAt}
+	return open[key], true
+}
+
+// Send sends an item: see outbox.Options.
+func (n *Notifier) Send(ctx context.Context, item outbox.Item) error {
+	var b body
+	if err := json.Unmarshal(item.Body, &b); err != nil {
+		return outbox.Refused(fmt.Errorf("read a notification: %w", err))
+	}
+	if b.Window != nil && b.Window.More == 0 {
+		return nil // the failure has not come again
+	}
+	err := n.send(ctx, b.Entry, b.Message)
+	if sender.Refused(err) {
+		return outbox.Refused(err)
+	}
+	return err
+}
+
+// send sends to an entry. What is owed to one that is not configured any more is forgotten.
+func (n *Notifier) send(ctx context.Context, entry string, m sender.Message) error {
+	s := n.senders[entry]
+	if s == nil {
+		n.o.Logger.Debug("nobody is to be told any more", "entry", entry, "title", m.Title)
+		return nil
+	}
+	return s.Send(ctx, m)
+}

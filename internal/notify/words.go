@@ -1,0 +1,152 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/sender"
+	"github.com/ducompsoc/durhack-deployer/projections"
+)
+
+// maxPayload is the largest body that is read for the subject of a commit.
+const maxPayload = 1 << 20
+
+func (n *Notifier) failed(ctx context.Context, e *eventlog.Event, d eventlog.Failed) sender.Message {
+	slug, how := e.DeploymentSlug(), "failed"
+	switch {
+	case d.ExitCode != nil:
+		how = fmt.Sprintf("failed with exit code %d", *d.ExitCode)
+	case d.Signal != "":
+		how = fmt.Sprintf("was ended by %s", d.Signal)
+	}
+	m := sender.Message{Title: slug + ": the deploy failed"}
+	m.Quote(fmt.Sprintf("The deploy of %s %s in the step", slug, how), d.Step)
+	m.Quote("The error:", d.Error)
+	n.about(ctx, &m, e, d.Commit)
+	m.QuoteLines("The last lines:", d.OutputTail)
+	n.tryAgain(&m, e)
+	return m
+}
+
+// again is what is said of a window at its end, with all that the newest failure says.
+func (w *window) again(m sender.Message) sender.Message {
+	times := fmt.Sprintf("%d more times", w.More)
+	if w.More == 1 {
+		times = "once more"
+	}
+	last := m.Parts
+	m.Title += " " + times
+	m.Parts = nil
+	m.Say("The same failure has come %s within the hour since %s. The last one:", times, clock(w.Since))
+	m.Parts = append(m.Parts, last...)
+	return m
+}
+
+func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.Deployed, failure *projections.Failure) sender.Message {
+	slug := e.DeploymentSlug()
+	took := (time.Duration(d.DurationMS) * time.Millisecond).Round(100 * time.Millisecond)
+	m := sender.Message{Title: slug + ": deployed"}
+	if failure != nil {
+		m.Title = slug + ": works again"
+		m.Quote(fmt.Sprintf("The deploy of %s works again, and took %s. The one before had failed in the step", slug, took), failure.Step)
+	} else {
+		m.Say("The deploy of %s is live, and took %s.", slug, took)
+	}
+	n.about(ctx, &m, e, d.Commit)
+	return m
+}
+
+func (n *Notifier) interrupted(ctx context.Context, e *eventlog.Event, d eventlog.Interrupted) sender.Message {
+	slug := e.DeploymentSlug()
+	m := sender.Message{Title: slug + ": the deploy was interrupted"}
+	m.Quote(fmt.Sprintf("The deploy of %s was interrupted:", slug), d.Detail)
+	n.about(ctx, &m, e, "")
+	if d.Then == "retry" {
+		m.Say("It is tried again by itself.")
+	} else {
+		n.tryAgain(&m, e)
+	}
+	return m
+}
+
+// about says of which commit and by whom, and where there is more.
+func (n *Notifier) about(ctx context.Context, m *sender.Message, e *eventlog.Event, commit string) {
+	if commit != "" {
+		text := "Commit " + commit[:min(len(commit), 12)]
+		if subject := n.subject(ctx, e, commit); subject != "" {
+			m.Quote(text, subject)
+		} else {
+			m.Say("%s", text)
+		}
+	}
+	m.Quote("By", e.Actor)
+	m.Say("Deployer: %s, %s", e.Instance, clock(e.RecordedAt))
+	if n.o.Config.Origin != "" {
+		m.Say("More: %s/deliveries/%s", n.o.Config.Origin, e.DeliveryID)
+	}
+}
+
+func (n *Notifier) tryAgain(m *sender.Message, e *eventlog.Event) {
+	m.Say(`To try it again: durhack-deployer replay %s --reason "..." --deployment %s`, e.DeliveryID, e.DeploymentSlug())
+}
+
+// subject is the first line of a commit's message, as the push has it; "" where that
+// is not known.
+func (n *Notifier) subject(ctx context.Context, e *eventlog.Event, commit string) string {
+	filter := eventlog.Filter{Instance: e.Instance, DeliveryID: e.DeliveryID, Types: []eventlog.Type{eventlog.TypeReceived}, Limit: 1}
+	for received, err := range n.o.Log.Find(ctx, filter) {
+		named, ok := eventlog.BodyOf(&received)
+		if err != nil || !ok || named.Size > maxPayload {
+			break
+		}
+		p, err := n.o.Log.Payload(ctx, named.Digest)
+		if err != nil {
+			break // it was redacted
+		}
+		return subjectIn(p, commit)
+	}
+	return ""
+}
+
+func subjectIn(p eventlog.Payload, commit string) string {
+	raw := p.Body
+	if media, _, _ := mime.ParseMediaType(p.ContentType); media == "application/x-www-form-urlencoded" {
+		form, _ := url.ParseQuery(string(raw))
+		raw = []byte(form.Get("payload"))
+	}
+	type one struct {
+		ID      string `json:"id"`
+		Message string `json:"message"`
+	}
+	var push struct {
+		Head    one   `json:"head_commit"`
+		Commits []one `json:"commits"`
+	}
+	_ = json.Unmarshal(raw, &push) // what can be read of it
+	for _, c := range append(push.Commits, push.Head) {
+		if c.ID == commit {
+			subject, _, _ := strings.Cut(strings.TrimSpace(c.Message), "\n")
+			return subject
+		}
+	}
+	return ""
+}
+
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// Hello is what `notify test` sends.
+func Hello(cfg *config.Config, entry string) sender.Message {
+	m := sender.Message{Title: cfg.Instance + ": a test"}
+	m.Say("This is a test of the deployer %s. What [[notify]] %q is told of arrives here.", cfg.Instance, entry)
+	if cfg.Origin != "" {
+		m.Say("More: %s/", cfg.Origin)
+	}
+	return m
+}
