@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -104,7 +106,13 @@ func (v *deliveryView) log(_ context.Context, r *request, events []eventlog.Even
 // open opens a run log, and never leaves the directory of the runs: what is in the log need
 // not be trusted.
 func (h *Handler) open(slug, id string, attempt int) (*os.File, int64, error) {
-	file, err := os.OpenInRoot(h.runs(), filepath.Join(slug, handlers.RunLogName(id, attempt)))
+	root, err := os.OpenRoot(h.runs())
+	if err != nil {
+		return nil, 0, err
+	}
+	defer root.Close()
+	// Not to wait for the writer of a pipe that somebody put there.
+	file, err := root.OpenFile(filepath.Join(slug, handlers.RunLogName(id, attempt)), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err
 	}
