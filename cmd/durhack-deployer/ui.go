@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -27,27 +25,12 @@ import (
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
-// writeJSON prints one object on one line. JSON strings may hold C1 controls
-// and bidirectional overrides as they are; here they are escaped.
+// writeJSON prints one object on one line.
 func writeJSON(w io.Writer, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode JSON: %w", err)
+	raw, err := words.JSON(v)
+	if err == nil {
+		_, err = w.Write(append(raw, '\n'))
 	}
-	var b bytes.Buffer
-	for _, r := range string(raw) {
-		switch {
-		case r < 0x7f || unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r <= 0xffff:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default: // JSON has no other way to write these, as tags and the like
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
-		}
-	}
-	b.WriteByte('\n')
-	_, err = w.Write(b.Bytes())
 	return err
 }
 

@@ -2,6 +2,7 @@ package answer
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -50,11 +51,7 @@ func (s Source) Commit(ctx context.Context, carried []eventlog.Event) ([]Deliver
 	if err != nil {
 		return nil, nil, err
 	}
-	for slug := range s.Held(ctx, known) {
-		d := known[slug]
-		d.Live = nil // visitors get what a failed run has left there
-		known[slug] = d
-	}
+	known = liveOf(known, s.Held(ctx, known))
 	var rows []DeliveryRow
 	for _, e := range slices.Backward(carried) {
 		state, err := router.Fold(events[e.DeliveryID])
@@ -64,6 +61,18 @@ func (s Source) Commit(ctx context.Context, carried []eventlog.Event) ([]Deliver
 		rows = append(rows, newDeliveryRow(e, state, known))
 	}
 	return rows, known, nil
+}
+
+// liveOf is known without what is not live any more, because a failed run has left
+// something else to visitors.
+func liveOf(known map[string]projections.Deployment, held map[string]*Held) map[string]projections.Deployment {
+	known = maps.Clone(known)
+	for slug := range held {
+		d := known[slug]
+		d.Live = nil
+		known[slug] = d
+	}
+	return known
 }
 
 func newDeliveryRow(e eventlog.Event, s router.DeliveryState, known map[string]projections.Deployment) DeliveryRow {

@@ -56,6 +56,11 @@ func (s Source) Why(ctx context.Context, id string) (*Story, error) {
 	return y, nil
 }
 
+// Row is what came, and what became of it.
+func (y *Story) Row() DeliveryRow {
+	return newDeliveryRow(y.Events[0], y.State, liveOf(y.known, y.held))
+}
+
 // live says, of a commit that was deployed, whether it still is what is live.
 func (y *Story) live(slug string, part router.Part) string {
 	d, ok := y.known[slug]

@@ -3,13 +3,22 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/api"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/dashboard"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
 // Answers is what is told of a store and of this host.
@@ -21,19 +30,69 @@ func Answers(cfg *config.Config, store *Store) answer.Source {
 	}
 }
 
+// Pages read with connections that nothing else uses, few and only to read, so that no
+// question, however many ask it, keeps a deploy from the log.
+const (
+	readers       = 2
+	readersIdle   = 30 * time.Second
+	readersWithin = "10s" // of a statement
+)
+
+// readBy opens the store once more, for pages.
+func (s *Store) readBy(ctx context.Context, log *slog.Logger) (*Store, error) {
+	pool := s.Pool.Config()
+	pool.MinConns, pool.MaxConns, pool.MaxConnIdleTime = 0, readers, readersIdle
+	pool.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := migrations.SetRole(ctx, conn); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, "set default_transaction_read_only = on; set statement_timeout = '"+readersWithin+"'")
+		return err
+	}
+	r := &Store{dsn: s.dsn}
+	var err error
+	if r.Pool, err = pgxpool.NewWithConfig(ctx, pool); err != nil {
+		return nil, fmt.Errorf("open the pool of pages: %w", err)
+	}
+	r.Log = eventlog.Open(r.Pool, log, eventlog.OneConnection())
+	return r, nil
+}
+
+// source is where the pages of this daemon read from.
+func (c *condition) source(cfg *config.Config) (answer.Source, error) {
+	c.mu.Lock()
+	reading, phase, why := c.reading, c.phase, c.why
+	c.mu.Unlock()
+	if reading == nil {
+		return answer.Source{}, errors.New(strings.TrimSuffix(phase+": "+why, ": "))
+	}
+	s := Answers(cfg, reading)
+	s.Obstacle = func(ctx context.Context, slug string) string { return c.obstacle(ctx, cfg, slug) }
+	return s, nil
+}
+
+// obstacle is Obstacle, asked of this process itself.
+func (c *condition) obstacle(ctx context.Context, cfg *config.Config, slug string) string {
+	c.mu.Lock()
+	locker := c.locker
+	c.mu.Unlock()
+	return obstacle(ctx, cfg, slug, locker, func() (reasons []string) {
+		for _, check := range c.checks(cfg) {
+			_, more := check.Run(ctx)
+			reasons = append(reasons, more...)
+		}
+		return reasons
+	})
+}
+
 // pages are what [admin] serves beside its checks. Each part has its own paths here.
 func (c *condition) pages(o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", newMetrics(o, c))
+	source := func() (answer.Source, error) { return c.source(o.Config) }
+	mux.Handle(api.Prefix, api.New(api.Options{Source: source, Feed: c.feed, Log: o.Logger}))
 	mux.Handle("/", dashboard.New(dashboard.Options{
-		Config: o.Config, Version: o.Version, Log: o.Logger,
-		Source: func() (answer.Source, error) {
-			phase, why, store, _ := c.now()
-			if store == nil {
-				return answer.Source{}, errors.New(strings.TrimSuffix(phase+": "+why, ": "))
-			}
-			return Answers(o.Config, store), nil
-		},
+		Config: o.Config, Version: o.Version, Log: o.Logger, Source: source,
 		Changes: func(ctx context.Context, d *config.Deployment, from, to string) (git.Changes, error) {
 			return Tree(o.Config, d).Changes(ctx, from, to, dashboard.MaxChanges)
 		},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/handlers/self"
+	"github.com/ducompsoc/durhack-deployer/internal/api"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
@@ -84,7 +85,7 @@ func Run(ctx context.Context, o Options) error {
 	defer stopWorking()
 	defer stopListening()
 
-	state := &condition{phase: phaseStarting, refused: o.Refused, tallying: tallying{since: time.Now(), answers: metrics.NewAnswers()}}
+	state := &condition{phase: phaseStarting, refused: o.Refused, feed: api.NewFeed(), tallying: tallying{since: time.Now(), answers: metrics.NewAnswers()}}
 	var serve func(context.Context) error
 	if o.Listen {
 		if serve, err = newListener(ctx, o, main, state); err != nil {

@@ -29,22 +29,34 @@ func Obstacle(ctx context.Context, cfg *config.Config, slug string) string {
 	if runs, err := WorkerRuns(cfg); err == nil && !runs {
 		return fmt.Sprintf("no worker runs on %s: start `durhack-deployer serve` or `work`", cfg.StateDir)
 	}
-	if place := placeInLine(cfg, slug); place != "" {
-		return "it waits for a free slot, " + place + " in line"
-	}
 	locker, closeLocker, err := NewLocker(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err.Error()
 	}
 	defer closeLocker()
-	if why, held := lockTrouble(ctx, cfg, locker, slug); slug != "" && (why != "" || held != "") {
-		return why + held
+	return obstacle(ctx, cfg, slug, locker, func() []string {
+		reasons, err := Reasons(ctx, cfg)
+		if err != nil {
+			return nil
+		}
+		return reasons
+	})
+}
+
+// obstacle is Obstacle where a worker runs; reasons are what keeps it from working.
+func obstacle(ctx context.Context, cfg *config.Config, slug string, locker Locker, reasons func() []string) string {
+	if place := placeInLine(cfg, slug); place != "" {
+		return "it waits for a free slot, " + place + " in line"
 	}
-	reasons, err := Reasons(ctx, cfg)
-	if err != nil || len(reasons) == 0 {
-		return ""
+	if slug != "" {
+		if why, held := lockTrouble(ctx, cfg, locker, slug); why+held != "" {
+			return why + held
+		}
 	}
-	return "the worker says: " + strings.Join(reasons, "; ")
+	if said := reasons(); len(said) > 0 {
+		return "the worker says: " + strings.Join(said, "; ")
+	}
+	return ""
 }
 
 // lockTrouble looks at the lock of a deployment: why nobody can have it, or who

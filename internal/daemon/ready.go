@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/admin"
+	"github.com/ducompsoc/durhack-deployer/internal/api"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -39,8 +40,11 @@ type condition struct {
 	// refused is why the configuration that runs is the last good one, not the present one.
 	refused error
 	// why says more of the phase; may be empty.
-	why       string
-	store     *Store
+	why   string
+	store *Store
+	// reading is the store of pages, with its own connections.
+	reading   *Store
+	feed      *api.Feed
 	projector *projections.Projector
 	signing   signing
 	tallying  tallying
@@ -129,11 +133,11 @@ func (c *condition) enter(phase, why string) {
 	}
 }
 
-// use sets what the checks ask; nil when it is about to be closed.
-func (c *condition) use(store *Store, p *projections.Projector) {
+// use sets what the checks and the pages ask; nil when it is about to be closed.
+func (c *condition) use(store, reading *Store, p *projections.Projector) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.store, c.projector = store, p
+	c.store, c.reading, c.projector = store, reading, p
 }
 
 func (c *condition) now() (phase, why string, store *Store, p *projections.Projector) {
@@ -155,7 +159,7 @@ func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Contex
 		}
 		return nil, fmt.Errorf("listen for admin on %s ([admin] host, port): %w", addr, err)
 	}
-	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz /metrics")
+	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz /metrics "+api.Prefix)
 	server := admin.New(admin.Options{
 		About:  map[string]string{"instance": o.Config.Instance, "version": o.Version},
 		Checks: c.checks(o.Config), Hosts: []string{addr.Host}, Pages: c.pages(o), Log: o.Logger,

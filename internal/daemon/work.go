@@ -92,8 +92,13 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	})
 	m := newMirror(o.Config, store, o.Logger, queues)
 	p := projections.New(store.Pool, store.Log, o.Logger)
-	state.use(store, p)
-	defer state.use(nil, nil)
+	reading, err := store.readBy(ctx, o.Logger)
+	if err != nil {
+		return err
+	}
+	defer reading.Close()
+	state.use(store, reading, p)
+	defer state.use(nil, nil, nil)
 	// The read models outlast the others, to apply what those append last: what
 	// was stopped must not be shown as running until the next start.
 	projecting, stopProjecting := context.WithCancel(context.WithoutCancel(ctx))
@@ -101,6 +106,9 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	defer projector.Wait()
 	defer stopProjecting()
 	projector.Go(func() { keep(projecting, o.Logger, "projections", p.Run, nil) }) // its check tells more
+	projector.Go(func() {
+		keep(projecting, o.Logger, "feed", func(ctx context.Context) error { return state.feed.Run(ctx, store.Log) }, state.tell)
+	})
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run, state.tell) })
 	parts.Go(func() { keep(ctx, o.Logger, "mirror", m.Run, state.tell) })
 	parts.Go(func() {

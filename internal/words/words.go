@@ -1,11 +1,39 @@
-// Package words owns how numbers, moments, durations and hashes are written for people.
+// Package words owns how numbers, moments, durations and hashes are written for people, and JSON so
+// that it drives no terminal.
 package words
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"time"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
+
+// JSON encodes a value in one line. JSON strings may hold C1 controls and bidirectional
+// overrides as they are; here they are escaped.
+func JSON(v any) ([]byte, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode JSON: %w", err)
+	}
+	var b bytes.Buffer
+	b.Grow(len(raw) + 1)
+	for _, r := range string(raw) {
+		switch {
+		case r < 0x7f || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default: // JSON has no other way to write these, as tags and the like
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		}
+	}
+	return b.Bytes(), nil
+}
 
 // ShortCommit is the beginning of a hash, enough to tell it from others.
 func ShortCommit(commit string) string {
