@@ -34,6 +34,18 @@ type Job struct {
 	Actor string
 }
 
+// Stage is what a step has to do with a release, where commits are built in one.
+type Stage int
+
+const (
+	// Build steps make it, and are left out where it is there.
+	Build Stage = iota
+	// Look steps look at it before it is live, each time.
+	Look
+	// Live steps come after it is live.
+	Live
+)
+
 // Step is one part of a plan.
 type Step struct {
 	// Name is unique in its plan.
@@ -46,6 +58,8 @@ type Step struct {
 	// Root are the calls of Env.AsRoot that the step makes, verb first, so that doctor
 	// can try them; the verb alone where its arguments are not known before the run.
 	Root [][]string
+	// Stage rises in a plan.
+	Stage Stage
 	// Timeout ends the step; zero leaves it to the context of Execute.
 	Timeout time.Duration
 	// Run does it. It returns soon after ctx ends, with everything that it

@@ -198,7 +198,7 @@ func (r *run) owns(p proc) bool {
 	if p.Env.Deployment != "" {
 		return p.Env.Deployment == r.job.Deployment
 	}
-	return slices.Contains(r.earlier, p.Name) || inside(p.Env.Cwd, r.Path)
+	return slices.Contains(r.earlier, p.Name) || inside(p.Env.Cwd, r.root())
 }
 
 func inside(path, dir string) bool {

@@ -194,12 +194,39 @@ func (r *run) app(f map[string]any, env handlers.Env) (app, error) {
 	if err := r.found(a, script, env); err != nil {
 		return app{}, err
 	}
+	a.cwd = r.lasting(a.cwd)
+	for _, fields := range []map[string]any{f, vars} {
+		for key, value := range fields {
+			if text, ok := value.(string); ok {
+				fields[key] = r.lasting(text)
+			}
+		}
+	}
 	var err error
 	if a.definition, err = definition(f); err != nil {
 		return app{}, err
 	}
 	vars[definitionVar] = a.definition
 	return a, nil
+}
+
+// lasting is a path in a release as it is by the link that leads to the live one: what
+// pm2 is given outlives the release.
+func (r *run) lasting(path string) string {
+	if r.Current == "" || !filepath.IsAbs(path) {
+		return path
+	}
+	real, err := filepath.EvalSymlinks(r.Path) // as node tells it
+	if err != nil {
+		real = r.Path
+	}
+	for _, dir := range []string{r.Path, real} {
+		if inside(path, dir) {
+			rel, _ := filepath.Rel(dir, path)
+			return filepath.Join(r.Current, rel)
+		}
+	}
+	return path
 }
 
 // definition hashes what a restart does not apply: everything but the values of

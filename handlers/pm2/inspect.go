@@ -93,7 +93,7 @@ func (h *Handler) Inspect(ctx context.Context, env handlers.Env) (found string, 
 		case home == d.home:
 			say(true, fmt.Sprintf("end the one whose apps are not wanted (kill %d)", d.pid), "process %d is another daemon of pm2 on %s", d.pid, home)
 		default:
-			if apps := appsOf(processes, d.pid, h.cfg.Path); len(apps) > 0 {
+			if apps := appsOf(processes, d.pid, h.cfg.root()); len(apps) > 0 {
 				say(true, "delete them there (`pm2 delete`, as that user with that PM2_HOME), and save", "another daemon of pm2 (process %d, on %s) runs apps of this deployment, too: %s", d.pid, d.home, strings.Join(apps, ", "))
 			}
 		}
@@ -135,7 +135,7 @@ func versionOf(ctx context.Context, env handlers.Env, program string) string {
 // wantedPNPM is the version of pnpm that package.json asks for.
 func (h *Handler) wantedPNPM() string {
 	var wants struct{ PackageManager string }
-	text, err := os.ReadFile(filepath.Join(h.cfg.Path, "package.json"))
+	text, err := os.ReadFile(filepath.Join(cmp.Or(h.cfg.Current, h.cfg.Path), "package.json"))
 	if err != nil || json.Unmarshal(text, &wants) != nil {
 		return ""
 	}

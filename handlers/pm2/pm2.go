@@ -44,6 +44,9 @@ type Config struct {
 	Env []string
 	// Home is PM2_HOME; empty is .pm2 in HOME.
 	Home string
+	// Current is the link that leads to Path once it is live, where Path is a release;
+	// "" where there are none. Apps run by that path, so that a restart takes them along.
+	Current string
 	// Definition is where what the file said is kept; pm2 reads it from there.
 	Definition string
 	// Settle is how long the apps are looked at before they count as running.
@@ -92,14 +95,14 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 	r := &run{Config: h.cfg, job: job}
 	steps = append(steps,
 		handlers.Step{
-			Name: "ecosystem", Timeout: ecosystemTimeout,
+			Name: "ecosystem", Stage: handlers.Look, Timeout: ecosystemTimeout,
 			Describe: fmt.Sprintf("evaluate %s with INSTANCE_NAME=%s, and check what it says", h.cfg.Ecosystem, h.cfg.Instance), Run: r.evaluate,
 		},
-		handlers.Step{Name: "daemon", Describe: "take the lock of pm2's home, and look that its daemon runs with all its apps", Root: startCalls(), Run: r.daemon},
-		handlers.Step{Name: "retire", Describe: "delete the apps of this deployment that are no longer in the file", Run: r.retire},
-		handlers.Step{Name: "restart", Describe: "restart each app, and replace those whose definition changed", Run: r.restart},
-		handlers.Step{Name: "settle", Describe: fmt.Sprintf("look for %s that the apps stay up", h.cfg.Settle), Run: r.settle},
-		handlers.Step{Name: "save", Describe: "let pm2 bring the same apps back after a reboot", Run: func(ctx context.Context, env handlers.Env) error {
+		handlers.Step{Name: "daemon", Stage: handlers.Look, Describe: "take the lock of pm2's home, and look that its daemon runs with all its apps", Root: startCalls(), Run: r.daemon},
+		handlers.Step{Name: "retire", Stage: handlers.Live, Describe: "delete the apps of this deployment that are no longer in the file", Run: r.retire},
+		handlers.Step{Name: "restart", Stage: handlers.Live, Describe: "restart each app, and replace those whose definition changed", Run: r.restart},
+		handlers.Step{Name: "settle", Stage: handlers.Live, Describe: fmt.Sprintf("look for %s that the apps stay up", h.cfg.Settle), Run: r.settle},
+		handlers.Step{Name: "save", Stage: handlers.Live, Describe: "let pm2 bring the same apps back after a reboot", Run: func(ctx context.Context, env handlers.Env) error {
 			return r.pm2(ctx, env, "save", "--force") // without --force it saves no empty list, and the old one would come back
 		}},
 	)
@@ -140,6 +143,14 @@ func (l *listener) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return l.out.Write(p)
+}
+
+// root holds everything of the deployment.
+func (c Config) root() string {
+	if c.Current != "" {
+		return filepath.Dir(c.Current)
+	}
+	return c.Path
 }
 
 // run is what the steps of one plan tell each other.
@@ -185,7 +196,8 @@ func (r *run) pm2(ctx context.Context, env handlers.Env, args ...string) error {
 		return strings.HasPrefix(kv, "DURHACK_") || strings.HasPrefix(kv, "CI=") || strings.HasPrefix(kv, "NO_COLOR=")
 	})
 	env.ProcessFile, env.Nice, env.Limits = "", 0, nil // its mark would be inherited, too
-	return r.Run(ctx, env, r.Path, []string{"PM2_HOME=" + r.home(env)}, append([]string{"pm2"}, args...)...)
+	// Not in a release, which a daemon that it starts would hold for ever.
+	return r.Run(ctx, env, r.root(), []string{"PM2_HOME=" + r.home(env)}, append(append([]string{"pm2"}, args...), "--no-color")...)
 }
 
 // retire deletes apps that vanished before new ones start: one that was renamed

@@ -215,3 +215,39 @@ func TestNotAsking_FailsWhatAsked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What pm2 is given leads through the link, also where node has told the path of the release.
+func TestParse_AppsOfAReleaseRunByTheLink(t *testing.T) {
+	t.Parallel()
+	r := sample(t)
+	real := r.Path
+	elsewhere := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(real), elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	r.Path, r.Current = filepath.Join(elsewhere, filepath.Base(real)), filepath.Join(elsewhere, "current")
+	of := func(fields string) map[string]any {
+		t.Helper()
+		apps, err := r.parse([]byte(`{"apps":[{"name":"a",`+fields+`}]}`), handlers.Env{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if apps[0].cwd != apps[0].fields["cwd"] {
+			t.Errorf("cwd is %s, and pm2 is given %s", apps[0].cwd, apps[0].fields["cwd"])
+		}
+		return apps[0].fields
+	}
+	if got := of(`"script":"./server/main.js"`); got["cwd"] != r.Current || got["script"] != "./server/main.js" {
+		t.Errorf("pm2 is given %v", got)
+	}
+	for _, dir := range []string{r.Path, real} {
+		got := of(`"script":"` + dir + `/server/main.js","cwd":"` + dir + `/server","env":{"DATA":"` + dir + `/data","OTHER":"` + dir + `-2/data"}`)
+		vars := got["env"].(map[string]any)
+		if got["cwd"] != r.Current+"/server" || got["script"] != r.Current+"/server/main.js" || vars["DATA"] != r.Current+"/data" || vars["OTHER"] != dir+"-2/data" {
+			t.Errorf("pm2 is given %v", got)
+		}
+	}
+	if got := of(`"script":"bin sh","cwd":"/"`); got["cwd"] != "/" {
+		t.Errorf("pm2 is given %v", got)
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,6 +82,8 @@ func (r *run) look(procs []proc, first map[int]seen) (waiting string, err error)
 				return "", fmt.Errorf("%s is %s (exit code %d)%s", a.name, p.Env.Status, p.Env.ExitCode, tail(p.Env.ErrLog))
 			case known && now != before:
 				return "", fmt.Errorf("%s ended and was started again (exit code %d)%s", a.name, p.Env.ExitCode, tail(p.Env.ErrLog))
+			case r.elsewhere(p.PID):
+				return "", fmt.Errorf("%s still runs in another release than %s", a.name, r.Path)
 			case p.Env.Cwd != a.cwd:
 				return "", fmt.Errorf("%s runs in %s, and the file says %s", a.name, p.Env.Cwd, a.cwd)
 			default:
@@ -91,6 +95,16 @@ func (r *run) look(procs []proc, first map[int]seen) (waiting string, err error)
 		}
 	}
 	return waiting, nil
+}
+
+// elsewhere says that a process works in another release.
+func (r *run) elsewhere(pid int) bool {
+	at, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
+	if err != nil || r.Current == "" {
+		return false
+	}
+	own, err := filepath.EvalSymlinks(r.Path)
+	return err == nil && inside(at, filepath.Dir(own)) && !inside(at, own)
 }
 
 // tail is the end of an app's error log, on lines of its own.

@@ -66,7 +66,7 @@ func (c Config) live() string {
 }
 
 // New makes the plans of a handler, whose steps work in the Path of its source, work
-// in a release, and put that live as the last step.
+// in a release, and put that live after its steps that build and look.
 func New(src source.Source, cfg Config, in func(source.Source) handlers.Handler) handlers.Handler {
 	return building{cfg, src, in}
 }
@@ -85,8 +85,13 @@ func (b building) Plan(ctx context.Context, job handlers.Job) (handlers.Plan, er
 	if err != nil {
 		return plan, err
 	}
+	goLive := handlers.Step{Name: names.StepSwitch, Describe: fmt.Sprintf("lead %s to the release", b.current()), Run: r.goLive}
+	live := slices.IndexFunc(plan.Steps, func(s handlers.Step) bool { return s.Stage == handlers.Live })
+	if live < 0 {
+		live = len(plan.Steps)
+	}
 	var steps []handlers.Step
-	for _, s := range plan.Steps {
+	for _, s := range plan.Steps[:live] {
 		steps = append(steps, r.within(s))
 		if s.Name == names.StepCheckout && len(b.Shared) > 0 {
 			steps = append(steps, r.within(handlers.Step{
@@ -94,9 +99,7 @@ func (b building) Plan(ctx context.Context, job handlers.Job) (handlers.Plan, er
 			}))
 		}
 	}
-	plan.Steps = append(steps, handlers.Step{
-		Name: names.StepSwitch, Describe: fmt.Sprintf("lead %s to the release", b.current()), Run: r.goLive,
-	})
+	plan.Steps = slices.Concat(steps, []handlers.Step{goLive}, plan.Steps[live:])
 	plan.Undo = func(context.Context, handlers.Env) string { return source.Stands(b.current(), b.live(), job) }
 	return plan, nil
 }
@@ -120,7 +123,7 @@ func (r *release) within(s handlers.Step) handlers.Step {
 				return err
 			}
 		}
-		if r.whole || r.kept && slices.Contains([]string{names.StepFetch, names.StepCheckout, names.StepShared}, s.Name) {
+		if r.whole && s.Stage == handlers.Build || r.kept && slices.Contains([]string{names.StepFetch, names.StepCheckout, names.StepShared}, s.Name) {
 			env.Say("nothing to do: %s is there already", r.dir)
 			return nil
 		}

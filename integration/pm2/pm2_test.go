@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/health"
 	"github.com/ducompsoc/durhack-deployer/handlers/pm2"
+	"github.com/ducompsoc/durhack-deployer/handlers/releases"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
@@ -161,6 +163,8 @@ type project struct {
 	cfg  pm2.Config
 	// healthy says that a deploy ends with a health check.
 	healthy bool
+	// releases are where commits are built, if its path is set.
+	releases releases.Config
 	// previous is what was deployed last.
 	previous string
 	runs     int
@@ -233,9 +237,21 @@ func (p *project) commit() string {
 // push deploys what was written.
 func (p *project) push() (handlers.Result, string) {
 	p.t.Helper()
+	return p.deploy(p.commit())
+}
+
+func (p *project) deploy(commit string) (handlers.Result, string) {
+	p.t.Helper()
 	p.runs++
-	job := handlers.Job{Deployment: p.slug, DeliveryID: "d", Attempt: p.runs, Branch: "main", Commit: p.commit(), PreviousCommit: p.previous, Path: p.live}
+	job := handlers.Job{Deployment: p.slug, DeliveryID: "d", Attempt: p.runs, Branch: "main", Commit: commit, PreviousCommit: p.previous, Path: p.live}
 	var handler handlers.Handler = pm2.New(p.cfg)
+	if p.releases.Path != "" {
+		handler = releases.Pruned(releases.New(p.cfg.Source, p.releases, func(src source.Source) handlers.Handler {
+			cfg := p.cfg
+			cfg.Source, cfg.Current = src, filepath.Join(p.live, releases.Current)
+			return pm2.New(cfg)
+		}), p.releases)
+	}
 	if p.healthy {
 		handler = health.Checked(handler, p.cfg.Source, health.Config{
 			URL: fmt.Sprintf("http://127.0.0.1:%d/", p.port), Text: "common", Timeout: 5 * time.Second, Interval: 100 * time.Millisecond, Successes: 2,
@@ -254,7 +270,12 @@ func (p *project) push() (handlers.Result, string) {
 
 func (p *project) succeeds() string {
 	p.t.Helper()
-	r, out := p.push()
+	return p.succeedsWith(p.commit())
+}
+
+func (p *project) succeedsWith(commit string) string {
+	p.t.Helper()
+	r, out := p.deploy(commit)
 	if r.Err != nil {
 		p.t.Fatalf("the deploy failed: %v\n%s", r.Err, out)
 	}
@@ -542,4 +563,91 @@ func TestInspect_NamesVersionsAndOtherDaemons(t *testing.T) {
 		return len(problems) > 0
 	})
 	has("no daemon", problems, "does not run")
+}
+
+// Apps run by the link to the release that is live: a restart takes them along, what was
+// live before is back without a build, and no release is removed that an app runs in.
+func TestReleases_AreWhatAppsRunIn(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, toolsets["pm2 7, pnpm 10"])
+	p := h.project("web")
+	p.cfg.Settle = 100 * time.Millisecond
+	p.releases = releases.Config{Path: p.live, Keep: 2, Build: "build"}
+	main := strings.ReplaceAll(server, "process.cwd().split('/').pop()", "process.cwd()")
+	apps := `{ name: N + '-server', script: import.meta.dirname + '/server/dist/main.mjs', cwd: './server', env: { PORT: P, EXTRA: 'extra' } }`
+	p.ecosystem(apps + `, { name: N + '-pair', script: './pair.mjs', cwd: './server', instances: 2, env: {} }`)
+	p.write("server/pair.mjs", "setInterval(() => {}, 1000)\n")
+	commits := map[string]string{}
+	push := func(version string) {
+		t.Helper()
+		p.write("server/main.mjs", strings.ReplaceAll(main, "VERSION", version))
+		commits[version] = p.commit()
+	}
+	answers := func(version string) {
+		t.Helper()
+		p.answers(version + " common web extra " + filepath.Join(p.live, "releases", commits[version], "server"))
+		for name, pid := range h.running() {
+			if at, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || at != filepath.Join(p.live, "releases", commits[version], "server") {
+				t.Errorf("%s runs in %s: %v", name, at, err)
+			}
+		}
+	}
+	push("v1")
+	p.succeedsWith(commits["v1"])
+	answers("v1")
+	push("v2")
+	if out := p.succeedsWith(commits["v2"]); strings.Contains(out, "it is replaced") {
+		t.Errorf("an app of the same definition was replaced:\n%s", out)
+	}
+	answers("v2")
+	if out := p.succeedsWith(commits["v1"]); strings.Contains(out, "$ pnpm") || !strings.Contains(out, "is there already") {
+		t.Errorf("what was live before was built again:\n%s", out)
+	}
+	answers("v1")
+
+	// A build that fails, and a file that cannot be evaluated, leave what is live.
+	push("v3")
+	p.write("common/package.json", strings.Replace(read(t, p.work, "common/package.json"), "mkdir -p dist", "false", 1))
+	p.fails("build", "")
+	answers("v1")
+	p.write("common/package.json", strings.Replace(read(t, p.work, "common/package.json"), "false", "mkdir -p dist", 1))
+	file := read(t, p.work, "ecosystem.config.js")
+	p.write("ecosystem.config.js", "throw new Error('broken')")
+	p.fails("ecosystem", "broken")
+	answers("v1")
+	p.write("ecosystem.config.js", file)
+
+	// What somebody still runs in an old release keeps that.
+	push("v4")
+	left := exec.Command("sleep", "600")
+	left.Dir = filepath.Join(p.live, "releases", commits["v2"])
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if out := p.succeedsWith(commits["v4"]); !strings.Contains(out, commits["v2"]+" is kept: a process runs there") {
+		t.Errorf("the run log:\n%s", out)
+	}
+	_ = left.Process.Kill()
+	_ = left.Wait()
+	answers("v4")
+	push("v5")
+	p.succeedsWith(commits["v5"])
+	answers("v5")
+	entries, err := os.ReadDir(filepath.Join(p.live, "releases"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept []string
+	for _, e := range entries {
+		kept = append(kept, e.Name())
+	}
+	want := []string{commits["v4"], commits["v5"]}
+	slices.Sort(want)
+	if !slices.Equal(kept, want) {
+		t.Errorf("releases are %q, want %q", kept, want)
+	}
+	// pm2 brings the apps back by the link.
+	if dump := read(t, h.home, ".pm2/dump.pm2"); strings.Contains(dump, `"`+p.live+`/releases/`) || !strings.Contains(dump, `"pm_cwd": "`+p.live+`/current/server"`) {
+		t.Errorf("the dump is %s", dump)
+	}
 }

@@ -204,8 +204,8 @@ func (d *decoder) releases(one *Deployment, key string) {
 		one.Keep, one.Shared = 0, nil
 		return
 	}
-	if one.Handler != HandlerCommand && one.Handler != "" {
-		d.setting(key+".strategy").fail(fmt.Sprintf("%s.strategy %q is for the handler %q, and not for %q", key, one.Strategy, HandlerCommand, one.Handler),
+	if !slices.Contains([]string{HandlerCommand, HandlerPM2, ""}, one.Handler) {
+		d.setting(key+".strategy").fail(fmt.Sprintf("%s.strategy %q is for the handlers %q and %q, and not for %q", key, one.Strategy, HandlerCommand, HandlerPM2, one.Handler),
 			"remove it: the commit is put into the path itself")
 	}
 	switch {

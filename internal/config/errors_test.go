@@ -223,9 +223,9 @@ func TestErrors(t *testing.T) {
 			`a.toml:6:1: deployments.web.health.timeout of 30s is too short for the interval of 1m0s and 1 successes; write at least interval times successes`,
 		},
 		"a strategy": {web(build1, `strategy = "release"`), `a.toml:6:1: deployments.web.strategy must be "in-place" or "releases", not "release"; did you mean "releases"?`},
-		"releases of pm2": {
-			web(`instance_name = "a"`, `strategy = "releases"`),
-			`a.toml:6:1: deployments.web.strategy "releases" is for the handler "command", and not for "pm2"; remove it: the commit is put into the path itself`,
+		"releases of nginx": {
+			web(`sites = []`, `strategy = "releases"`),
+			`a.toml:6:1: deployments.web.strategy "releases" is for the handlers "command" and "pm2", and not for "nginx"; remove it: the commit is put into the path itself`,
 		},
 		"no release kept":          {web(build1, `strategy = "releases"`, `keep = 0`), `a.toml:7:1: deployments.web.keep must be at least 1; the release that is live always stays`},
 		"sharing out of it":        {web(build1, `strategy = "releases"`, `shared = ["../a"]`), `a.toml:7:11: deployments.web.shared[0] "../a" is not inside of a release; write it relative to the release, without ".."`},

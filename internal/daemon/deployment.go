@@ -60,7 +60,11 @@ func handlerOf(o Options, d *config.Deployment) (_ handlers.Handler, resumer han
 
 // releasesOf names a build by all that goes into one beside the commit.
 func releasesOf(d *config.Deployment) releases.Config {
-	build, _ := json.Marshal([]any{d.Steps, d.Env, d.Shared, d.Submodules, d.Tags}) // text and numbers cannot fail to marshal
+	what := []any{d.Steps, d.Env, d.Shared, d.Submodules, d.Tags}
+	if d.Handler == config.HandlerPM2 {
+		what = append(what, d.InstanceName, d.Workspaces, d.Migrate, d.Scripts, d.Install)
+	}
+	build, _ := json.Marshal(what) // text and numbers cannot fail to marshal
 	return releases.Config{Path: d.Path, Keep: d.Keep, Shared: d.Shared, Build: fmt.Sprintf("%x", sha256.Sum256(build))}
 }
 
@@ -107,7 +111,11 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 	case config.HandlerSelf:
 		return selfHandler(cfg, d, src, o)
 	case config.HandlerPM2:
-		return PM2(cfg, d), nil
+		c := pm2Config(cfg, d)
+		return released(src, d, func(src source.Source) handlers.Handler {
+			c.Source = src
+			return pm2.New(c)
+		}), nil
 	case config.HandlerNginx:
 		return Nginx(cfg, d), nil
 	}
@@ -115,22 +123,32 @@ func kindOf(o Options, d *config.Deployment) (handlers.Handler, error) {
 	for i, s := range d.Steps {
 		steps[i] = command.StepConfig(s)
 	}
-	in := func(src source.Source) handlers.Handler {
+	return released(src, d, func(src source.Source) handlers.Handler {
 		return command.New(command.Config{Source: src, Steps: steps})
-	}
-	if d.Strategy == config.StrategyReleases {
-		return releases.New(src, releasesOf(d), in), nil
-	}
-	return in(src), nil
+	}), nil
 }
 
-// PM2 is the handler of a deployment whose apps run under pm2.
-func PM2(cfg *config.Config, d *config.Deployment) *pm2.Handler {
-	return pm2.New(pm2.Config{
+// released is a handler that works in releases, where the deployment has them.
+func released(src source.Source, d *config.Deployment, in func(source.Source) handlers.Handler) handlers.Handler {
+	if d.Strategy == config.StrategyReleases {
+		return releases.New(src, releasesOf(d), in)
+	}
+	return in(src)
+}
+
+// PM2 is the handler of a deployment whose apps run under pm2, for what is live.
+func PM2(cfg *config.Config, d *config.Deployment) *pm2.Handler { return pm2.New(pm2Config(cfg, d)) }
+
+func pm2Config(cfg *config.Config, d *config.Deployment) pm2.Config {
+	c := pm2.Config{
 		Source: sourceOf(cfg, d), Instance: d.InstanceName, Workspaces: d.Workspaces, Ecosystem: d.Ecosystem, Migrate: d.Migrate,
 		Scripts: d.Scripts, Install: d.Install, Env: d.Env, Home: d.PM2Home, Settle: d.Settle, Reload: d.PM2Reload,
 		Definition: definition(cfg, d),
-	})
+	}
+	if d.Strategy == config.StrategyReleases {
+		c.Current = filepath.Join(d.Path, releases.Current)
+	}
+	return c
 }
 
 // Nginx is the handler of a deployment of nginx's sites.
