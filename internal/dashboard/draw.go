@@ -122,9 +122,9 @@ type chartLine struct {
 
 const (
 	chartWidth  = 720
-	chartHeight = 150
-	chartLeft   = 52
-	chartBottom = 20
+	chartHeight = 170
+	chartLeft   = 92
+	chartBottom = 26
 )
 
 // newChart draws runs, the oldest first.

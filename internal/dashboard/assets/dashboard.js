@@ -137,8 +137,6 @@ function stream() {
   };
   source.onopen = () => { say("live", true); every(60); refresh(); };
   source.onmessage = changed;
-  for (const type of ["received", "redelivered", "forwarded", "voided", "started", "deployed", "failed", "interrupted", "replayed", "redacted",
-    "pinned", "unpinned", "frozen", "thawed", "canceled"]) source.addEventListener(type, changed);
   source.onerror = () => {
     say("refreshed every 5 s", false);
     every(5);
