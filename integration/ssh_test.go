@@ -103,3 +103,43 @@ func TestSSH_DeploysByAKey(t *testing.T) {
 		t.Errorf("the host's key has changed:\n%s", log)
 	}
 }
+
+// Git of another user shows that user's key, and knows hosts by the deployer's file, too.
+func TestSSH_DeploysByAKeyOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	r := newRepo(t)
+	commits := r.pages("main", 1)
+	keys := tempDir(t)
+	sshKey(t, filepath.Join(keys, "web"))
+	sshKey(t, filepath.Join(keys, "host"))
+	addr := sshd(t, filepath.Join(keys, "host"), filepath.Join(keys, "web.pub"))
+	over := &repo{t: t, dir: fmt.Sprintf("ssh://root@%s%s", addr, r.dir)}
+	s := newSite(t, pgtest.DSN(t),
+		deployment{slug: "web", repository: "ada/web", remote: over, extra: fmt.Sprintf("user = %q\nkey = %q", other, filepath.Join(keys, "web"))})
+	if got := s.command("config", "check"); got.code != 1 || !strings.Contains(got.stderr, "belongs to root, and git runs as "+other) {
+		t.Errorf("with a key of root's: %+v", got)
+	}
+	own(t, filepath.Join(keys, "web"))
+	p := s.start("serve")
+	g := s.github(p.addr())
+	d := push("ada/web", "main", commits[0])
+	g.send(d)
+	s.ends(d.id)
+	s.live("web", commits[0])
+	// Somebody else in the host's place is not trusted.
+	host, err := os.ReadFile(filepath.Join(s.state, "known_hosts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	stranger := fmt.Sprintf("[127.0.0.1]:%s ssh-ed25519 %s\n", port, strings.Fields(string(host))[2])
+	if err := os.WriteFile(filepath.Join(s.state, "known_hosts"), []byte(stranger), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	next := push("ada/web", "main", r.pages("main", 1)[0])
+	g.send(next)
+	s.ends(next.id)
+	if log := s.must("logs", "web"); !strings.Contains(log, "Host key verification failed") {
+		t.Errorf("the host's key is another:\n%s", log)
+	}
+}
