@@ -15,6 +15,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -24,19 +25,21 @@ type statusOptions struct {
 	at       answer.Moment
 	slug     string // of one deployment; empty is all
 	exitCode bool
+	verbose  bool
 }
 
 func (c *cli) statusCommand() *cobra.Command {
 	var o statusOptions
 	var at string
 	cmd := &cobra.Command{
-		Use: "status [SLUG] [--at TIME|POSITION] [--exit-code] [--json]", Short: "Print what is live at each deployment",
+		Use: "status [SLUG] [--at TIME|POSITION] [--exit-code] [--verbose] [--json]", Short: "Print what is live at each deployment",
 		Long: `Prints a line for each configured deployment: its status (never, pending,
 running, live, failed, disabled), the commit that is live, since when, by whom
 and by which delivery, and how many deliveries wait; then what needs attention.
 With SLUG it is about that deployment alone. --at folds the log up to that moment instead: a time, or a position of the log
 (digits only), whose event is the last one that counts. With --exit-code the exit
-code is 1 where a deployment has failed, for scripts and monitors.`,
+code is 1 where a deployment has failed, for scripts and monitors. --verbose also
+tells how far GitHub and others have been told, and what they refused.`,
 		Example: `  durhack-deployer status
   durhack-deployer status web --exit-code
   durhack-deployer status --at "2026-01-31 15:04"
@@ -58,6 +61,7 @@ code is 1 where a deployment has failed, for scripts and monitors.`,
 	}
 	cmd.Flags().StringVar(&at, "at", "", "the state as it was at this position of the log, or "+timeUsage)
 	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 1 where a deployment has failed")
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "also tell what is owed to the outside, such as GitHub")
 	jsonFlag(cmd, &o.json)
 	return cmd
 }
@@ -99,6 +103,11 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 		if err := c.statusNotes(ctx, cfg, store, answers, notes); err != nil {
 			return err
+		}
+		if o.verbose {
+			if err := outboxNotes(ctx, cfg, store, notes); err != nil {
+				return err
+			}
 		}
 	}
 	if o.exitCode && failing {
@@ -210,6 +219,25 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	case lag.Events > 0:
 		fmt.Fprintf(w, "this is %s behind the log: %s (see `projections status`)\n",
 			counted(lag.Events, "event", "events"), printable(answers.NotRouted(ctx)))
+	}
+	return nil
+}
+
+// outboxNotes says how far the outside has been told, and what it did not take.
+func outboxNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, w io.Writer) error {
+	backlogs, err := outbox.Backlogs(ctx, store.Pool, cfg.Instance)
+	if err != nil {
+		return err
+	}
+	for _, b := range backlogs {
+		fmt.Fprintf(w, "%s: %d owed, %d refused, %d given up, %s behind the log\n", b.Channel, b.Owed, b.Refused, b.GivenUp, counted(b.Behind, "event", "events"))
+	}
+	troubles, err := outbox.Troubles(ctx, store.Pool, cfg.Instance)
+	if err != nil {
+		return err
+	}
+	for _, t := range troubles {
+		fmt.Fprintf(w, "%s: %s (%d, last %s): %s\n", t.Channel, strings.ReplaceAll(t.State, "_", " "), t.Count, clock(t.Last), printable(t.Error))
 	}
 	return nil
 }

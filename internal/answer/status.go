@@ -37,6 +37,8 @@ type StatusRow struct {
 	// Frozen and Pinned are the holds that are in force.
 	Frozen *projections.Hold `json:"frozen,omitempty"`
 	Pinned *projections.Hold `json:"pinned,omitempty"`
+	// URL is the live site, where the configuration names it.
+	URL string `json:"url,omitempty"`
 
 	// Holds say so for people.
 	Holds []string `json:"-"`
@@ -82,7 +84,7 @@ func (s Source) Status(ctx context.Context, slugs []string, known map[string]pro
 
 // NewStatusRow is what the log and the configuration say of a deployment.
 func NewStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) StatusRow {
-	row := StatusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending, Failure: p.Failure}
+	row := StatusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending, Failure: p.Failure, URL: d.SiteURL}
 	if p.Status == "" {
 		row.Status = string(projections.StatusNever)
 	}

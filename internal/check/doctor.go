@@ -65,6 +65,7 @@ func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func
 		{"state_dir", d.stateDir},
 		{"queues", d.queues},
 		{"database", d.database},
+		{"github", d.github},
 		{"lock", d.lock},
 		{"git", d.git},
 		{"paths", d.paths},

@@ -84,6 +84,7 @@ func (d *doctor) database(ctx context.Context) {
 		d.say(OK, "", "%s: version %d, %s behind the log", lag.Name, lag.Version, counted(int(lag.Events), "event"))
 	}
 	d.signer(ctx, store)
+	d.outbox(ctx, store)
 }
 
 // signer looks at what vouches for the log, and whether the log still is what it

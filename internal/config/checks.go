@@ -52,6 +52,7 @@ var checks = map[string]func(s setting, text string) string{
 	"secret_file":   checkSecretFile,
 	"shared":        is(wrongShared),
 	"site":          is(wrongSite),
+	"site_url":      checkSiteURL,
 	"slug":          checkSlug,
 	"step_dir":      is(wrongStepDir),
 	"step_name":     is(wrongStepName),
@@ -358,8 +359,14 @@ func wrongRemote(s string) (wrong, suggestion string) {
 }
 
 func checkHealth(s setting, text string) string {
+	return checkURL(s, text, "http://localhost:3000/healthz")
+}
+
+func checkSiteURL(s setting, text string) string { return checkURL(s, text, "https://www.example.com") }
+
+func checkURL(s setting, text, example string) string {
 	if u, err := url.Parse(text); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
-		s.fail(fmt.Sprintf("%s %q is not an http or https URL without a user", s.name, text), `write it like "http://localhost:3000/healthz"`)
+		s.fail(fmt.Sprintf("%s %q is not an http or https URL without a user", s.name, text), fmt.Sprintf("write it like %q", example))
 		return ""
 	}
 	s.show(mask.URL(text), "file")

@@ -231,6 +231,9 @@ type Deployment struct {
 	// that always are passed on: those of Variables.
 	Env []string `json:"-"`
 
+	// SiteURL is where the app is live, for people; may be empty.
+	SiteURL string `toml:"url" check:"site_url" json:"url,omitempty"`
+
 	PM2
 	Nginx
 

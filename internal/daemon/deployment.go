@@ -284,10 +284,6 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 	if err != nil {
 		return fmt.Errorf("ask for the name of this host: %w", err)
 	}
-	var secrets []string
-	for _, s := range o.Config.Hidden() {
-		secrets = append(secrets, s.Reveal())
-	}
 	repo := Repository(o.Config, d)
 	return worker.New(worker.Options{
 		Instance: o.Config.Instance, Host: host, Handler: handler, Repository: clone{repo, d.FetchTimeout},
@@ -300,8 +296,16 @@ func runWorker(ctx context.Context, o Options, store *Store, locker worker.Locke
 			Nice:             d.Nice,
 		},
 		Queue: watch, Files: q, Log: store.Log, Locker: locker, Waits: m.Waits, Control: m, Slots: slots,
-		RunsDir: runsDir(o.Config), Secrets: secrets, Root: root{Root(o.Config, d)}, Resumer: resumer, Limit: limits.of(d),
+		RunsDir: runsDir(o.Config), Secrets: hidden(o.Config), Root: root{Root(o.Config, d)}, Resumer: resumer, Limit: limits.of(d),
 		As: as, Vars: d.Env, SearchPaths: o.Config.ExecutableSearchPaths, Logger: o.Logger,
 		Idle: func(ctx context.Context) { tidy(ctx, Tree(o.Config, d), o.Logger.With("deployment", d.Slug)) },
 	}).Run(ctx)
+}
+
+// hidden are the secrets of the configuration.
+func hidden(cfg *config.Config) (texts []string) {
+	for _, s := range cfg.Hidden() {
+		texts = append(texts, s.Reveal())
+	}
+	return texts
 }

@@ -123,6 +123,13 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() {
 		keep(ctx, o.Logger, "metrics", func(ctx context.Context) error { return state.tallying.run(ctx, o.Config, store, p) }, state.tell)
 	})
+	if o.github != nil {
+		reporting, err := newReporter(o, store)
+		if err != nil {
+			return err
+		}
+		parts.Go(func() { keep(ctx, o.Logger, "reporter", reporting.Run, state.tell) })
+	}
 	tellWaiting(o.Config, o.Logger, nil) // what an earlier process left
 	limits := newLimiter(o.Config, o.Logger)
 	slots := worker.NewSlots(o.Config.Work.Runs(), func(slugs []string) { tellWaiting(o.Config, o.Logger, slugs) })

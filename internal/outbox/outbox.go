@@ -46,7 +46,7 @@ type Item struct {
 	Body      json.RawMessage
 }
 
-// Options configure an Outbox. All but Parallel and Timeout are required.
+// Options configure an Outbox. All but the last three are required.
 type Options struct {
 	// Channel names the follower, in the tables and to people.
 	Channel  string
@@ -63,9 +63,11 @@ type Options struct {
 	// pauses, if it is not Refused; After says when.
 	Send   func(ctx context.Context, item Item) error
 	Logger *slog.Logger
-	// Parallel bounds how many are sent at once (8), Timeout how long each may take (30 s).
+	// Parallel bounds how many are sent at once (8), Timeout how long each may take (30 s),
+	// and Pause is how long the first pause after a failure is (1 s).
 	Parallel int
 	Timeout  time.Duration
+	Pause    time.Duration
 }
 
 // Outbox is one follower. Create it with New.
@@ -76,8 +78,6 @@ type Outbox struct {
 	// wake tells the sender that there is something new.
 	wake   chan struct{}
 	noting sync.Mutex
-	// first is the pause after the first failure of an item.
-	first time.Duration
 }
 
 // New returns an Outbox that has not started.
@@ -88,9 +88,12 @@ func New(o Options) *Outbox {
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
 	}
+	if o.Pause == 0 {
+		o.Pause = time.Second
+	}
 	log := o.Logger.With("channel", o.Channel)
 	return &Outbox{
-		o: o, log: log, wake: make(chan struct{}, 1), first: firstPause,
+		o: o, log: log, wake: make(chan struct{}, 1),
 		outage: retry.New(log, slog.LevelWarn, "an outbox waits for the database"),
 	}
 }

@@ -63,7 +63,7 @@ func newWorld(t testing.TB) *world {
 
 // outbox owes one thing for each event, whose key is the event's deployment.
 func (w *world) outbox() *Outbox {
-	b := New(Options{
+	return New(Options{
 		Channel: "test", Instance: w.instance, Holder: "this", Pool: w.pool, Log: w.log,
 		Owe: func(_ context.Context, events []eventlog.Event) (items []Item, _ error) {
 			for _, e := range events {
@@ -75,10 +75,8 @@ func (w *world) outbox() *Outbox {
 			}
 			return items, nil
 		},
-		Send: w.send, Logger: slog.New(slog.NewTextHandler(&w.out, nil)),
+		Send: w.send, Logger: slog.New(slog.NewTextHandler(&w.out, nil)), Pause: 5 * time.Millisecond,
 	})
-	b.first = 5 * time.Millisecond
-	return b
 }
 
 func (w *world) send(ctx context.Context, i Item) error {

@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	// firstPause and lastPause bound the pauses between the tries of an item.
-	firstPause = time.Second
-	lastPause  = 15 * time.Minute
+	// lastPause bounds the pauses between the tries of an item.
+	lastPause = 15 * time.Minute
 	// maxError bounds what is kept of an error, bytes.
 	maxError = 2000
 	// chances is how often something that was refused is tried again once others of
@@ -173,7 +172,7 @@ func (b *Outbox) done(ctx context.Context, item owed) error {
 
 // failed notes a failure. The first of a kind that is final is told of.
 func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
-	state, pause := "owed", retry.Pause(item.tries, b.first, lastPause)
+	state, pause := "owed", retry.Pause(item.tries, b.o.Pause, lastPause)
 	if a, ok := errors.AsType[after](err); ok {
 		pause = max(a.pause, pause)
 	}

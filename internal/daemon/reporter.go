@@ -1,0 +1,35 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/outbox"
+	"github.com/ducompsoc/durhack-deployer/internal/reporter"
+)
+
+// newReporter returns what tells GitHub of commits.
+func newReporter(o Options, store *Store) (*outbox.Outbox, error) {
+	targets := map[string]reporter.Target{}
+	for slug, d := range o.Config.Deployments {
+		targets[slug] = reporter.Target{Repository: d.Repository, URL: d.SiteURL}
+	}
+	r := reporter.New(reporter.Options{
+		Instance: o.Config.Instance, Origin: o.Config.Origin, Targets: targets, Deployments: o.Config.GitHub.Deployments,
+		Mask: mask.NewSet(hidden(o.Config)).String, GitHub: o.github, Log: store.Log, Pool: store.Pool,
+	})
+	return newOutbox(o, store, outbox.Options{Channel: reporter.Channel, Owe: r.Owe, Send: r.Send})
+}
+
+// newOutbox completes the options with what all outboxes of this daemon have.
+func newOutbox(o Options, store *Store, box outbox.Options) (*outbox.Outbox, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("ask for the name of this host: %w", err)
+	}
+	// There is one worker to a state_dir, so whoever had the outbox under this name is gone.
+	box.Instance, box.Holder = o.Config.Instance, host+":"+o.Config.StateDir
+	box.Pool, box.Log, box.Logger = store.Pool, store.Log, o.Logger
+	return outbox.New(box), nil
+}

@@ -1,0 +1,18 @@
+// Package links owns the addresses of this deployer's pages, which lie under the origin
+// of the configuration. Without an origin there are none.
+package links
+
+import "net/url"
+
+// Delivery is the address of what became of a delivery, or "".
+func Delivery(origin, id string) string { return under(origin, "deliveries", id) }
+
+// Deployment is the address of a deployment's page, or "".
+func Deployment(origin, slug string) string { return under(origin, "deployments", slug) }
+
+func under(origin, kind, name string) string {
+	if origin == "" {
+		return ""
+	}
+	return origin + "/" + kind + "/" + url.PathEscape(name)
+}
