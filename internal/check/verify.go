@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,15 +11,18 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
 	"github.com/ducompsoc/durhack-deployer/migrations"
@@ -84,9 +88,26 @@ func Verify(ctx context.Context, cfg *config.Config, store *daemon.Store, log *s
 		part, err = "queues", v.queues(ctx)
 	}
 	if err != nil {
-		return v.stopped(ctx, part, err)
+		if _, err := v.stopped(ctx, part, err); err != nil {
+			return Verified{}, err
+		}
 	}
+	v.keep()
 	return v.Verified, nil
+}
+
+// maxKept bounds the breaches that are kept for the pages.
+const maxKept = 20
+
+// keep leaves what was found to those who look at the pages.
+func (v *verification) keep() {
+	raw, err := json.Marshal(answer.Verified{At: time.Now().UTC(), Events: v.Events, Breaches: v.Breaches[:min(maxKept, len(v.Breaches))]})
+	if err == nil {
+		err = durable.WriteFile(answer.VerifiedPath(v.cfg), append(raw, '\n'), 0o644)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a copy of a database may be verified without a state_dir
+		v.note("what was found is not kept for the pages: %v", err)
+	}
 }
 
 // namedCheckpoint is one that the log must contain. name says where it is.

@@ -8,9 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
+
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 )
 
 // page is a page that was parsed.
@@ -236,7 +239,11 @@ func TestPages_SayWhatIsAsked(t *testing.T) {
 	w.has("/log?delivery=api-2", "3 events that match", "in place of")
 	w.has("/at", "4 deployments were live", "frozen by ann", "Going live")
 	w.has("/at?time=2020-01-01T00:00", "Nothing was recorded yet on 1 January 2020")
-	w.has("/proof", "Nothing is signed yet", "verify")
+	w.has("/proof", "Nothing is signed yet", "Nobody has verified the log from this host yet")
+	w.keep(answer.Verified{At: time.Now().Add(-time.Hour), Events: 12})
+	w.has("/proof", "Nothing is signed yet", "no breach among 12 events, 1 h ago")
+	w.keep(answer.Verified{At: time.Now(), Events: 12, Breaches: []string{hostile}})
+	w.has("/proof", "The last verify found 1 breach", "breaches among 12 events")
 }
 
 func TestPages_RefuseWhatIsNone(t *testing.T) {

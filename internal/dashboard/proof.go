@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
 )
@@ -23,15 +24,8 @@ type proofView struct {
 	File     string
 	Trouble  string
 	Unsigned int64
-	Verified *Verification
+	Verified *answer.Verified
 	Commands []string
-}
-
-// Verification is what the last verify of this host found.
-type Verification struct {
-	At       time.Time `json:"at"`
-	Events   int64     `json:"events"`
-	Breaches []string  `json:"breaches"`
 }
 
 func proofPage(ctx context.Context, r *request) (view, error) {
@@ -59,12 +53,18 @@ func proofPage(ctx context.Context, r *request) (view, error) {
 			v.SignedAt = info.ModTime().UTC()
 		}
 	}
+	if v.Verified, err = answer.LastVerify(cfg); err != nil && v.Trouble == "" {
+		v.Trouble = plain(err.Error(), 400)
+	}
 	v.tell()
 	return view{name: "proof", Title: v.Headline, Skip: "what can be proved", Current: "proof", Watch: "*", Data: v}, nil
 }
 
 func (v *proofView) tell() {
 	switch {
+	case v.Verified != nil && len(v.Verified.Breaches) > 0:
+		v.Class, v.Headline = "failed", "The last verify found "+counted(len(v.Verified.Breaches), "breach", "breaches")
+		v.Lead = "What to do is in the operator's guide; nothing fixes a breach of the log itself."
 	case v.Trouble != "":
 		v.Class, v.Headline = "failed", "What was signed cannot be read"
 		v.Lead = v.Trouble
