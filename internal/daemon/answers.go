@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/api"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -64,12 +65,15 @@ func (c *condition) source(cfg *config.Config) (answer.Source, error) {
 	reading, phase, why := c.reading, c.phase, c.why
 	c.mu.Unlock()
 	if reading == nil {
-		return answer.Source{}, errors.New(strings.TrimSuffix(phase+": "+why, ": "))
+		return answer.Source{}, away(phase, why)
 	}
 	s := Answers(cfg, reading)
 	s.Obstacle = func(ctx context.Context, slug string) string { return c.obstacle(ctx, cfg, slug) }
 	return s, nil
 }
+
+// away says why there is no store now.
+func away(phase, why string) error { return errors.New(strings.TrimSuffix(phase+": "+why, ": ")) }
 
 // obstacle is Obstacle, asked of this process itself.
 func (c *condition) obstacle(ctx context.Context, cfg *config.Config, slug string) string {
@@ -91,11 +95,21 @@ func (c *condition) pages(o Options) http.Handler {
 	mux.Handle("GET /metrics", newMetrics(o, c))
 	source := func() (answer.Source, error) { return c.source(o.Config) }
 	mux.Handle(api.Prefix, api.New(api.Options{Source: source, Feed: c.feed, Log: o.Logger}))
-	mux.Handle("/", dashboard.New(dashboard.Options{
-		Config: o.Config, Version: o.Version, Log: o.Logger, Source: source,
+	var pages *dashboard.Handler
+	desk := dashboard.NewDesk(dashboard.DeskOptions{
+		Config: o.Config, Log: o.Logger,
+		Logins: func() (dashboard.Logins, error) { return c.logins(o.Config) },
+		Person: func(name string) (*act.Person, error) { return c.person(o, name) },
+		Tell: func(w http.ResponseWriter, r *http.Request, code int, template, title string, data any) {
+			pages.Tell(w, r, code, template, title, data)
+		},
+	})
+	pages = dashboard.New(dashboard.Options{
+		Config: o.Config, Version: o.Version, Log: o.Logger, Source: source, Actor: desk.Actor, Actions: desk.Actions,
 		Changes: func(ctx context.Context, d *config.Deployment, from, to string) (git.Changes, error) {
 			return Tree(o.Config, d).Changes(ctx, from, to, dashboard.MaxChanges)
 		},
-	}))
+	})
+	mux.Handle("/", desk.Around(pages))
 	return mux
 }

@@ -43,6 +43,8 @@ type Options struct {
 	// Sockets are what systemd listens on for us; without any, the address of the
 	// configuration is bound. systemd keeps them open over a restart.
 	Sockets []net.Listener
+	// main is the main queue, where deploys by hand go in.
+	main *queue.Queue
 	// process is this daemon, as the handler self sees it.
 	process self.Process
 	// github is nil without credentials.
@@ -72,6 +74,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("open the main queue: %w", err)
 	}
+	o.main = main
 	var listenErr, workErr error
 	defer func() {
 		if !errors.Is(listenErr, errStillStoring) { // which uses it

@@ -162,7 +162,7 @@ func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Contex
 	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz /metrics "+api.Prefix)
 	server := admin.New(admin.Options{
 		About:  map[string]string{"instance": o.Config.Instance, "version": o.Version},
-		Checks: c.checks(o.Config), Hosts: []string{addr.Host}, Pages: c.pages(o), Log: o.Logger,
+		Checks: c.checks(o.Config), Hosts: adminHosts(o.Config), Pages: c.pages(o), Log: o.Logger,
 	})
 	return func(ctx context.Context) error { return server.Serve(ctx, l) }, nil
 }

@@ -171,6 +171,66 @@ func (d *Desk) setCookie(w http.ResponseWriter, r *http.Request, secret string, 
 	})
 }
 
+// Actions are what the viewer may do about something.
+func (d *Desk) Actions(r *http.Request, about Subject) []Action {
+	if d.Actor(r) == "" {
+		return nil
+	}
+	slug := about.Deployment
+	var actions []Action
+	add := func(verb, label, says, kind string, reason bool, fields ...string) {
+		a := Action{Path: "/deployments/" + slug + "/" + verb, Label: label, Says: says, Kind: kind, Reason: reason, ID: verb, Fields: map[string]string{"id": act.NewID(time.Now())}}
+		if verb == "replay" || verb == "cancel" {
+			a.Path = "/deliveries/" + about.DeliveryID + "/" + verb
+			a.ID += "-" + slug
+		}
+		for i := 0; i < len(fields); i += 2 {
+			a.Fields[fields[i]] = fields[i+1]
+		}
+		actions = append(actions, a)
+	}
+	if about.Running {
+		add("cancel", "Cancel the run", "Ends the programs of the run at "+slug+". It counts as failed.", "danger", true, "deployment", slug, "attempt", strconv.Itoa(about.Attempt))
+	}
+	if about.Delivery {
+		if !about.Open {
+			label := "Replay"
+			if slug != "" {
+				label += " at " + slug
+			}
+			add("replay", label, "Runs this delivery again, as a new attempt. A commit that is behind what is live is not deployed.", "", true, "deployment", slug)
+		}
+		return actions
+	}
+	branch := ""
+	if c := d.o.Config.Deployments[slug]; c != nil {
+		branch = c.Branch
+	}
+	if about.Pinned || about.Frozen {
+		add("deploy", "Deploy "+branch+" all the same", "Deploys the newest commit of "+branch+" now. What holds the deployment stays.", "", true, "override", "1")
+	} else {
+		add("deploy", "Deploy "+branch, "Deploys the newest commit of "+branch+" now, as a push of it would.", "first", false)
+	}
+	switch {
+	case about.Failed && about.Live != "":
+		add("rollback", "Put "+words.ShortCommit(about.Live)+" back", "Deploys what was live until the newest run failed, and pins it: pushes are not deployed until it is unpinned.", "", true, "to", about.Live)
+	case about.Before != "" && about.Before != about.Live:
+		add("rollback", "Roll back to "+words.ShortCommit(about.Before), "Deploys what was live before, and pins it: pushes are not deployed until it is unpinned.", "danger", true, "to", about.Before)
+	}
+	switch {
+	case about.Pinned:
+		add("unpin", "Unpin", "Lets pushes be deployed again. What came meanwhile stays as it is.", "", true)
+	case about.Live != "":
+		add("pin", "Pin", "Keeps "+words.ShortCommit(about.Live)+": pushes are not deployed until it is unpinned.", "", true, "live", about.Live)
+	}
+	if about.Frozen {
+		add("thaw", "Thaw", "Ends the freeze: the newest push that has waited is deployed.", "", true)
+	} else {
+		add("freeze", "Freeze", "Lets pushes wait until it is thawed.", "", true)
+	}
+	return actions
+}
+
 // refusal is a page that says why something was not done, and what to do.
 type refusal struct {
 	Code           int
@@ -413,12 +473,12 @@ func SaidIn(r *http.Request) *Said {
 	if !names.DeliveryID(delivery) {
 		delivery = ""
 	}
-	at := ""
+	of, at := "", " what was live"
 	if commit != "" {
-		at = " " + words.ShortCommit(commit)
+		of, at = " of "+words.ShortCommit(commit), " "+words.ShortCommit(commit)
 	}
 	text := map[string]string{
-		"deploy":   "The deploy of" + at + " is ordered.",
+		"deploy":   "The deploy" + of + " is ordered.",
 		"rollback": "It is pinned to" + at + ", and the deploy of that is ordered.",
 		"pin":      "It is pinned to" + at + ": pushes are not deployed until it is unpinned.",
 		"unpin":    "It is unpinned: the next push is deployed.",

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -522,7 +524,7 @@ func TestSaidIn_SaysOnlyWhatIsKnown(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]string{
 		"": "", "said=hacked": "", "said=<b>deploy</b>": "",
-		"said=deploy&commit=evil+text&delivery=../../x": "The deploy of is ordered.",
+		"said=deploy&commit=evil+text&delivery=../../x": "The deploy is ordered.",
 		"said=deploy&commit=" + first + "&delivery=01":  "The deploy of 111111111111 is ordered. 01",
 	} {
 		said := SaidIn(httptest.NewRequest("GET", "/?"+strings.NewReplacer("<", "%3C", ">", "%3E").Replace(query), nil))
@@ -533,5 +535,66 @@ func TestSaidIn_SaysOnlyWhatIsKnown(t *testing.T) {
 		if got != want {
 			t.Errorf("%s says %q", query, got)
 		}
+	}
+}
+
+// viewed is a page of the world, as somebody sees it who may act, or "" who may not.
+func (w *world) viewed(actor, path string) string {
+	w.t.Helper()
+	desk := NewDesk(DeskOptions{Config: w.cfg, Log: slog.New(slog.DiscardHandler), Tell: w.handler.Tell})
+	w.cfg.Admin.UserHeader = "X-Remote-User"
+	w.handler.o.Actor, w.handler.o.Actions = desk.Actor, desk.Actions
+	r := httptest.NewRequestWithContext(w.t.Context(), "GET", path, nil)
+	r.RemoteAddr = "127.0.0.1:5"
+	if actor != "" {
+		r.Header.Set("X-Remote-User", actor)
+	}
+	page := httptest.NewRecorder()
+	desk.Around(w.handler).ServeHTTP(page, r)
+	return page.Body.String()
+}
+
+var button = regexp.MustCompile(`action="([^"]+)"|name="(deployment|attempt|to|live|override)" value="([^"]*)"`)
+
+func TestPages_ButtonsAreWhatCanBeDone(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	for _, test := range []struct {
+		path string
+		want string
+	}{
+		{"/deployments/web", "deploy rollback to=" + hash("web-24") + " pin live=" + hash("web-24") + " freeze"},
+		{"/deployments/api", "cancel attempt=1 deployment=api deploy pin live=" + hash("api-1") + " freeze"},
+		{"/deployments/docs", "deploy override=1 unpin thaw"},
+		{"/deployments/idle", "deploy freeze"},
+		{"/deployments/off", ""},
+		{"/deployments/far?instance=www2", ""},
+		{"/deliveries/web-bad", "replay deployment=web"},
+		{"/deliveries/api-2", "cancel attempt=1 deployment=api"},
+		{"/deliveries/ping-1", "replay deployment="},
+		{"/deliveries/far-1", ""},
+	} {
+		var got []string
+		for _, m := range button.FindAllStringSubmatch(w.viewed("alex", test.path), -1) {
+			switch {
+			case m[1] == "/logout", strings.HasPrefix(m[1], "/log"):
+			case m[1] != "":
+				got = append(got, path.Base(m[1]))
+			default:
+				got = append(got, m[2]+"="+m[3])
+			}
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s offers %q, and not %q", test.path, strings.Join(got, " "), test.want)
+		}
+		if page := w.viewed("", test.path); strings.Contains(page, `method="post"`) {
+			t.Errorf("%s offers something to a reader", test.path)
+		}
+	}
+	if page := w.viewed("alex", "/deployments/web?said=freeze"); !strings.Contains(page, "It is frozen") || !strings.Contains(page, "signed in as <b>alex</b>") {
+		t.Errorf("the page after an act is %s", page)
+	}
+	if page := w.viewed(hostile[:40], "/"); strings.Contains(page, "<script>alert") {
+		t.Error("a name of the proxy's is not escaped")
 	}
 }

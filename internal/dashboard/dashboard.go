@@ -51,13 +51,19 @@ type Options struct {
 // Subject is what an action is about: a deployment, or a delivery at one.
 type Subject struct {
 	Deployment string
+	// DeliveryID and Attempt are the run that goes on at a deployment, or the delivery
+	// that is looked at, whose run goes on where Running says so.
 	DeliveryID string
-	// Status is that of the deployment, or of the delivery's run there.
-	Status string
-	// Live and Before are the commits that are live and that were before.
+	Attempt    int
+	Running    bool
+	// Delivery says that it is a delivery that is looked at, and Open that a run of it has
+	// not ended.
+	Delivery, Open bool
+	// Failed says that the newest run of the deployment has failed, Live and Before are the
+	// commits that are live and that were before.
+	Failed         bool
 	Live, Before   string
 	Pinned, Frozen bool
-	Open           bool
 }
 
 // Action is a form that the viewer may send.
@@ -66,10 +72,14 @@ type Action struct {
 	Path   string
 	Fields map[string]string
 	Label  string
+	// Says is what it does.
+	Says string
 	// Reason asks for one.
 	Reason bool
 	// Kind is "first" for what is done most of all, "danger" for what hurts, or "".
 	Kind string
+	// ID names it on its page.
+	ID string
 }
 
 // Handler answers with pages.
@@ -179,8 +189,10 @@ func badRequest(headline, next string) error {
 // frame is a whole page.
 type frame struct {
 	view
-	Actor    string
-	Now      time.Time
+	Actor string
+	Now   time.Time
+	// Said is what the viewer has just done.
+	Said     *Said
 	Position int64
 	Behind   string
 	Version  string
@@ -237,7 +249,7 @@ func (h *Handler) Tell(w http.ResponseWriter, r *http.Request, code int, name, t
 
 // frame is what all pages of a request begin with.
 func (h *Handler) frame(r *http.Request) frame {
-	f := frame{Version: h.o.Version, Instance: h.o.Config.Instance, Now: time.Now().UTC()}
+	f := frame{Version: h.o.Version, Instance: h.o.Config.Instance, Now: time.Now().UTC(), Said: SaidIn(r)}
 	if h.o.Actor != nil {
 		f.Actor = h.o.Actor(r)
 	}

@@ -102,7 +102,7 @@ func deliveryPage(ctx context.Context, r *request) (view, error) {
 		return view{}, err
 	}
 	v.facts(r, events)
-	v.ActionView.Actions = r.actions(v.subject())
+	v.ActionView.Actions = v.actions(r)
 	v.Commands = []string{"durhack-deployer why " + id, "durhack-deployer logs " + id, "durhack-deployer replay " + id + ` --reason "…"`}
 	return view{name: "delivery", Title: strings.TrimSpace(v.Status + " " + v.Rest), Skip: "the story", Current: "deployments", Watch: "delivery=" + id, Data: v}, nil
 }
@@ -410,13 +410,19 @@ func (v *deliveryView) verdict(r *request) {
 	v.Lead = r.source.NotRouted(r.Context())
 }
 
-func (v *deliveryView) subject() Subject {
-	s := Subject{DeliveryID: v.ID, Status: v.Class}
-	if len(v.Parts) > 0 {
-		s.Deployment = v.Parts[0].Deployment
-		s.Open = slices.ContainsFunc(v.Parts, func(p part) bool { return p.attempt.Open() })
+// actions are what the viewer may do about each part of it, or about the whole, where it was
+// for none.
+func (v *deliveryView) actions(r *request) (actions []Action) {
+	if len(v.Parts) == 0 {
+		return r.actions(v.Instance, Subject{DeliveryID: v.ID, Delivery: true})
 	}
-	return s
+	for _, p := range v.Parts {
+		actions = append(actions, r.actions(v.Instance, Subject{
+			Deployment: p.Deployment, DeliveryID: v.ID, Attempt: p.attempt.Attempt, Delivery: true,
+			Open: p.attempt.Open(), Running: p.attempt.Outcome == projections.OutcomeRunning,
+		})...)
+	}
+	return actions
 }
 
 // facts are what the payload and the log say of it.

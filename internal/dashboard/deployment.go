@@ -131,7 +131,13 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 		v.changed(ctx, r)
 	}
 	v.Headline = v.headline()
-	v.ActionView.Actions = r.actions(v.subject())
+	about := v.subject()
+	if d.Running != nil {
+		about.DeliveryID, about.Attempt, about.Running = d.Running.DeliveryID, d.Running.Attempt, true
+	}
+	if v.Configured && !v.Disabled {
+		v.ActionView.Actions = r.actions(instance, about)
+	}
 	v.Commands = []string{"durhack-deployer why --deployment " + slug, "durhack-deployer history " + slug, "durhack-deployer logs " + slug + " --follow", "durhack-deployer deploy " + slug}
 	return view{
 		name: "deployment", Title: slug + ": " + v.Headline, Skip: "what is live", Current: "deployments", Watch: "deployment=" + slug, Data: v,
@@ -139,7 +145,7 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 }
 
 func (v *deploymentView) subject() Subject {
-	s := Subject{Deployment: v.Slug, Status: v.Status, Pinned: v.Pinned != nil, Frozen: v.Frozen != nil}
+	s := Subject{Deployment: v.Slug, Failed: v.Failed != nil, Pinned: v.Pinned != nil, Frozen: v.Frozen != nil}
 	if v.Live != nil {
 		s.Live, s.Before = v.Live.Hash, v.Live.Previous.Hash
 	}
@@ -147,8 +153,8 @@ func (v *deploymentView) subject() Subject {
 }
 
 // actions are what the viewer may do, where this instance can do it.
-func (r *request) actions(about Subject) []Action {
-	if r.h.o.Actions == nil {
+func (r *request) actions(instance string, about Subject) []Action {
+	if r.h.o.Actions == nil || !r.own(instance) {
 		return nil
 	}
 	return r.h.o.Actions(r.Request, about)

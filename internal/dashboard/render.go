@@ -63,7 +63,7 @@ func parsePages(assets map[string]asset) map[string]*template.Template {
 		"add64": func(a, b int64) int64 { return a + b },
 		"plain": func(s string) string { return plain(s, 400) },
 		"tab":   func(href, text string, here bool) tab { return tab{href, text, here} },
-	}).ParseFS(files, "templates/layout.html", "templates/parts.html"))
+	}).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/act.html"))
 	pages := map[string]*template.Template{}
 	for _, name := range []string{"overview", "deployment", "delivery", "log", "at", "proof", "problem", "login"} {
 		pages[name] = template.Must(template.Must(shared.Clone()).ParseFS(files, "templates/"+name+".html"))

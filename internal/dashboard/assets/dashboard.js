@@ -63,7 +63,7 @@ function focused() {
 }
 const writing = () => {
   const e = document.activeElement;
-  return e && main().contains(e) && e.matches("input, select, textarea");
+  return e && main().contains(e) && e.matches("input, select, textarea") || main().querySelector("details.act[open]");
 };
 
 let asked = 0, fresh = null;
