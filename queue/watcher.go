@@ -96,13 +96,9 @@ func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 			return nil, err
 		}
 		w.mu.Lock()
-		if w.closed {
+		if err := w.ended(); err != nil {
 			w.mu.Unlock()
-			return nil, ErrClosed
-		}
-		if w.replaced {
-			w.mu.Unlock()
-			return nil, ErrReplaced
+			return nil, err
 		}
 		entries, wait := w.ready(max)
 		grown := w.grown
@@ -120,6 +116,25 @@ func (w *Watcher) Next(ctx context.Context, max int) ([]Entry, error) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// Err says why Next gives no more entries, for those who have one and wait; nil where it
+// does.
+func (w *Watcher) Err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended()
+}
+
+// ended is Err, and called with the lock held.
+func (w *Watcher) ended() error {
+	switch {
+	case w.closed:
+		return ErrClosed
+	case w.replaced:
+		return ErrReplaced
+	}
+	return nil
 }
 
 // ready is called with the lock held. It returns the first entries that do not

@@ -178,6 +178,7 @@ func (f files) Read(e queue.Entry) ([]byte, error) {
 	return f[slices.IndexFunc(f, func(o mirror.Entry) bool { return o.Name() == e.Name })].Encode()
 }
 
+func (files) Err() error                                       { return nil }
 func (files) Next(context.Context, int) ([]queue.Entry, error) { return nil, queue.ErrClosed }
 func (files) Done(queue.Entry) error                           { return nil }
 func (files) Rest(queue.Entry) (time.Duration, bool)           { return 0, false }

@@ -35,6 +35,9 @@ func (w *Worker) holds() (frozen, pinned *projections.Hold, known bool) {
 func (w *Worker) thawed(ctx context.Context, e queue.Entry) (queue.Entry, error) {
 	told := false
 	for {
+		if err := w.o.Queue.Err(); err != nil { // what overrides would come elsewhere
+			return e, err
+		}
 		frozen, _, known := w.holds()
 		if known && !frozen.Active(time.Now()) {
 			if told { // what has come meanwhile may be first

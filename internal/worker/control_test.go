@@ -2,13 +2,16 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"io"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/projections"
+	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
 // control is what people ask for, as a test says it.
@@ -17,6 +20,7 @@ type control struct {
 	frozen, pinned *projections.Hold
 	canceled       bool
 	unknown        bool
+	asked          int // for holds
 }
 
 func (c *control) set(f func()) {
@@ -28,6 +32,7 @@ func (c *control) set(f func()) {
 func (c *control) Holds(string) (frozen, pinned *projections.Hold, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asked++
 	return c.frozen, c.pinned, !c.unknown
 }
 
@@ -74,6 +79,52 @@ func TestFreeze_LetsPushesWaitAndTheNewestRun(t *testing.T) {
 	s.expect("d", "forwarded 1", "started 1", "deployed 1")
 	if s.read("ran") != "now\n3\n" || last[eventlog.Voided](s, "a").Reason != eventlog.ReasonSuperseded {
 		t.Errorf("ran %q, and a ended in %+v", s.read("ran"), last[eventlog.Voided](s, "a"))
+	}
+}
+
+// What overrides the freeze comes into the directory that took the place of the queue's.
+func TestFreeze_DoesNotHideThatTheQueueWasReplaced(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := &control{frozen: &projections.Hold{Position: 1, Reason: "the finals", Actor: "sam"}}
+	s.order("a", s.push("echo 1 >> $DIR/ran"), false)
+	q, err := queue.Open(s.queueDir(), quiet, queue.Derived())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	watch, err := q.Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	log := eventlog.Open(s.pool, quiet)
+	defer log.Close()
+	o := s.options(log, q, watch)
+	c.of(&o)
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { ended <- New(o).Run(ctx) }()
+	s.wait("the worker waits for the thaw", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.asked > 2
+	})
+	if err := os.Rename(s.queueDir(), s.queueDir()+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	if replaced, err := q.Replaced(); err != nil || !replaced { // as the mirror asks
+		t.Fatalf("Replaced = %v, %v", replaced, err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, queue.ErrReplaced) {
+			t.Errorf("Run = %v, want ErrReplaced", err)
+		}
+	case <-time.After(patience):
+		cancel()
+		t.Errorf("the worker goes on waiting beside its queue, and ended with %v when it was stopped", <-ended)
 	}
 }
 

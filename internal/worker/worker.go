@@ -31,6 +31,7 @@ import (
 // Queue is the part of a queue's watcher that the worker uses.
 type Queue interface {
 	Next(ctx context.Context, max int) ([]queue.Entry, error)
+	Err() error
 	Pending() []queue.Entry
 	Done(e queue.Entry) error
 	Quarantine(e queue.Entry, reason error) error
