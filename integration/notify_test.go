@@ -163,6 +163,9 @@ on = ["failed", "recovered", "deployed"]
 	<-p.ended
 	p = s.start("serve")
 	p.says("working")
+	await(t, "doctor to name the service that is away", func() bool {
+		return strings.Contains(s.command("doctor").out, "notify: chat: tried again, last at ")
+	})
 	down.Store(false)
 	await(t, "the chat to be told of all of it", func() bool { return chat.has(subjects...) })
 	for _, text := range []string{p.output(), s.must("log", "--json"), s.command("doctor").out, s.must("config", "show")} {

@@ -237,7 +237,7 @@ func outboxNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, w
 		return err
 	}
 	for _, t := range troubles {
-		fmt.Fprintf(w, "%s: %s (%d, last %s): %s\n", t.Channel, strings.ReplaceAll(t.State, "_", " "), t.Count, clock(t.Last), printable(t.Error))
+		fmt.Fprintf(w, "%s: %s: %s (%d, last %s): %s\n", t.Channel, t.Scope, strings.ReplaceAll(t.State, "_", " "), t.Count, clock(t.Last), printable(t.Error))
 	}
 	return nil
 }

@@ -66,6 +66,7 @@ func Doctor(ctx context.Context, cfg *config.Config, log *slog.Logger, tell func
 		{"queues", d.queues},
 		{"database", d.database},
 		{"github", d.github},
+		{"notify", d.notify},
 		{"lock", d.lock},
 		{"git", d.git},
 		{"paths", d.paths},

@@ -227,6 +227,12 @@ func TestDoctor_FindsWhatIsWrong(t *testing.T) {
 			}
 			write(t, filepath.Join(dir, "bad.json"))
 		}, "warn queues", "web has 1 in quarantine, the newest bad.json", "ok queues"},
+		{"a service that refuses what stands", func(t *testing.T, s *site) {
+			const told = `[{"entry":"team","what":"stopped","key":"router","state":"refused","error":"404 Not Found"}]`
+			if err := os.WriteFile(filepath.Join(s.state, "notified.json"), []byte(told), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "fail notify", "notify: team: refused for good, 1 time, last at 0001-01-01T00:00:00Z: 404 Not Found", ""},
 		{"no database", func(_ *testing.T, s *site) { s.dsn = "postgres://u:hidden@127.0.0.1:1/x" }, "fail database", "127.0.0.1", "ok database"},
 		{"a database that was not migrated", func(t *testing.T, s *site) { s.dsn = pgtest.DSN(t) }, "fail database", "schema version 0", "ok database"},
 		{"a newer database", func(t *testing.T, s *site) { s.sql(t, "update schema_version set version = 999") }, "fail database", "newer", "ok database"},

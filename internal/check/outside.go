@@ -9,6 +9,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
+	"github.com/ducompsoc/durhack-deployer/internal/notify"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 )
 
@@ -31,15 +32,32 @@ func (d *doctor) outbox(ctx context.Context, store *daemon.Store) {
 			d.say(OK, "", "%s: %s to be told, the oldest of %s", b.Channel, counted(b.Owed, "thing"), b.Oldest.Format(time.RFC3339))
 		}
 	}
+	d.troubles(troubles)
+}
+
+// notify looks at what stands and could not be told, which is not in the database.
+func (d *doctor) notify(context.Context) {
+	troubles, err := notify.Troubles(d.cfg.StateDir)
+	if err != nil {
+		d.say(Warn, "run this as the user that the daemon runs as, or remove the file: what stands is told again then", "%s", oneLine(err))
+	}
+	d.troubles(troubles)
+}
+
+func (d *doctor) troubles(troubles []outbox.Trouble) {
 	for _, t := range troubles {
-		last := t.Last.Format(time.RFC3339)
+		who, last := t.Channel+": "+t.Scope, t.Last.Format(time.RFC3339)
+		again := ""
+		if t.Channel == notify.Channel {
+			again = "`notify test " + t.Scope + "` says what comes back; "
+		}
 		switch t.State {
 		case "refused":
-			d.say(Fail, "it is tried again once "+t.Scope+" works, or when there is something newer to tell", "%s: refused for good, %s, last at %s: %s", t.Channel, counted(t.Count, "time"), last, t.Error)
+			d.say(Fail, again+"it is tried again once "+t.Scope+" works, or when there is something newer to tell", "%s: refused for good, %s, last at %s: %s", who, counted(t.Count, "time"), last, t.Error)
 		case "given_up":
-			d.say(Warn, "", "%s: given up after a day, %s, last at %s: %s", t.Channel, counted(t.Count, "time"), last, t.Error)
+			d.say(Warn, again+"`log` has all that was not told", "%s: given up after a day, %s, last at %s: %s", who, counted(t.Count, "time"), last, t.Error)
 		default:
-			d.say(Warn, "", "%s: tried again, last at %s: %s", t.Channel, last, t.Error)
+			d.say(Warn, again+"it is tried for a day", "%s: tried again, last at %s: %s", who, last, t.Error)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -15,19 +14,15 @@ import (
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
-// notifyOutbox is what tells people of what the log says.
-func notifyOutbox(o Options, store *Store) *outbox.Outbox {
+// newNotifier returns what tells people of what the log says.
+func newNotifier(o Options, store *Store) (*outbox.Outbox, error) {
 	n := notify.New(notify.Options{
 		Config: o.Config, Log: store.Log, Logger: o.Logger,
 		Owed: func(ctx context.Context, prefix string) ([]outbox.Item, error) {
 			return outbox.Items(ctx, store.Pool, notify.Channel, o.Config.Instance, prefix)
 		},
 	})
-	host, _ := os.Hostname() // one process at a time works on a state_dir of a host
-	return outbox.New(outbox.Options{
-		Channel: notify.Channel, Instance: o.Config.Instance, Holder: host + ":" + o.Config.StateDir,
-		Pool: store.Pool, Log: store.Log, Owe: n.Owe, Send: n.Send, Logger: o.Logger,
-	})
+	return newOutbox(o, store, outbox.Options{Channel: notify.Channel, Owe: n.Owe, Send: n.Send})
 }
 
 // watch tells people of what the log does not say, until ctx ends.

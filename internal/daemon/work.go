@@ -114,9 +114,6 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	parts.Go(func() {
 		keep(ctx, o.Logger, "retention", func(ctx context.Context) error { return retain(ctx, o.Config, store, o.Logger) }, nil)
 	})
-	if len(o.Config.Notify) > 0 {
-		parts.Go(func() { keep(ctx, o.Logger, "notify", notifyOutbox(o, store).Run, state.tell) })
-	}
 	parts.Go(func() {
 		keep(ctx, o.Logger, "signer", func(ctx context.Context) error { return state.signing.run(ctx, o, store) }, state.tell)
 	})
@@ -129,6 +126,13 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 			return err
 		}
 		parts.Go(func() { keep(ctx, o.Logger, "reporter", reporting.Run, state.tell) })
+	}
+	if len(o.Config.Notify) > 0 {
+		notifying, err := newNotifier(o, store)
+		if err != nil {
+			return err
+		}
+		parts.Go(func() { keep(ctx, o.Logger, "notifier", notifying.Run, state.tell) })
 	}
 	tellWaiting(o.Config, o.Logger, nil) // what an earlier process left
 	limits := newLimiter(o.Config, o.Logger)

@@ -3,8 +3,6 @@ package dashboard
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"mime"
 	"net/url"
 	"regexp"
 	"slices"
@@ -15,6 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
@@ -124,45 +123,13 @@ func (c *commits) name(ctx context.Context, source answer.Source, hashes []strin
 
 // learn remembers the commits of a push.
 func (c *commits) learn(p eventlog.Payload) {
-	type pushed struct {
-		ID      string `json:"id"`
-		Message string `json:"message"`
-		Author  struct {
-			Name     string `json:"name"`
-			Username string `json:"username"`
-		} `json:"author"`
-	}
-	var push struct {
-		Head    *pushed  `json:"head_commit"`
-		Commits []pushed `json:"commits"`
-	}
-	if json.Unmarshal(payloadJSON(p), &push) != nil {
-		return
-	}
-	if push.Head != nil {
-		push.Commits = append(push.Commits, *push.Head)
-	}
-	for _, one := range push.Commits {
+	for _, one := range delivery.Commits(p.ContentType, p.Body) {
 		if !names.Commit(one.ID) {
 			continue
 		}
-		subject, _, _ := strings.Cut(strings.TrimSpace(one.Message), "\n")
 		author := cmp.Or(one.Author.Name, one.Author.Username)
-		c.known.put(one.ID, named{plain(subject, maxSubject), plain(author, maxPerson), plain(one.Author.Username, maxPerson)})
+		c.known.put(one.ID, named{plain(one.Subject(), maxSubject), plain(author, maxPerson), plain(one.Author.Username, maxPerson)})
 	}
-}
-
-// payloadJSON is the JSON of a body, which may have come as a form.
-func payloadJSON(p eventlog.Payload) []byte {
-	kind, _, _ := mime.ParseMediaType(p.ContentType)
-	if kind != "application/x-www-form-urlencoded" {
-		return p.Body
-	}
-	form, err := url.ParseQuery(string(p.Body))
-	if err != nil {
-		return nil
-	}
-	return []byte(form.Get("payload"))
 }
 
 // of is a commit of a repository, with what is known of it.

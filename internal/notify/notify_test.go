@@ -196,7 +196,7 @@ func exits(code int) eventlog.Failed {
 func TestOwe_AFailureSaysAllThatIsNeeded(t *testing.T) {
 	w := newWorld(t, config.Notify{On: []string{config.OnFailed}})
 	w.bodies["d1"] = eventlog.Payload{ContentType: "application/json", Body: []byte(`{"commits":[{"id":"` + exits(0).Commit + `","message":"Say @everyone\n\nmore"}]}`)}
-	w.add("delivery-1", "", eventlog.Received{PayloadDigest: "d1", PayloadSize: 100})
+	w.add("delivery-1", "", eventlog.Received{Commit: exits(0).Commit, PayloadDigest: "d1", PayloadSize: 100})
 	w.event("delivery-1", "web", exits(2))
 	want := `web: the deploy failed
 The deploy of web failed with exit code 2 in the step build

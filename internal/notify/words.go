@@ -2,15 +2,13 @@ package notify
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"mime"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/links"
 	"github.com/ducompsoc/durhack-deployer/internal/sender"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -60,6 +58,9 @@ func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.D
 		m.Say("The deploy of %s is live, and took %s.", slug, took)
 	}
 	n.about(ctx, &m, e, d.Commit)
+	if one := n.o.Config.Deployments[slug]; one != nil && one.SiteURL != "" {
+		m.Say("Live at %s", one.SiteURL)
+	}
 	return m
 }
 
@@ -80,7 +81,7 @@ func (n *Notifier) interrupted(ctx context.Context, e *eventlog.Event, d eventlo
 func (n *Notifier) about(ctx context.Context, m *sender.Message, e *eventlog.Event, commit string) {
 	if commit != "" {
 		text := "Commit " + commit[:min(len(commit), 12)]
-		if subject := n.subject(ctx, e, commit); subject != "" {
+		if subject := n.subject(ctx, commit); subject != "" {
 			m.Quote(text, subject)
 		} else {
 			m.Say("%s", text)
@@ -88,8 +89,8 @@ func (n *Notifier) about(ctx context.Context, m *sender.Message, e *eventlog.Eve
 	}
 	m.Quote("By", e.Actor)
 	m.Say("Deployer: %s, %s", e.Instance, clock(e.RecordedAt))
-	if n.o.Config.Origin != "" {
-		m.Say("More: %s/deliveries/%s", n.o.Config.Origin, e.DeliveryID)
+	if link := links.Delivery(n.o.Config.Origin, e.DeliveryID); link != "" {
+		m.Say("More: %s", link)
 	}
 }
 
@@ -97,43 +98,24 @@ func (n *Notifier) tryAgain(m *sender.Message, e *eventlog.Event) {
 	m.Say(`To try it again: durhack-deployer replay %s --reason "..." --deployment %s`, e.DeliveryID, e.DeploymentSlug())
 }
 
-// subject is the first line of a commit's message, as the push has it; "" where that
-// is not known.
-func (n *Notifier) subject(ctx context.Context, e *eventlog.Event, commit string) string {
-	filter := eventlog.Filter{Instance: e.Instance, DeliveryID: e.DeliveryID, Types: []eventlog.Type{eventlog.TypeReceived}, Limit: 1}
+// subject is the first line of a commit's message, as a push has it; "" where none that
+// is stored does.
+func (n *Notifier) subject(ctx context.Context, commit string) string {
+	const pushes = 3 // a deploy by hand has a delivery, too
+	filter := eventlog.Filter{Types: []eventlog.Type{eventlog.TypeReceived}, Commit: commit, Whole: true, Limit: pushes}
 	for received, err := range n.o.Log.Find(ctx, filter) {
 		named, ok := eventlog.BodyOf(&received)
 		if err != nil || !ok || named.Size > maxPayload {
-			break
+			continue
 		}
 		p, err := n.o.Log.Payload(ctx, named.Digest)
 		if err != nil {
-			break // it was redacted
+			continue // it was redacted
 		}
-		return subjectIn(p, commit)
-	}
-	return ""
-}
-
-func subjectIn(p eventlog.Payload, commit string) string {
-	raw := p.Body
-	if media, _, _ := mime.ParseMediaType(p.ContentType); media == "application/x-www-form-urlencoded" {
-		form, _ := url.ParseQuery(string(raw))
-		raw = []byte(form.Get("payload"))
-	}
-	type one struct {
-		ID      string `json:"id"`
-		Message string `json:"message"`
-	}
-	var push struct {
-		Head    one   `json:"head_commit"`
-		Commits []one `json:"commits"`
-	}
-	_ = json.Unmarshal(raw, &push) // what can be read of it
-	for _, c := range append(push.Commits, push.Head) {
-		if c.ID == commit {
-			subject, _, _ := strings.Cut(strings.TrimSpace(c.Message), "\n")
-			return subject
+		for _, c := range delivery.Commits(p.ContentType, p.Body) {
+			if c.ID == commit {
+				return c.Subject()
+			}
 		}
 	}
 	return ""

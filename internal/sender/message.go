@@ -12,7 +12,7 @@ const (
 	// maxText bounds a message, in bytes: ntfy and Telegram take little more.
 	maxText = 3500
 	// maxQuoted bounds a line from outside, maxLines and maxBlock several of them together.
-	maxQuoted = 200
+	maxQuoted = 300
 	maxLines  = 20
 	maxBlock  = 1500
 )
