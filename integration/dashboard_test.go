@@ -104,6 +104,14 @@ func (l *look) visit(url string) {
 	}
 }
 
+// login makes the tab that of a person who may act.
+func (d *desk) login(l *look) {
+	l.t.Helper()
+	l.visit(strings.TrimSpace(d.must("login", "--url", d.base)))
+	l.do(l.Click("main form button"))
+	await(l.t, "the session", func() bool { return strings.Contains(l.text("header"), "signed in as") })
+}
+
 // do ends the test with an action that fails.
 func (l *look) do(err error) {
 	l.t.Helper()
@@ -227,6 +235,7 @@ func TestDashboard_IsUsedByKeyboard(t *testing.T) {
 	p := d.pushed(0, "One")
 	d.ends(p.id)
 	l := d.open(1280)
+	d.login(l)
 	for _, path := range d.pages(p.id) {
 		l.visit(d.base + path)
 		const able = `a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]`
@@ -271,6 +280,7 @@ func TestDashboard_HasNamesForAScreenReader(t *testing.T) {
 	p := d.pushed(0, "One")
 	d.ends(p.id)
 	l := d.open(1280)
+	d.login(l)
 	for _, path := range d.pages(p.id) {
 		l.visit(d.base + path)
 		for _, wrong := range eval[[]string](l, `(() => { const wrong = [], all = q => [...document.querySelectorAll(q)];
@@ -297,8 +307,10 @@ func TestDashboard_FitsAPhone(t *testing.T) {
 	d.ends(ids[1])
 	for _, width := range []int{360, 768, 1440} {
 		l := d.open(width)
+		d.login(l)
 		for _, path := range slices.Concat(d.pages(ids[0]), d.pages(ids[1])) {
 			l.visit(d.base + path)
+			eval[bool](l, `(document.querySelectorAll("details").forEach(d => { d.removeAttribute("name"); d.open = true; }), true)`)
 			if w := eval[int](l, `document.documentElement.scrollWidth`); w > width {
 				t.Errorf("%s is %d wide on a screen of %d: %s", path, w, width, eval[string](l, fmt.Sprintf(
 					`[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > %d).map(e => e.outerHTML.slice(0, 80)).slice(0, 3).join(" | ")`, width)))
@@ -318,6 +330,7 @@ func TestDashboard_IsReadInBothLights(t *testing.T) {
 	var backgrounds []string
 	for _, dark := range []bool{false, true} {
 		l := d.open(1280)
+		d.login(l)
 		if dark {
 			l.do(l.Dark())
 		}
@@ -369,4 +382,30 @@ func TestDashboard_WorksWithoutScripts(t *testing.T) {
 			t.Errorf("%s has no headline", path)
 		}
 	}
+}
+
+// A person signs in with the link of `login`, and what they do is in the log with their name.
+func TestDashboard_ActsForAPersonWhoSignedIn(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.file("gate")
+	d.ends(d.pushed(0, "One").id)
+	l := d.open(1280)
+	l.visit(d.base + "/deployments/web")
+	if eval[int](l, `document.querySelectorAll("main form[method=post]").length`) != 0 {
+		t.Error("a reader is offered what they may not do")
+	}
+	d.login(l)
+	l.visit(d.base + "/deployments/web")
+	l.do(l.Click("#act-freeze summary"))
+	l.do(l.Click("#act-freeze [name=reason]"))
+	l.do(l.Press("a look at <the> rain"))
+	l.do(l.Click("#act-freeze form button"))
+	all := d.until("a freeze", func(all story) bool { return len(all.type_(eventlog.TypeFrozen)) == 1 })
+	e := all.type_(eventlog.TypeFrozen)[0]
+	if why := data[eventlog.Frozen](d.site, e).Reason; why != "a look at <the> rain" || e.Actor == "" {
+		t.Errorf("frozen by %q: %q", e.Actor, why)
+	}
+	l.visit(d.base + "/")
+	l.shows("#test-web", "a look at <the> rain")
 }
