@@ -84,7 +84,7 @@ those of ./config/. Exit codes: 0 done, 1 it failed, 2 the call was wrong,
 	}{
 		{groupRun, []*cobra.Command{c.demoCommand(), c.serveCommand(), c.listenCommand(), c.workCommand(), c.helperCommand()}},
 		{groupAsk, []*cobra.Command{c.statusCommand(), c.whyCommand(), c.logCommand(), c.logsCommand(), c.historyCommand(), c.reportCommand(), c.metricsCommand(), c.planCommand(), c.proveCommand()}},
-		{groupAct, []*cobra.Command{c.deployCommand(), c.rollbackCommand(), c.pinCommand(), c.unpinCommand(), c.freezeCommand(), c.thawCommand(), c.cancelCommand(), c.loginCommand(), c.replayCommand(), c.redactCommand()}},
+		{groupAct, []*cobra.Command{c.deployCommand(), c.rollbackCommand(), c.pinCommand(), c.unpinCommand(), c.freezeCommand(), c.thawCommand(), c.cancelCommand(), c.loginCommand(), c.replayCommand(), c.recoverCommand(), c.redactCommand()}},
 		{groupKeep, []*cobra.Command{c.doctorCommand(), c.configCommand(), c.notifyCommand(), c.migrateCommand(), c.verifyCommand(), c.backupCommand(), c.restoreCommand(), c.keygenCommand(), c.checkpointCommand(), c.queueCommand(), c.projectionsCommand()}},
 		{"", []*cobra.Command{c.versionCommand()}},
 	} {

@@ -76,6 +76,19 @@ func received(d eventlog.Received, actor string) string {
 	return s + ", by " + actor
 }
 
+// cameBy says how a delivery came in, where that is worth a word.
+func cameBy(d eventlog.Received) string {
+	switch {
+	case d.Source == eventlog.SourceGitHub:
+		return ", from GitHub"
+	case d.Source == eventlog.SourceRecovery && d.HookID != "":
+		return ", from GitHub: GitHub could not deliver it, and was asked to send it again"
+	case d.Source == eventlog.SourceRecovery:
+		return ": GitHub did not deliver this push; the branch's tip was found by asking the remote"
+	}
+	return ""
+}
+
 func replacing(d eventlog.Started) string {
 	switch d.PreviousCommit {
 	case "":

@@ -156,11 +156,7 @@ func Explain(e eventlog.Event, data eventlog.Data) string {
 	}
 	switch d := data.(type) {
 	case eventlog.Received:
-		s := Summary(e)
-		if d.Source == eventlog.SourceGitHub {
-			s += ", from GitHub"
-		}
-		return s
+		return Summary(e) + cameBy(d)
 	case eventlog.Forwarded:
 		s := fmt.Sprintf("to %s, because %s; commit %s", where, d.Rule, d.Commit)
 		if d.Forced {

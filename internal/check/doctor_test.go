@@ -18,6 +18,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/githubtest"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
@@ -386,10 +387,48 @@ func TestDoctor_WorkersOwnReasons(t *testing.T) {
 	if lines := s.findings(t); !has(lines, "fail daemon", "mirror stopped; at once") {
 		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
+	answer = `{"instance":"test","reasons":[],"checks":{"recovery":{"troubles":["https://example.com: no\nroute"]}}}`
+	if lines := s.findings(t); has(lines, "fail daemon", "") || !has(lines, "warn daemon", "cannot be found: https://example.com: no; route") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
 	for _, answer = range []string{`{"instance":"other","reasons":["x"]}`, `<html>`, `{"instance":"test","reasons":[]}`} {
 		if lines := s.findings(t); has(lines, "fail daemon", "") || !has(lines, "ok daemon", "a worker runs") {
 			t.Errorf("%s:\n%s", answer, strings.Join(lines, "\n"))
 		}
+	}
+}
+
+// GitHub is asked what the token may, and nothing is changed there.
+func TestDoctor_AsksGitHub(t *testing.T) {
+	hub := &githubtest.Server{}
+	if err := hub.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Close()
+	s := newSite(t)
+	token := filepath.Join(s.dir, "token")
+	if err := os.WriteFile(token, []byte(githubtest.Token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.extra = fmt.Sprintf("[github]\ntoken_file = %q\napi_url = %q\ndeployments = true", token, hub.URL())
+	for _, test := range []struct {
+		change      func()
+		level, text string
+	}{
+		{func() {}, "ok github", "GitHub takes what is told of"},
+		{func() { hub.Grant(githubtest.Token, map[string]string{"statuses": "write"}) }, "fail github", `it needs the permission "Deployments" (read and write)`},
+		{func() { hub.Grant(githubtest.Token, map[string]string{"deployments": "write"}) }, "fail github", `it needs the permission "Commit statuses" (read and write)`},
+		{hub.Revoke, "fail github", "wrong, expired or revoked"},
+		{func() { hub.Fail(githubtest.SecondaryLimit(60)) }, "warn github", "secondary rate limit"},
+	} {
+		test.change()
+		lines := s.findings(t)
+		if !has(lines, test.level, test.text) || strings.Contains(strings.Join(lines, "\n"), githubtest.Token) {
+			t.Errorf("want %s: %s\n%s", test.level, test.text, strings.Join(lines, "\n"))
+		}
+	}
+	if len(hub.Statuses())+len(hub.Deployments()) != 0 {
+		t.Error("doctor has created something")
 	}
 }
 

@@ -87,7 +87,11 @@ func (d *doctor) github(ctx context.Context) {
 			}
 			taken = false
 			e, ok := errors.AsType[*github.Error](err)
-			d.say(Fail, "", "%s", oneLine(err))
+			level, advice := Fail, "deploys go on without; the permissions are in docs/operations.md under GitHub"
+			if ok && e.Temporary {
+				level, advice = Warn, "deploys go on without, and what is owed is told later"
+			}
+			d.say(level, advice, "%s", oneLine(err))
 			if !ok || e.Temporary || e.Status == http.StatusUnauthorized {
 				return // so it is for all
 			}

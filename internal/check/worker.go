@@ -63,11 +63,14 @@ func (d *doctor) requests(context.Context) {
 // readiness asks the worker itself what keeps it from working. Its pages may be
 // switched off, or those of another program.
 func (d *doctor) readiness(ctx context.Context) {
-	reasons, err := daemon.Reasons(ctx, d.cfg)
+	reasons, recovery, err := daemon.Reasons(ctx, d.cfg)
 	if err != nil {
 		return
 	}
 	for _, reason := range reasons {
 		d.say(Fail, "the worker's log says more (journalctl -u durhack-deployer)", "the worker says: %s", oneLine(errors.New(reason)))
+	}
+	for _, trouble := range recovery.Troubles {
+		d.say(Warn, "pushes that GitHub delivers go live all the same; it is asked again by itself", "pushes that GitHub did not deliver cannot be found: %s", oneLine(errors.New(trouble)))
 	}
 }

@@ -41,6 +41,8 @@ type Config struct {
 	// with: those of SecretFiles, too. May be empty: see RequireSecret.
 	Secrets     []Secret `toml:"webhook_secret_token" check:"secret" single:"true"`
 	SecretFiles []string `toml:"webhook_secret_file" check:"secret_file" single:"true"`
+	// Reconcile is how often remotes are asked for pushes that did not come; 0 is never.
+	Reconcile time.Duration `toml:"reconcile" default:"5m" zero:"true"`
 	// Listen is the public address, Admin the private one.
 	Listen HostPort `toml:"listen"`
 	Admin  Admin    `toml:"admin"`

@@ -112,6 +112,7 @@ func TestDefaults(t *testing.T) {
 		Admin:     Admin{HostPort: HostPort{"127.0.0.1", 3401}},
 		Lock:      Lock{TTL: 30 * time.Second},
 		Retention: Retention{RunLogs: 90 * 24 * time.Hour},
+		Reconcile: 5 * time.Minute,
 		Helper:    Helper{Socket: "/run/durhack-deployer/helper.sock"}, GitHub: GitHub{APIURL: "https://api.github.com"},
 		Files: []string{"a.toml"},
 		Deployments: map[string]*Deployment{"web": {

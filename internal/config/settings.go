@@ -14,6 +14,9 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
+// minReconcile spares the remotes.
+const minReconcile = 10 * time.Second
+
 // maxInstanceFile bounds the file that keeps the name of the instance, in bytes.
 const maxInstanceFile = 1 << 10
 
@@ -30,6 +33,9 @@ func (d *decoder) settle(c *Config) {
 	d.servers(c)
 	if c.Lock.TTL < time.Second {
 		d.fail(d.place("lock.ttl", "lock"), "lock.ttl", "lock.ttl must be at least 1s: the lock is refreshed several times in that time", "")
+	}
+	if c.Reconcile > 0 && c.Reconcile < minReconcile {
+		d.fail(d.place("reconcile"), "reconcile", fmt.Sprintf("reconcile must be at least %s: each remote is asked as often", minReconcile), `or "0", which is never`)
 	}
 	d.instance(c)
 	d.deployments(c)

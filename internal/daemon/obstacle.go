@@ -35,7 +35,7 @@ func Obstacle(ctx context.Context, cfg *config.Config, slug string) string {
 	}
 	defer closeLocker()
 	return obstacle(ctx, cfg, slug, locker, func() []string {
-		reasons, err := Reasons(ctx, cfg)
+		reasons, _, err := Reasons(ctx, cfg)
 		if err != nil {
 			return nil
 		}
@@ -93,26 +93,30 @@ func (n notedLocker) Acquire(ctx context.Context, name string) (context.Context,
 	return n.Locker.Acquire(ctx, name)
 }
 
-// Reasons asks a worker of this host what keeps it from working. It is an error
+// Reasons asks a worker of this host what keeps it from working, and what from finding
+// pushes that GitHub did not deliver. It is an error
 // where nothing answers, or another program; its pages may be switched off.
-func Reasons(ctx context.Context, cfg *config.Config) ([]string, error) {
+func Reasons(ctx context.Context, cfg *config.Config) (reasons []string, recovery RecoveryState, err error) {
 	resp, err := AskHost(ctx, cfg.Admin.HostPort, "/readyz")
 	if err != nil {
-		return nil, err
+		return nil, recovery, err
 	}
 	defer resp.Body.Close()
 	var ready struct {
 		Instance string   `json:"instance"`
 		Reasons  []string `json:"reasons"`
+		Checks   struct {
+			Recovery RecoveryState `json:"recovery"`
+		} `json:"checks"`
 	}
 	const answerMax = 1 << 20 // bytes
 	if err := json.NewDecoder(io.LimitReader(resp.Body, answerMax)).Decode(&ready); err != nil {
-		return nil, fmt.Errorf("read what the worker says: %w", err)
+		return nil, recovery, fmt.Errorf("read what the worker says: %w", err)
 	}
 	if ready.Instance != cfg.Instance {
-		return nil, fmt.Errorf("%s is of instance %q", resp.Request.URL, ready.Instance)
+		return nil, recovery, fmt.Errorf("%s is of instance %q", resp.Request.URL, ready.Instance)
 	}
-	return ready.Reasons, nil
+	return ready.Reasons, ready.Checks.Recovery, nil
 }
 
 // AdminURL is where this host reaches the daemon's own pages, without a trailing slash.

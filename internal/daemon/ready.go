@@ -47,6 +47,7 @@ type condition struct {
 	feed      *api.Feed
 	projector *projections.Projector
 	signing   signing
+	recovery  *Recovery
 	tallying  tallying
 	// failed is what stopped a part that does not run now, by the part's name.
 	failed map[string]error
@@ -177,6 +178,7 @@ func (c *condition) checks(cfg *config.Config) []admin.Check {
 		{Name: "projections", Run: c.checkProjections},
 		{Name: "signer", Run: c.signing.check},
 		{Name: "locks", Run: func(ctx context.Context) (any, []string) { return c.checkLocks(ctx, cfg) }},
+		{Name: "recovery", Run: c.checkRecovery},
 		{Name: "queues", Run: func(context.Context) (any, []string) { return checkQueues(cfg) }},
 	}
 }

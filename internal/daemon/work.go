@@ -10,6 +10,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
+	recovery "github.com/ducompsoc/durhack-deployer/internal/recover"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/internal/worker"
@@ -86,9 +87,10 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		return err
 	}
 	defer func() { _ = watched.Close() }()
+	missed := NewRecovery(o.Config, store, into(main), o.github, recovery.Actor, o.Logger)
 	r := router.New(router.Options{
 		Instance: o.Config.Instance, Queue: watched, Log: store.Log,
-		Rules: func() []router.Rule { return router.Rules(o.Config) }, Logger: o.Logger,
+		Rules: func() []router.Rule { return router.Rules(o.Config) }, Logger: o.Logger, Asked: missed.asked,
 	})
 	m := newMirror(o.Config, store, o.Logger, queues)
 	p := projections.New(store.Pool, store.Log, o.Logger)
@@ -111,6 +113,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	})
 	parts.Go(func() { keep(ctx, o.Logger, "router", r.Run, state.tell) })
 	parts.Go(func() { keep(ctx, o.Logger, "mirror", m.Run, state.tell) })
+	state.recover(ctx, o, missed, &parts)
 	parts.Go(func() {
 		keep(ctx, o.Logger, "retention", func(ctx context.Context) error { return retain(ctx, o.Config, store, o.Logger) }, nil)
 	})

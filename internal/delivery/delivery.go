@@ -25,10 +25,10 @@ type Delivery struct {
 	ContentType string    `json:"content_type,omitempty"`
 	ReceivedAt  time.Time `json:"received_at"`
 	RemoteAddr  string    `json:"remote_addr,omitempty"`
-	// Source is "github" or "cli".
+	// Source is "github", "cli" or "recovery".
 	Source string `json:"source"`
-	// Actor and Deployment are set by the command line only; GitHub's actor is
-	// the sender in the body.
+	// Actor and Deployment are set by the command line only, and Actor by recovery;
+	// GitHub's actor is the sender in the body.
 	Actor      string `json:"actor,omitempty"`
 	Deployment string `json:"deployment,omitempty"`
 	// Forced says that a person named the commit itself: see eventlog.Assignment.

@@ -183,19 +183,36 @@ func (r *Repo) convertedOtherwise(ctx context.Context) ([]string, error) {
 // RemoteTip is the commit at the tip of a branch of the remote, now. A branch
 // that is not there is ErrRefNotFound.
 func (r *Repo) RemoteTip(ctx context.Context, branch string) (string, error) {
+	tips, err := r.RemoteTips(ctx, branch)
+	if err == nil && tips[branch] == "" {
+		err = fmt.Errorf("branch %q of %s: %w", branch, r.publicRemote(), ErrRefNotFound)
+	}
+	return tips[branch], err
+}
+
+// RemoteTips are the commits at the tips of branches of the remote, now, by branch,
+// without those that are not there. It asks once.
+func (r *Repo) RemoteTips(ctx context.Context, branches ...string) (map[string]string, error) {
 	defer r.opts.As.Enter()()
-	if err := checkBranch(branch); err != nil {
-		return "", fmt.Errorf("ask for the tip of a branch: %w", err)
+	const heads = "refs/heads/"
+	var names []string
+	for _, branch := range branches {
+		if err := checkBranch(branch); err != nil {
+			return nil, fmt.Errorf("ask for the tip of a branch: %w", err)
+		}
+		names = append(names, heads+branch)
 	}
-	ref := "refs/heads/" + branch
-	refs, err := r.lsRemote(ctx, ref)
+	refs, err := r.lsRemote(ctx, names...)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if refs[ref] == "" {
-		return "", fmt.Errorf("branch %q of %s: %w", branch, r.publicRemote(), ErrRefNotFound)
+	tips := map[string]string{}
+	for _, branch := range branches {
+		if tip := refs[heads+branch]; tip != "" {
+			tips[branch] = tip
+		}
 	}
-	return refs[ref], nil
+	return tips, nil
 }
 
 // Ref is a ref that a person named.

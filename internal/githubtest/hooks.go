@@ -184,9 +184,12 @@ func (s *Server) attempt(_ *http.Request, m []string, _ []byte) reply {
 	}
 	again := h.deliveries[i]
 	again.Redelivery = true
-	s.work.Go(func() { s.deliver(h.ID, again) })
+	s.attempts.Go(func() { s.deliver(h.ID, again) })
 	return reply{status: http.StatusAccepted, body: map[string]any{}}
 }
+
+// Wait waits until what was asked for again has been sent.
+func (s *Server) Wait() { s.attempts.Wait() }
 
 // Attempts counts what was sent for a GUID.
 func (s *Server) Attempts(guid string) int {

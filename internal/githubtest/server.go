@@ -47,6 +47,7 @@ type Server struct {
 	http     *http.Server
 	client   *http.Client
 	work     sync.WaitGroup
+	attempts sync.WaitGroup // that were asked for
 	ctx      context.Context
 	stop     context.CancelFunc
 
@@ -166,6 +167,7 @@ func (s *Server) Close() {
 	defer cancel()
 	_ = s.http.Shutdown(ctx) // whose handlers may still begin an attempt
 	_ = s.http.Close()
+	s.attempts.Wait()
 	s.work.Wait()
 }
 

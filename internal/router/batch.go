@@ -54,7 +54,7 @@ func (r *Router) commit(ctx context.Context, batch []work, rules []Rule) error {
 		decision := w.decision
 		key, ok := decision.key()
 		if ok && state.Received == nil {
-			if slices.Contains(pushes, key) {
+			if slices.ContainsFunc(pushes, key.mayBe) {
 				continue // decided on what the other one of this batch leads to
 			}
 			twins, err := r.twins(ctx, w, key)
@@ -132,6 +132,9 @@ func (r *Router) read(e queue.Entry, rules []Rule) (work, bool) {
 	if err != nil {
 		r.quarantine(e, err)
 		return work{}, false
+	}
+	if r.o.Asked != nil && d.Source == string(eventlog.SourceGitHub) && d.HookID != "" && r.o.Asked(d.ID) {
+		d.Source = string(eventlog.SourceRecovery)
 	}
 	return work{entry: e, delivery: d, decision: Decide(d, rules)}, true
 }

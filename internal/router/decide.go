@@ -77,7 +77,7 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 	p, parseErr := parsePayload(d)
 	out.push = p
 	out.Actor = p.actor()
-	if fromCommand(d) {
+	if fromCommand(d) || found(d.Source, d.HookID) {
 		out.Actor = actorName(d.Actor)
 	}
 	switch {
@@ -99,6 +99,13 @@ func Decide(d delivery.Delivery, rules []Rule) Decision {
 // Actor, Deployment, Forced, Override and Reason trusted.
 func fromCommand(d delivery.Delivery) bool { return d.Source == string(eventlog.SourceCLI) }
 
+// found says whether recovery made the delivery, of a tip that it found by asking the
+// remote: the log had no push of it. Only then are its own Actor, and the deployments that
+// its body names, heeded. What GitHub has sent again because recovery asked for it has a hook.
+func found[S ~string](source S, hookID string) bool {
+	return eventlog.Source(source) == eventlog.SourceRecovery && hookID == ""
+}
+
 func (out *Decision) decidePush(d delivery.Delivery, p payload, rules []Rule) {
 	out.Received.Ref = truncate(p.ref, maxRef)
 	out.Received.Repository = bounded(p.repository)
@@ -112,6 +119,9 @@ func (out *Decision) decidePush(d delivery.Delivery, p payload, rules []Rule) {
 	if fromCommand(d) {
 		out.command(d, p, rules)
 	} else {
+		if found(d.Source, d.HookID) {
+			rules = slices.DeleteFunc(rules, func(r Rule) bool { return !slices.Contains(p.only, r.Slug) })
+		}
 		out.branch(p, rules)
 	}
 	if out.Void != nil {
@@ -138,7 +148,7 @@ func (out *Decision) branch(p payload, rules []Rule) {
 	var matching, elsewhere []Rule
 	for _, r := range rules {
 		switch {
-		case !sameRepository(r.Repository, p.repository):
+		case !SameRepository(r.Repository, p.repository):
 		case r.Branch == branch:
 			matching = append(matching, r)
 		default:
@@ -210,7 +220,7 @@ func (out *Decision) command(d delivery.Delivery, p payload, rules []Rule) {
 	switch {
 	case !r.Enabled:
 		out.Void = void(eventlog.ReasonDeploymentDisabled, "deployment %s is disabled; it would run with enabled = true", show(r.Slug))
-	case !sameRepository(r.Repository, p.repository):
+	case !SameRepository(r.Repository, p.repository):
 		out.Void = void(eventlog.ReasonNoDeployment,
 			"deployment %s deploys %s, but the command was given for %s; run the deploy command again with today's configuration",
 			show(r.Slug), show(r.Repository), show(p.repository))
@@ -243,9 +253,9 @@ func canonical(rules []Rule) []Rule {
 	return slices.CompactFunc(sorted, func(a, b Rule) bool { return a.Slug == b.Slug })
 }
 
-// sameRepository compares by ASCII case only: folding by Unicode would let a
+// SameRepository compares by ASCII case only: folding by Unicode would let a
 // Kelvin sign pass for a k.
-func sameRepository(a, b string) bool {
+func SameRepository(a, b string) bool {
 	return lowerASCII(a) == lowerASCII(b)
 }
 

@@ -172,6 +172,30 @@ func TestDecideBefore(t *testing.T) {
 	}
 }
 
+// What recovery has found goes to those of the branch that it names, in its own name. A
+// sender who says the same of a push is not believed.
+func TestDecide_FoundTipIsForThoseThatItNames(t *testing.T) {
+	d := push(strings.Replace(body("refs/heads/main", sha, "octo/app"), "{", `{"deployments":["web","api"],`, 1))
+	d.HookID, d.Actor = "", "recovery"
+	for source, want := range map[string]string{"recovery": "[web] recovery", "github": "[docs web] sam"} {
+		d.Source = source
+		got := Decide(d, rules)
+		var to []string
+		for _, a := range got.Forwards {
+			to = append(to, a.Deployment)
+		}
+		if line := fmt.Sprint(to, " ", got.Actor); line != want {
+			t.Errorf("%s: %s, want %s", source, line, want)
+		}
+	}
+	for _, only := range []string{`["gone"]`, `"web"`, `null`} {
+		d.Source, d.Body = "recovery", []byte(strings.Replace(body("refs/heads/main", sha, "octo/app"), "{", `{"deployments":`+only+`,`, 1))
+		if got := Decide(d, rules); got.Void == nil || got.Void.Reason != eventlog.ReasonNoDeployment {
+			t.Errorf("%s: %+v", only, got)
+		}
+	}
+}
+
 func TestDecideVoids(t *testing.T) {
 	deep := strings.Repeat(`{"ref":`, 20000) + "1" + strings.Repeat("}", 20000)
 	tests := []struct {

@@ -24,14 +24,23 @@ const maxTwins = 100
 type pushKey struct{ repository, ref, before, after string }
 
 // key is false for what orders nothing, for what does not say from which commit it
-// moved the branch, and for a deploy by hand, which is meant each time.
+// moved the branch (but for a tip that was found), and for a deploy by hand, which is
+// meant each time.
 func (d Decision) key() (pushKey, bool) {
 	p := d.push
 	return pushKey{lowerASCII(p.repository), p.ref, lowerASCII(p.before), p.commit()},
-		len(d.Forwards) > 0 && d.Received.Source != eventlog.SourceCLI && names.Commit(lowerASCII(p.before))
+		len(d.Forwards) > 0 && d.Received.Source != eventlog.SourceCLI && (d.found() || names.Commit(lowerASCII(p.before)))
 }
 
+// found says that the delivery is of a tip that was found: see found.
+func (d Decision) found() bool { return found(d.Received.Source, d.Received.HookID) }
+
 func (k pushKey) sameBranch(o pushKey) bool { return k.repository == o.repository && k.ref == o.ref }
+
+// mayBe says whether the two may be of one push: a tip that was found has no before.
+func (k pushKey) mayBe(o pushKey) bool {
+	return k == o || k.sameBranch(o) && k.after == o.after && (k.before == "" || o.before == "")
+}
 
 // twin is an earlier delivery of the same push.
 type twin struct {
@@ -42,24 +51,38 @@ type twin struct {
 	state    DeliveryState
 }
 
+// found says that the twin is a tip that was found: see found.
+func (t twin) found() bool { return found(t.Source, t.HookID) }
+
 // withoutDuplicates leaves out of the decision what an earlier delivery of the same
 // push has put live, or is about to. Where that is everything, the delivery is
-// voided. After one that failed it is deployed.
+// voided. After one that failed it is deployed, but for a tip that was found: nobody asked for that again.
 func (d Decision) withoutDuplicates(twins []twin) Decision {
 	var fresh []eventlog.Assignment
 	for _, a := range d.Forwards {
 		i := slices.IndexFunc(twins, func(t twin) bool {
 			p, ok := t.state.Parts[a.Deployment]
-			return ok && p.Assignment.Commit == a.Commit && (p.Open() || p.Status == StatusDeployed)
+			return ok && p.Assignment.Commit == a.Commit && (d.found() || p.Open() || p.Status == StatusDeployed)
 		})
 		if i < 0 {
 			fresh = append(fresh, a)
 			continue
 		}
 		t := twins[i]
-		d.Void = void(eventlog.ReasonDuplicate,
-			"delivery %s is the same push (repository, ref, before and after), by another hook, and %s; it would run after one that failed, or more than %d minutes later",
-			t.id, t.state.Parts[a.Deployment].describe(a.Deployment), duplicateWithin/time.Minute)
+		became := t.state.Parts[a.Deployment].describe(a.Deployment)
+		switch {
+		case d.found():
+			d.Void = void(eventlog.ReasonDuplicate,
+				"delivery %s is of the same commit of the same branch, and %s; the tip was found at the remote while that one was on its way, and would run if nothing had come",
+				t.id, became)
+		case t.found():
+			d.Void = void(eventlog.ReasonDuplicate,
+				"delivery %s was made in place of this push, which had not come, and %s; it would run after one that failed", t.id, became)
+		default:
+			d.Void = void(eventlog.ReasonDuplicate,
+				"delivery %s is the same push (repository, ref, before and after), by another hook, and %s; it would run after one that failed, or more than %d minutes later",
+				t.id, became, duplicateWithin/time.Minute)
+		}
 		d.Void.SupersededBy, d.Void.Commit = t.id, a.Commit
 	}
 	if d.Forwards = fresh; len(fresh) > 0 {
@@ -68,7 +91,8 @@ func (d Decision) withoutDuplicates(twins []twin) Decision {
 	return d
 }
 
-// twins finds the earlier deliveries of the same push, in order.
+// twins finds the earlier deliveries of the same push, in order. Of a tip that was
+// found nobody knows from where the branch was moved, nor when: any of the commit is.
 func (r *Router) twins(ctx context.Context, w work, key pushKey) ([]twin, error) {
 	d := w.delivery
 	twins, err := r.pushes(ctx, key, key.after, w.same)
@@ -78,14 +102,20 @@ func (r *Router) twins(ctx context.Context, w work, key pushKey) ([]twin, error)
 	var before string
 	twins = slices.DeleteFunc(twins, func(t twin) bool {
 		// Its own events may have come since it was looked up, by another router.
-		if err != nil || t.id == d.ID || t.ReceivedAt.Sub(d.ReceivedAt).Abs() > duplicateWithin || len(t.state.Parts) == 0 {
+		if err != nil || t.id == d.ID || len(t.state.Parts) == 0 {
+			return true
+		}
+		if w.decision.found() || t.found() {
+			return false
+		}
+		if t.ReceivedAt.Sub(d.ReceivedAt).Abs() > duplicateWithin {
 			return true
 		}
 		before, err = r.before(ctx, t)
 		return before != key.before
 	})
-	if err != nil || len(twins) == 0 {
-		return nil, err
+	if err != nil || len(twins) == 0 || w.decision.found() {
+		return twins, err
 	}
 	// A branch that was moved back meanwhile was moved forward again: that is
 	// another push. A second delivery of the push that led to `before` is none.

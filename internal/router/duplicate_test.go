@@ -32,6 +32,12 @@ func TestDuplicates(t *testing.T) {
 		change(&d)
 		return d
 	}
+	found := func(id, tip string) delivery.Delivery {
+		return delivery.Delivery{
+			ID: id, Event: "push", Source: "recovery", Actor: "recovery", ReceivedAt: moved("", from, to).ReceivedAt,
+			Body: fmt.Appendf(nil, `{"ref":"refs/heads/main","after":%q,"repository":{"full_name":"octo/app"},"deployments":["docs","web"]}`, tip),
+		}
+	}
 	for name, test := range map[string]struct {
 		first  delivery.Delivery
 		became []eventlog.Transition
@@ -59,6 +65,14 @@ func TestDuplicates(t *testing.T) {
 			first: moved("first", zeros, to), between: []delivery.Delivery{moved("gone", to, zeros)}, second: moved("second", zeros, to),
 			want: []string{"forwarded docs", "forwarded web"},
 		},
+		"found, then sent":           {first: found("first", to), want: []string{"voided duplicate first"}},
+		"found hours before":         {first: found("first", to), second: changed(func(d *delivery.Delivery) { d.ReceivedAt = d.ReceivedAt.Add(5 * time.Hour) }), want: []string{"voided duplicate first"}},
+		"found, failed, then sent":   {first: found("first", to), became: slices.Concat(failed("docs"), failed("web")), want: []string{"forwarded docs", "forwarded web"}},
+		"found, moved back and sent": {first: found("first", to), between: []delivery.Delivery{moved("back", to, from)}, want: []string{"forwarded docs", "forwarded web"}},
+		"sent, then found":           {second: found("second", to), want: []string{"voided duplicate first"}},
+		"sent, failed, then found":   {became: slices.Concat(failed("docs"), failed("web")), second: found("second", to), want: []string{"voided duplicate first"}},
+		"found twice":                {first: found("first", to), second: found("second", to), want: []string{"voided duplicate first"}},
+		"found another":              {first: found("first", to), second: found("second", another), want: []string{"forwarded docs", "forwarded web"}},
 		"the one that led to it, twice": {
 			between: []delivery.Delivery{moved("on", to, another), moved("again", from, to)}, second: moved("second", to, another), want: []string{"voided duplicate on"},
 		},
@@ -115,6 +129,9 @@ func TestDuplicatesAtOnce(t *testing.T) {
 	for i := range 5 {
 		d := push(body("refs/heads/main", sha, "octo/app"))
 		d.ID = fmt.Sprint("d-", i)
+		if i == 2 {
+			d.Source, d.HookID, d.Body = "recovery", "", []byte(strings.Replace(string(d.Body), `"before"`, `"deployments":["docs","web"],"was"`, 1))
+		}
 		put(t, q, d)
 	}
 	defer start(t, q, Options{Log: log})()
@@ -148,5 +165,25 @@ func TestTwins_LeaveOutTheDeliveryItself(t *testing.T) {
 	twins, err := r.twins(t.Context(), batch[0], key)
 	if err != nil || len(twins) != 0 {
 		t.Errorf("%d twins, %v", len(twins), err)
+	}
+}
+
+// What GitHub sends again because it was asked for comes by recovery, and is a push like
+// any other for the rest.
+func TestRouter_SaysOfWhatWasAskedForThatItWasRecovered(t *testing.T) {
+	log, _ := openLog(t)
+	q := openQueue(t)
+	d := push(body("refs/heads/main", sha, "octo/app"))
+	d.ID = "asked"
+	put(t, q, d)
+	defer start(t, q, Options{Log: log, Asked: func(id string) bool { return id == "asked" }})()
+	waitEmpty(t, q)
+	got := events(t, log, eventlog.Filter{DeliveryID: "asked"})
+	data, err := got[0].Decode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := data.(eventlog.Received); r.Source != eventlog.SourceRecovery || r.HookID != "99" || got[0].Actor != "sam" || len(got) != 3 {
+		t.Errorf("%+v by %s, then %q", r, got[0].Actor, summary(got[1:]))
 	}
 }

@@ -27,6 +27,7 @@ type payload struct {
 	repository string
 	sender     string
 	pusher     string
+	only       []string // the deployments that a tip was found for
 }
 
 // parsePayload reads d's body, JSON or form. The error is worded for a void's
@@ -57,6 +58,7 @@ func parsePayload(d delivery.Delivery) (payload, error) {
 		Repository json.RawMessage `json:"repository"`
 		Sender     json.RawMessage `json:"sender"`
 		Pusher     json.RawMessage `json:"pusher"`
+		Only       json.RawMessage `json:"deployments"`
 	}
 	if err := json.Unmarshal(body, &top); err != nil {
 		var wrongType *json.UnmarshalTypeError
@@ -77,6 +79,7 @@ func parsePayload(d delivery.Delivery) (payload, error) {
 	p.repository = member(top.Repository, "full_name")
 	p.sender = member(top.Sender, "login")
 	p.pusher = member(top.Pusher, "name")
+	_ = json.Unmarshal(top.Only, &p.only) // of a wrong type it names none
 	return p, nil
 }
 

@@ -58,7 +58,7 @@ func (w *Watched) Read(e queue.Entry) ([]byte, error) { return w.files.Read(e) }
 // Open implements Queue.
 func (w *Watched) Open(e queue.Entry) (*os.File, error) { return w.files.Open(e) }
 
-// Options configure a Router. All but BatchSize, BatchBytes, Large and Logger are required.
+// Options configure a Router. All but Asked, BatchSize, BatchBytes, Large and Logger are required.
 type Options struct {
 	Instance string
 	Queue    Queue
@@ -66,6 +66,8 @@ type Options struct {
 	// Rules is asked once for each batch, so that it may follow a reload.
 	Rules  func() []Rule
 	Logger *slog.Logger
+	// Asked, if not nil, says whether GitHub was asked to send the delivery again.
+	Asked func(deliveryID string) bool
 	// BatchSize bounds the deliveries that are appended in one commit (default 64).
 	BatchSize int
 	// BatchBytes bounds what their entries hold together, and so the memory of
