@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,6 +100,19 @@ type AttemptFilter struct {
 type Place struct {
 	Position int64
 	Attempt  int
+}
+
+func (p Place) String() string { return fmt.Sprintf("%d.%d", p.Position, p.Attempt) }
+
+// ParsePlace reads what String gives.
+func ParsePlace(text string) (Place, error) {
+	position, attempt, _ := strings.Cut(text, ".")
+	p, err := strconv.ParseInt(position, 10, 64)
+	a, attemptErr := strconv.ParseInt(attempt, 10, 32)
+	if errors.Join(err, attemptErr) != nil || p < 1 || a < 0 {
+		return Place{}, fmt.Errorf("%q is no place of an attempt", text)
+	}
+	return Place{p, int(a)}, nil
 }
 
 // Attempts reads attempts, the newest assignment first; among the attempts of

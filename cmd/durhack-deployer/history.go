@@ -8,6 +8,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func (c *cli) historyCommand() *cobra.Command {
@@ -26,7 +27,7 @@ took, and how it ended. An attempt that was voided never ran.`,
 				return usagef("--limit takes a number from 1 on, not %d", limit)
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				rows, err := daemon.Answers(cfg, store).History(cmd.Context(), args[0], limit)
+				rows, _, err := daemon.Answers(cfg, store).History(cmd.Context(), args[0], projections.Place{}, limit)
 				if err != nil {
 					return err
 				}

@@ -35,30 +35,34 @@ type AttemptRow struct {
 }
 
 // History reads the newest attempts of a deployment, which need not be
-// configured any more if the log knows it.
-func (s Source) History(ctx context.Context, slug string, limit int) ([]AttemptRow, error) {
+// configured any more if the log knows it, the newest last; or those before a place. older
+// is the place before which there are more, zero where there are none.
+func (s Source) History(ctx context.Context, slug string, before projections.Place, limit int) (rows []AttemptRow, older projections.Place, err error) {
 	models, err := s.Models(ctx)
 	if err != nil {
-		return nil, err
+		return nil, older, err
 	}
 	// One more tells whether the oldest of them is a retry.
-	attempts, err := models.Attempts(ctx, projections.AttemptFilter{Instance: s.Config.Instance, Deployment: slug, Limit: limit + 1})
+	attempts, err := models.Attempts(ctx, projections.AttemptFilter{Instance: s.Config.Instance, Deployment: slug, Before: before, Limit: limit + 1})
 	if err != nil {
-		return nil, err
+		return nil, older, err
 	}
 	if len(attempts) == 0 {
 		if _, err := Deployment(s.Config, slug); err != nil {
-			return nil, err
+			return nil, older, err
 		}
 	}
+	if len(attempts) > limit {
+		oldest := attempts[limit-1]
+		older = projections.Place{Position: oldest.AssignedPosition, Attempt: oldest.Attempt}
+	}
 	slices.Reverse(attempts)
-	var rows []AttemptRow
 	for i, at := range attempts {
 		// A retry after an interruption is of the same order.
 		retry := i > 0 && attempts[i-1].DeliveryID == at.DeliveryID && attempts[i-1].AssignedPosition == at.AssignedPosition
 		rows = append(rows, newAttemptRow(at, retry))
 	}
-	return rows[max(0, len(rows)-limit):], nil
+	return rows[max(0, len(rows)-limit):], older, nil
 }
 
 func newAttemptRow(at projections.Attempt, retry bool) AttemptRow {

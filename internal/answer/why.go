@@ -126,6 +126,9 @@ func (y *Story) Verdict() string {
 		if s.Void != nil {
 			return fmt.Sprintf("Delivery %s did not deploy (%s): %s.", y.ID, s.Void.Reason, strings.TrimSuffix(s.Void.Detail, "."))
 		}
+		if s.Received == nil { // a freeze, a pin, or the end of one
+			return fmt.Sprintf("%s is no delivery, but what %s asked for.", y.ID, y.Events[0].Actor)
+		}
 		return fmt.Sprintf("Delivery %s has been received and is not decided yet.", y.ID)
 	}
 	var parts []string

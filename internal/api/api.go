@@ -266,3 +266,14 @@ func number(given map[string]string, name string, otherwise, least, most int64) 
 	}
 	return n, nil
 }
+
+// next is the address of a request with the same parameters but for one.
+func next(path string, given map[string]string, name, value string) string {
+	query := url.Values{name: {value}}
+	for other, text := range given {
+		if other != name {
+			query.Set(other, text)
+		}
+	}
+	return Prefix + path + "?" + query.Encode()
+}

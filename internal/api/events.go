@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -55,12 +54,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	if more && !filter.Newest {
-		query := url.Values{}
-		for name, value := range given {
-			query.Set(name, value)
-		}
-		query.Set("after", strconv.FormatInt(a.Events[len(a.Events)-1].Position, 10))
-		a.Next = Prefix + "events?" + query.Encode()
+		a.Next = next("events", given, "after", strconv.FormatInt(a.Events[len(a.Events)-1].Position, 10))
 	}
 	return a, nil
 }

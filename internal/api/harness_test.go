@@ -135,7 +135,7 @@ func (w *world) append(delivery, deployment string, attempt int, data ...eventlo
 // received is a push.
 func received(n int, slug string) eventlog.Received {
 	return eventlog.Received{
-		Event: "push", Ref: "refs/heads/main", Repository: "o/" + slug, Commit: commit(n), ReceivedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		Event: "push", Ref: "refs/heads/main", Repository: "o/" + slug, Commit: commit(n), ReceivedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), PayloadDigest: digest,
 		Source: eventlog.SourceGitHub, Entry: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
 	}
 }

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
@@ -326,4 +330,46 @@ func TestKeepStartsAFailedPartAgain(t *testing.T) {
 	if starts != 3 || strings.Count(out.String(), "component=\"the part\"") != 2 || !strings.Contains(out.String(), "it broke") {
 		t.Errorf("started %d times:\n%s", starts, out)
 	}
+}
+
+// A stream tells of a push until the daemon ends, and then ends, too.
+func TestPages_AStreamEndsWithTheDaemon(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "")
+	d := s.run(true, true)
+	s.becomes(d, 200, "")
+	addr := adminAddr.FindStringSubmatch(d.out.String())[1]
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/api/v1/events?deployment=web", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	s.push(d, "d1")
+	var types []string
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		var e eventlog.Event
+		data, is := strings.CutPrefix(lines.Text(), "data: ")
+		if !is {
+			continue
+		}
+		if err := json.Unmarshal([]byte(data), &e); err != nil {
+			t.Fatal(err)
+		}
+		if types = append(types, string(e.Type)); e.Type == eventlog.TypeDeployed {
+			go func() { _ = d.stop() }()
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("the stream breaks off: %v", err)
+	}
+	if got := strings.Join(types, " "); got != "forwarded started deployed" {
+		t.Errorf("the stream tells of: %s", got)
+	}
+	s.mustStop(d)
 }

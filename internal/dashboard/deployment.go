@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -212,13 +211,11 @@ func place(text string) (projections.Place, error) {
 	if text == "" {
 		return projections.Place{}, nil
 	}
-	position, attempt, _ := strings.Cut(text, ".")
-	p, err := strconv.ParseInt(position, 10, 64)
-	a, attemptErr := strconv.ParseInt(attempt, 10, 32)
-	if errors.Join(err, attemptErr) != nil || p < 1 || a < 0 {
-		return projections.Place{}, badRequest("That is no page of the history", "Leave out before to see the newest.")
+	p, err := projections.ParsePlace(text)
+	if err != nil {
+		return p, badRequest("That is no page of the history", "Leave out before to see the newest.")
 	}
-	return projections.Place{Position: p, Attempt: int(a)}, nil
+	return p, nil
 }
 
 func (v *deploymentView) history(ctx context.Context, r *request, key projections.Key, before projections.Place) error {
@@ -229,7 +226,7 @@ func (v *deploymentView) history(ctx context.Context, r *request, key projection
 	if len(attempts) > historyPage {
 		attempts = attempts[:historyPage]
 		last := attempts[historyPage-1]
-		v.Older = r.page("before", fmt.Sprintf("%d.%d", last.AssignedPosition, last.Attempt))
+		v.Older = r.page("before", projections.Place{Position: last.AssignedPosition, Attempt: last.Attempt}.String())
 	}
 	if before.Position > 0 {
 		v.Newest = r.page("before", "")
