@@ -1,10 +1,6 @@
 package dashboard
 
-import (
-	"net/url"
-
-	"github.com/ducompsoc/durhack-deployer/internal/config"
-)
+import "net/url"
 
 // href is the path of something of an instance.
 func (r *request) href(base, name, instance string) string {
@@ -14,6 +10,3 @@ func (r *request) href(base, name, instance string) string {
 	}
 	return path
 }
-
-// siteURL is the live site of a deployment, "" where nobody has said.
-func siteURL(*config.Deployment) string { return "" }

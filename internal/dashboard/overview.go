@@ -172,7 +172,7 @@ func (r *request) state(d projections.Deployment, runs []projections.Attempt) st
 	s := state{Slug: d.Slug, Instance: d.Instance, Href: r.deploymentHref(d.Instance, d.Slug), Pending: d.Pending, Status: string(d.Status), Class: string(d.Status)}
 	if c := r.configured(d.Instance, d.Slug); c != nil {
 		s.Configured, s.Disabled = true, !c.Enabled
-		s.Repository, s.Branch, s.Site, s.URL = c.Repository, c.Branch, siteOf(c), siteURL(c)
+		s.Repository, s.Branch, s.Site, s.URL = c.Repository, c.Branch, siteOf(c), c.SiteURL
 	}
 	run := func(m *projections.Mark) projections.Attempt {
 		for _, a := range runs {
