@@ -91,12 +91,13 @@ type Handler struct {
 	slots   chan struct{}
 	commits *commits
 	changes *cache[string, git.Changes]
+	made    *cache[string, made]
 }
 
 // New returns a handler for all paths that no other has.
 func New(o Options) *Handler {
 	h := &Handler{
-		o: o, mux: http.NewServeMux(), slots: make(chan struct{}, pagesAtOnce), commits: newCommits(), changes: newCache[string, git.Changes](256),
+		o: o, mux: http.NewServeMux(), slots: make(chan struct{}, pagesAtOnce), commits: newCommits(), changes: newCache[string, git.Changes](256), made: newCache[string, made](16),
 	}
 	h.assets = readAssets()
 	h.pages = parsePages(h.assets)
@@ -208,13 +209,24 @@ func (h *Handler) page(show func(ctx context.Context, r *request) (view, error))
 	return func(w http.ResponseWriter, r *http.Request) {
 		f := h.frame(r)
 		code := http.StatusOK
+		shared := f.Actor == "" && f.Said == nil // forms are of one viewer
+		var page []byte
 		err := h.within(r, func(ctx context.Context, req *request) (err error) {
-			lag, err := req.models.Lag(ctx)
+			lag, err := req.models.Await(ctx, freshWithin) // or the event that somebody comes for is missing
 			if err != nil {
 				return err
 			}
+			if made, ok := h.made.get(r.URL.String()); shared && ok && made.of(lag, req.now) {
+				page = made.page
+				return nil
+			}
 			f.Position, f.Behind = lag.Position, behind(lag)
-			f.view, err = show(ctx, req)
+			if f.view, err = show(ctx, req); err != nil || f.redirect != "" || !shared {
+				return err
+			}
+			if page, err = h.whole(f); err == nil && len(page) <= sharedMost {
+				h.made.put(r.URL.String(), made{page, lag.Position, lag.Head, req.now})
+			}
 			return err
 		})
 		if err != nil {
@@ -225,15 +237,37 @@ func (h *Handler) page(show func(ctx context.Context, r *request) (view, error))
 				f.Watch = "*"
 			}
 		}
-		if f.redirect != "" {
+		switch {
+		case f.redirect != "":
 			http.Redirect(w, r, f.redirect, http.StatusSeeOther)
-			return
+		case page != nil && err == nil:
+			send(w, code, page)
+		default:
+			h.render(w, code, f)
 		}
-		if f.Watch != "" {
-			f.Refresh = refreshes
-		}
-		h.render(w, code, f)
 	}
+}
+
+const (
+	// freshWithin bounds how long a page waits for the read models.
+	freshWithin = 300 * time.Millisecond
+	// sharedFor is how long a page is given to others than it was made for, while nothing has
+	// happened: after each event, all that look at one ask for it at once. sharedMost is how
+	// long it may be, in bytes.
+	sharedFor  = time.Second
+	sharedMost = 256 << 10
+)
+
+// made is a page that was made, and from how much of the log.
+type made struct {
+	page           []byte
+	position, head int64
+	at             time.Time
+}
+
+// of says whether the page is still the one that would be made.
+func (m made) of(lag projections.Lag, now time.Time) bool {
+	return m.position == lag.Position && m.head == lag.Head && now.Sub(m.at) < sharedFor
 }
 
 // Tell answers with a page that is made from a template and needs nothing of the log.
@@ -314,13 +348,27 @@ func behind(lag projections.Lag) string {
 }
 
 func (h *Handler) render(w http.ResponseWriter, code int, f frame) {
-	var b bytes.Buffer
-	if err := h.pages[f.name].ExecuteTemplate(&b, "layout", f); err != nil {
+	page, err := h.whole(f)
+	if err != nil {
 		h.o.Log.Error("a page could not be written", "page", f.name, "error", err)
 		http.Error(w, "this page could not be written; the daemon's log says why", http.StatusInternalServerError)
 		return
 	}
+	send(w, code, page)
+}
+
+// whole is the text of a page.
+func (h *Handler) whole(f frame) ([]byte, error) {
+	if f.Watch != "" {
+		f.Refresh = refreshes
+	}
+	var b bytes.Buffer
+	err := h.pages[f.name].ExecuteTemplate(&b, "layout", f)
+	return b.Bytes(), err
+}
+
+func send(w http.ResponseWriter, code int, page []byte) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(code)
-	_, _ = w.Write(b.Bytes()) // a client that does not read it does not get it
+	_, _ = w.Write(page) // a client that does not read it does not get it
 }

@@ -55,6 +55,9 @@ type state struct {
 	WaitsFor       string
 	Disabled       bool
 	Configured     bool
+	// Held says what the path holds, where that is not what was deployed last.
+	Held   string
+	record projections.Deployment
 }
 
 // shown is a commit that is or goes live, and how it came there.
@@ -169,7 +172,7 @@ func btoi(b bool) int {
 
 // state is what the log and the configuration say of a deployment; complete adds the rest.
 func (r *request) state(d projections.Deployment, runs []projections.Attempt) state {
-	s := state{Slug: d.Slug, Instance: d.Instance, Href: r.deploymentHref(d.Instance, d.Slug), Pending: d.Pending, Status: string(d.Status), Class: string(d.Status)}
+	s := state{record: d, Slug: d.Slug, Instance: d.Instance, Href: r.deploymentHref(d.Instance, d.Slug), Pending: d.Pending, Status: string(d.Status), Class: string(d.Status)}
 	if c := r.configured(d.Instance, d.Slug); c != nil {
 		s.Configured, s.Disabled = true, !c.Enabled
 		s.Repository, s.Branch, s.Site, s.URL = c.Repository, c.Branch, siteOf(c), c.SiteURL
@@ -259,6 +262,11 @@ func (r *request) complete(ctx context.Context, states []*state, runs map[projec
 		return err
 	}
 	for _, s := range states {
+		if c := r.configured(s.Instance, s.Slug); c != nil {
+			if held := r.source.HeldElse(ctx, c, s.record); held != nil {
+				s.Held = plain(held.String(), 300)
+			}
+		}
 		if s.Pending > 0 && s.Running == nil && r.own(s.Instance) {
 			s.WaitsFor = r.source.Obstacle(ctx, s.Slug)
 		}

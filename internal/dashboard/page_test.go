@@ -241,9 +241,9 @@ func TestPages_SayWhatIsAsked(t *testing.T) {
 	w.has("/at?time=2020-01-01T00:00", "Nothing was recorded yet on 1 January 2020")
 	w.has("/proof", "Nothing is signed yet", "Nobody has verified the log from this host yet")
 	w.keep(answer.Verified{At: time.Now().Add(-time.Hour), Events: 12})
-	w.has("/proof", "Nothing is signed yet", "no breach among 12 events, 1 h ago")
+	w.has("/proof?again", "Nothing is signed yet", "no breach among 12 events, 1 h ago")
 	w.keep(answer.Verified{At: time.Now(), Events: 12, Breaches: []string{hostile}})
-	w.has("/proof", "The last verify found 1 breach", "breaches among 12 events")
+	w.has("/proof?more", "The last verify found 1 breach", "breaches among 12 events")
 }
 
 func TestPages_RefuseWhatIsNone(t *testing.T) {
@@ -364,6 +364,27 @@ func TestDeployment_PagesOfTheHistoryAreAllOfIt(t *testing.T) {
 	}
 	if n != 27 {
 		t.Errorf("the pages have %d attempts, not 27", n)
+	}
+}
+
+func TestPages_AreSharedUntilSomethingHappens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.deploy("web-1", "web", "One", "")
+	w.project()
+	first := w.get("/", http.StatusOK).Body.String()
+	if again := w.get("/", http.StatusOK).Body.String(); again != first {
+		t.Error("a page is made again for the next who looks at it")
+	}
+	w.deploy("web-2", "web", "Two", hash("web-1"))
+	w.project()
+	w.has("/", "Two")
+	me := w.handler
+	me.o.Actor = func(*http.Request) string { return "ann" }
+	for range 2 {
+		if mine := w.get("/", http.StatusOK).Body.String(); !strings.Contains(mine, "signed in as") {
+			t.Error("a page for nobody is given to somebody")
+		}
 	}
 }
 

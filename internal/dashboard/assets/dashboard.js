@@ -66,7 +66,7 @@ const writing = () => {
   return e && main().contains(e) && e.matches("input, select, textarea") || main().querySelector("details.act[open]");
 };
 
-let asked = 0, fresh = null;
+let asked = 0, fresh = null, failures = 0;
 async function refresh() {
   if (document.hidden || writing()) { fresh = fresh || setTimeout(() => { fresh = null; refresh(); }, 2000); return; }
   const turn = ++asked;
@@ -74,6 +74,8 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
     const text = await answer.text();
     if (turn !== asked) return; // a newer one is on its way
+    if (answer.status >= 500 && failures++ < 3) return; // what is shown is better than nothing, for a while
+    if (answer.ok) failures = 0;
     const page = new DOMParser().parseFromString(text, "text/html"), next = page.getElementById("main");
     if (!next || writing()) return;
     const focus = focused(), logs = [...main().querySelectorAll("pre.log")].map(l => [l.scrollTop, l.scrollTop + l.clientHeight > l.scrollHeight - 8]);
@@ -132,8 +134,8 @@ function stream() {
     let event = null;
     try { event = JSON.parse(message.data); } catch { return; }
     if (!concerns(event)) return;
-    clearTimeout(soon);
-    soon = setTimeout(refresh, 150);
+    // Not all that look at a page ask for it at the same moment.
+    soon = soon || setTimeout(() => { soon = 0; refresh(); }, 100 + Math.random() * 300);
   };
   source.onopen = () => { say("live", true); every(60); refresh(); };
   source.onmessage = changed;
