@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
@@ -28,6 +30,7 @@ type logsOptions struct {
 	deployment   string
 	attempt      int
 	follow, json bool
+	routed       bool // what was in the main queue was waited for
 }
 
 // logLine is a line of `logs --json`.
@@ -133,6 +136,14 @@ func (c *cli) logsOf(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		}
 	}
 	if o.follow && o.attempt == 0 && (run == nil || end != nil) {
+		if filter.DeliveryID == "" && !o.routed {
+			o.routed = true // once: others come behind them
+			if waited, err := c.untilRouted(ctx, cfg, store, head); err != nil || ctx.Err() != nil {
+				return err
+			} else if waited {
+				return c.logsOf(ctx, cfg, store, filter, what, o)
+			}
+		}
 		waits, err := somethingWaits(ctx, cfg, store, filter)
 		if err != nil {
 			return err
@@ -202,6 +213,38 @@ func endOf(ctx context.Context, store *daemon.Store, run eventlog.Event) (*event
 		}
 	}
 	return nil, nil
+}
+
+// untilRouted waits for the deliveries of the main queue to be in the log, which nobody
+// knows the deployments of before.
+func (c *cli) untilRouted(ctx context.Context, cfg *config.Config, store *daemon.Store, head int64) (waited bool, err error) {
+	source := daemon.Answers(cfg, store)
+	rows, err := answer.QueueEntries(cfg, names.MainQueue)
+	if err != nil {
+		return false, err
+	}
+	waiting := map[string]bool{}
+	for _, r := range rows {
+		if r.Reason == "" {
+			waiting[r.DeliveryID] = true
+		}
+	}
+	if len(waiting) == 0 {
+		return false, nil
+	}
+	known, err := source.DeliveriesOf(ctx, slices.Collect(maps.Keys(waiting)))
+	for id := range known { // or it is a redelivery, which says nothing new
+		delete(waiting, id)
+	}
+	if err != nil || len(waiting) == 0 {
+		return false, err
+	}
+	fmt.Fprintf(c.err, "%s in the main queue to be routed: %s\n", counted(int64(len(waiting)), "delivery waits", "deliveries wait"), printable(source.NotRouted(ctx)))
+	_, err = await(ctx, store, head, func(e eventlog.Event) bool {
+		delete(waiting, e.DeliveryID)
+		return len(waiting) == 0
+	})
+	return true, err
 }
 
 // somethingWaits says whether a run of the deployment or the delivery is to come.
