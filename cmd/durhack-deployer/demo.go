@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -23,20 +24,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ducompsoc/durhack-deployer/internal/act"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 func (c *cli) demoCommand() *cobra.Command {
 	var once, keep bool
 	cmd := &cobra.Command{
 		Use: "demo [--once] [--keep]", Short: "Watch a signed push go live, on a private and temporary server",
-		Long: `Makes a private Postgres cluster, a sample git repository and a deployment of
-it in a temporary directory, starts the daemon on free ports, sends itself a
-signed push over HTTP, and prints the story as the log tells it. It stays up
-until interrupted, so that you can try the other commands on it, and removes
-the directory at its end. No configuration is read.`,
+		Long: `Makes a private Postgres cluster, a sample git repository and three deployments of
+it in a temporary directory, starts the daemon on free ports, prints the address of its
+dashboard, sends itself a signed push over HTTP, and prints the story as the log tells it.
+Then more pushes come: one fails, and one takes its time. It stays up until interrupted, so
+that you can look at it and try the other commands on it, and removes the directory at its
+end. No configuration is read.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return (&demo{cli: c, once: once, keep: keep}).run(cmd.Context())
@@ -62,8 +67,6 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.dir, err = os.MkdirTemp(tmp, "durhack-deployer-demo-"); err != nil {
 		return fmt.Errorf("make a temporary directory: %w", err)
 	}
-	p := painterFor(d.out)
-	fmt.Fprintf(d.out, "%s\n", p.paint(bold, "Everything of this demo is in "+d.dir))
 	d.whenGivingUp(d.abandon)
 	defer func() {
 		err = errors.Join(err, d.remove())
@@ -73,9 +76,9 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := os.Chmod(d.dir, 0o711); err != nil { //nolint:gosec // 0711 lets nobody list it
 		return err
 	}
-	sample, err := makeSample(ctx, d.dir)
-	if err != nil {
-		return fmt.Errorf("make the sample repository: %w", err)
+	sample := newSample(d.dir)
+	if err := sample.configure(0); err != nil {
+		return err
 	}
 	d.configPaths = []string{sample.config}
 	cfg, err := config.Load(d.configPaths, func(string) string { return "" })
@@ -88,9 +91,9 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	defer daemonLog.Close()
 
-	fmt.Fprintln(d.out, "Starting the daemon with a private Postgres ...")
 	running, stop := context.WithCancel(ctx)
-	address := make(chan net.Addr, 1)
+	defer context.AfterFunc(ctx, sample.finish)() // a run that goes on would hold up the end
+	admin, address := make(chan net.Addr, 1), make(chan net.Addr, 1)
 	ended := make(chan struct{})
 	var daemonErr error
 	go func() {
@@ -99,16 +102,31 @@ func (d *demo) run(ctx context.Context) (err error) {
 		daemonErr = daemon.Run(running, daemon.Options{
 			Config: cfg, Listen: true, Work: true, Version: version().Version,
 			Logger:    slog.New(slog.NewTextHandler(daemonLog, nil)),
-			Listening: func(a net.Addr) { address <- a },
+			Listening: func(a net.Addr) { address <- a }, Administering: func(a net.Addr) { admin <- a },
 		})
 	}()
 	defer func() {
+		sample.finish()
 		stop()
 		<-ended
 		if daemonErr != nil { // what follows from it says less
 			err = fmt.Errorf("the daemon ended: %w", daemonErr)
 		}
 	}()
+	p := painterFor(d.out)
+	select {
+	case a := <-admin:
+		fmt.Fprintf(d.out, "%s\n", p.paint(bold, fmt.Sprintf("The dashboard: http://%s/", a)))
+		if err := sample.configure(a.(*net.TCPAddr).Port); err != nil { // for the commands that are tried
+			return err
+		}
+	case <-ended:
+		return context.Cause(running)
+	}
+	fmt.Fprintf(d.out, "Everything of this demo is in %s\nStarting the daemon with a private Postgres ...\n", d.dir)
+	if err := sample.make(running); err != nil {
+		return fmt.Errorf("make the sample repository: %w", err)
+	}
 	select {
 	case a := <-address:
 		return d.show(running, cfg, sample, a)
@@ -117,10 +135,10 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 }
 
-// show sends the push, prints its story, and waits.
-func (d *demo) show(ctx context.Context, cfg *config.Config, s sample, addr net.Addr) error {
+// show sends the push, prints its story, has more happen, and waits.
+func (d *demo) show(ctx context.Context, cfg *config.Config, s *sample, addr net.Addr) error {
 	url := fmt.Sprintf("http://%s/github-webhook", addr)
-	deliveryID, err := s.push(ctx, url)
+	deliveryID, err := s.push(ctx, url, s.pushes[0])
 	if err != nil {
 		return fmt.Errorf("send the push: %w", err)
 	}
@@ -136,6 +154,21 @@ func (d *demo) show(ctx context.Context, cfg *config.Config, s sample, addr net.
 		return err
 	}
 	fmt.Fprintln(d.out)
+	if !d.once {
+		fmt.Fprintf(d.out, "Sending %d more: one fails, and one takes its time ...\n", len(s.pushes)-1)
+		for _, more := range s.pushes[1:] {
+			id, err := s.push(ctx, url, more)
+			if err != nil {
+				return fmt.Errorf("send a push: %w", err)
+			}
+			if more.deployment == "hello" {
+				deliveryID = id
+			}
+		}
+		if err := s.settled(ctx, daemon.Answers(cfg, store)); err != nil {
+			return err
+		}
+	}
 	if err := d.status(ctx, cfg, store, statusOptions{}); err != nil {
 		return err
 	}
@@ -151,7 +184,7 @@ func (d *demo) show(ctx context.Context, cfg *config.Config, s sample, addr net.
 	return nil
 }
 
-func (d *demo) tryNext(s sample, url, deliveryID string) {
+func (d *demo) tryNext(s *sample, url, deliveryID string) {
 	p := painterFor(d.out)
 	prefix := "  "
 	if os.Getenv("DATABASE_URL") != "" { // it would lead to another log than the demo's
@@ -162,8 +195,10 @@ func (d *demo) tryNext(s sample, url, deliveryID string) {
 		what string
 		args []string
 	}{
+		{"act in the dashboard, by a link", []string{"login"}},
 		{"why it was deployed", []string{"why", deliveryID}},
-		{"go back to the commit before, on purpose", []string{"deploy", "hello", "--ref", shortCommit(s.before), "--wait"}},
+		{"why that one failed", []string{"logs", "api"}},
+		{"go back to the commit before, on purpose", []string{"deploy", "hello", "--ref", shortCommit(s.last().before), "--wait"}},
 		{"watch the log", []string{"log", "--follow"}},
 		{"compare the log, the read models and the queues", []string{"verify"}},
 	} {
@@ -193,44 +228,113 @@ func (d *demo) abandon() {
 	}
 }
 
-// sample is the demo's repository, deployment and secret.
+// sample is the demo's repository, its deployments and their secret.
 type sample struct {
-	config, secret, before, after string
+	dir, config, secret string
+	pushes              []samplePush
 }
 
-// makeSample makes a bare repository with two commits and a configuration that
-// deploys its main branch.
-func makeSample(ctx context.Context, dir string) (sample, error) {
+// samplePush is a push to the branch that is called as its deployment.
+type samplePush struct {
+	deployment, before, after, subject, by string
+}
+
+func newSample(dir string) *sample {
 	token := make([]byte, 20)
 	_, _ = rand.Read(token) // never fails
-	s := sample{config: filepath.Join(dir, "deployer.toml"), secret: hex.EncodeToString(token)}
-	work, bare := filepath.Join(dir, "sample"), filepath.Join(dir, "sample.git")
+	return &sample{dir: dir, config: filepath.Join(dir, "deployer.toml"), secret: hex.EncodeToString(token)}
+}
+
+// last is the last push to hello.
+func (s *sample) last() (last samplePush) {
+	for _, p := range s.pushes {
+		if p.deployment == "hello" {
+			last = p
+		}
+	}
+	return last
+}
+
+// busy is there as long as the slow step is to go on.
+func (s *sample) busy() string { return filepath.Join(s.dir, "busy") }
+
+// finish ends the slow step.
+func (s *sample) finish() { _ = os.Remove(s.busy()) }
+
+// settled waits until what was pushed has become what it is to be.
+func (s *sample) settled(ctx context.Context, source answer.Source) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, settleWithin, errors.New("what was pushed takes too long: run it again with --keep and read daemon.log there"))
+	defer cancel()
+	for {
+		known, err := source.Deployments(ctx, answer.Moment{})
+		if err != nil {
+			return err
+		}
+		if hello := known["hello"].Live; hello != nil && hello.Commit == s.last().after && known["api"].Status == projections.StatusFailed && known["talks"].Status == projections.StatusRunning {
+			return nil
+		}
+		if !retry.Sleep(ctx, 50*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// settleWithin bounds the wait for the deploys of the demo.
+const settleWithin = 2 * time.Minute
+
+// make makes a bare repository with a branch for each deployment.
+func (s *sample) make(ctx context.Context) error {
+	work, bare := filepath.Join(s.dir, "sample"), filepath.Join(s.dir, "sample.git")
 	for _, args := range [][]string{
 		{"init", "--quiet", "--initial-branch=main", work},
 		{"init", "--quiet", "--bare", "--initial-branch=main", bare},
 	} {
-		if _, err := sampleGit(ctx, dir, args...); err != nil {
-			return s, err
+		if _, err := sampleGit(ctx, s.dir, args...); err != nil {
+			return err
 		}
 	}
-	for i, text := range []string{"<h1>Hello</h1>\n", "<h1>Hello, DurHack</h1>\n"} {
-		if err := os.WriteFile(filepath.Join(work, "index.html"), []byte(text), 0o644); err != nil { //nolint:gosec // a public page
-			return s, err
-		}
-		for _, args := range [][]string{{"add", "index.html"}, {"commit", "--quiet", "-m", fmt.Sprintf("Greeting %d", i+1)}} {
-			if _, err := sampleGit(ctx, work, args...); err != nil {
-				return s, err
+	if err := os.WriteFile(s.busy(), nil, 0o600); err != nil {
+		return err
+	}
+	last := map[string]string{}
+	for _, c := range []struct{ deployment, by, subject, file, text string }{
+		{"hello", "ada", "Say hello", "index.html", "<h1>Hello</h1>\n"},
+		{"hello", "ada", "Greet DurHack", "index.html", "<h1>Hello, DurHack</h1>\n"},
+		{"hello", "sam", "Say when it is", "index.html", "<h1>Hello, DurHack</h1>\n<p>1 November</p>\n"},
+		{"hello", "ada", "Say where it is", "index.html", "<h1>Hello, DurHack</h1>\n<p>1 November, Durham</p>\n"},
+		{"api", "sam", "Expect the date", "expected.json", "{\n  \"date\": \"1 November\"\n}\n"},
+		{"api", "sam", "Answer with the date", "answer.json", "{\n  \"date\": \"1 November\"\n}\n"},
+		{"api", "kim", "Answer faster", "answer.json", "{\n  \"date\": undefined\n}\n"},
+		{"talks", "kim", "Index the talks", "talks.txt", "Welcome\n"},
+	} {
+		if last[c.deployment] == "" && c.deployment != "hello" {
+			if _, err := sampleGit(ctx, work, "switch", "--quiet", "--orphan", c.deployment); err != nil {
+				return err
 			}
 		}
-		head, err := sampleGit(ctx, work, "rev-parse", "HEAD")
-		if err != nil {
-			return s, err
+		if err := os.WriteFile(filepath.Join(work, c.file), []byte(c.text), 0o644); err != nil { //nolint:gosec // a public page
+			return err
 		}
-		s.before, s.after = s.after, strings.TrimSpace(head)
+		head := ""
+		for _, args := range [][]string{{"add", c.file}, {"commit", "--quiet", "--author", c.by + " <" + c.by + "@example.com>", "-m", c.subject}, {"rev-parse", "HEAD"}} {
+			out, err := sampleGit(ctx, work, args...)
+			if err != nil {
+				return err
+			}
+			head = strings.TrimSpace(out)
+		}
+		if before := last[c.deployment]; before != "" || c.deployment == "talks" {
+			s.pushes = append(s.pushes, samplePush{c.deployment, before, head, c.subject, c.by})
+		}
+		last[c.deployment] = head
 	}
-	if _, err := sampleGit(ctx, work, "push", "--quiet", bare, "main"); err != nil {
-		return s, err
-	}
+	_, err := sampleGit(ctx, work, "push", "--quiet", bare, "main", "api", "talks")
+	return err
+}
+
+// configure writes the configuration, with the port of the dashboard.
+func (s *sample) configure(port int) error {
+	bare := filepath.Join(s.dir, "sample.git")
 	text := fmt.Sprintf(`# Made by durhack-deployer demo.
 instance = "demo"
 state_dir = %q
@@ -241,11 +345,13 @@ host = "127.0.0.1"
 port = 0
 
 [admin]
-port = 0
+port = %d
+
+[work]
+max_runs = 3
 
 [deployments.hello]
 repository = "durhack/hello"
-enabled = true
 branch = "main"
 remote = %q
 path = %q
@@ -257,8 +363,38 @@ run = ["grep", "--quiet", "Hello", "index.html"]
 [[deployments.hello.steps]]
 name = "publish"
 run = ["cp", "index.html", %q]
-`, filepath.Join(dir, "state"), s.secret, bare, filepath.Join(dir, "www"), filepath.Join(dir, "live.html"))
-	return s, os.WriteFile(s.config, []byte(text), 0o600)
+
+[deployments.api]
+repository = "durhack/api"
+branch = "api"
+remote = %q
+path = %q
+
+[[deployments.api.steps]]
+name = "test"
+run = ["git", "diff", "--no-index", "--color=always", "expected.json", "answer.json"]
+
+[deployments.talks]
+repository = "durhack/talks"
+branch = "talks"
+remote = %q
+path = %q
+
+[[deployments.talks.steps]]
+name = "index"
+run = ["sh", "-c", "n=0; while test -e \"$1\" && test $n -lt 3600; do n=$((n + 1)); echo \"$n talks are indexed\"; sleep 1; done", "sh", %q]
+timeout = "2h"
+`, filepath.Join(s.dir, "state"), s.secret, port, bare, filepath.Join(s.dir, "www", "hello"), filepath.Join(s.dir, "live.html"),
+		bare, filepath.Join(s.dir, "www", "api"), bare, filepath.Join(s.dir, "www", "talks"), s.busy())
+	return os.WriteFile(s.config, []byte(text), 0o600)
+}
+
+// branchOf is the branch of a deployment.
+func branchOf(deployment string) string {
+	if deployment == "hello" {
+		return "main"
+	}
+	return deployment
 }
 
 // sampleGit runs git without the user's configuration, which might sign or hook commits.
@@ -289,14 +425,15 @@ func sampleGit(ctx context.Context, dir string, args ...string) (string, error) 
 	return string(out), nil
 }
 
-// push sends what GitHub sends for a push of s.after to main.
-func (s sample) push(ctx context.Context, url string) (deliveryID string, err error) {
+// push sends what GitHub sends for a push.
+func (s *sample) push(ctx context.Context, url string, p samplePush) (deliveryID string, err error) {
+	commit := map[string]any{"id": p.after, "message": p.subject, "author": map[string]any{"name": p.by, "username": p.by}}
 	body, err := json.Marshal(map[string]any{
-		"ref": "refs/heads/main", "before": s.before, "after": s.after, "created": false, "deleted": false, "forced": false,
-		"repository":  map[string]any{"full_name": "durhack/hello", "default_branch": "main"},
-		"pusher":      map[string]any{"name": "demo"},
-		"sender":      map[string]any{"login": "demo"},
-		"head_commit": map[string]any{"id": s.after, "message": "Greeting 2"},
+		"ref": "refs/heads/" + branchOf(p.deployment), "before": cmp.Or(p.before, strings.Repeat("0", 40)), "after": p.after, "created": p.before == "", "deleted": false, "forced": false,
+		"repository":  map[string]any{"full_name": "durhack/" + p.deployment, "default_branch": branchOf(p.deployment)},
+		"pusher":      map[string]any{"name": p.by},
+		"sender":      map[string]any{"login": p.by},
+		"head_commit": commit, "commits": []any{commit},
 	})
 	if err != nil {
 		return "", err

@@ -51,6 +51,8 @@ type Options struct {
 	github *github.Client
 	// Listening, if not nil, is called once with the public address.
 	Listening func(net.Addr)
+	// Administering is the same with the private address.
+	Administering func(net.Addr)
 }
 
 // Run runs until ctx ends, then drains: a running deploy gets its grace, while

@@ -161,6 +161,9 @@ func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Contex
 		return nil, fmt.Errorf("listen for admin on %s ([admin] host, port): %w", addr, err)
 	}
 	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz /metrics "+api.Prefix)
+	if o.Administering != nil {
+		o.Administering(l.Addr())
+	}
 	server := admin.New(admin.Options{
 		About:  map[string]string{"instance": o.Config.Instance, "version": o.Version},
 		Checks: c.checks(o.Config), Hosts: adminHosts(o.Config), Pages: c.pages(o), Log: o.Logger,
