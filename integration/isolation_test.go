@@ -95,7 +95,7 @@ func TestIsolation_AStepReadsNothingOfTheDaemons(t *testing.T) {
 		"cat " + filepath.Join(s.state, "postgres", "data", "PG_VERSION"),
 		`perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or die' ` + socket,
 	}
-	text := "#!/bin/sh\nid -un; umask; env\n"
+	text := "#!/bin/sh\nid -un; umask; env\necho 'output can be opened' > /dev/stderr\n"
 	for i, try := range tries {
 		text += fmt.Sprintf("if %s > /dev/null 2>&1; then echo 'can: %d'; else echo 'cannot: %d'; fi\n", try, i, i)
 	}
@@ -119,6 +119,9 @@ func TestIsolation_AStepReadsNothingOfTheDaemons(t *testing.T) {
 		}
 		if slug == "web" && (!strings.Contains(log, "\n"+other+"\n0027\n") || strings.Contains(log, "PASSW") || strings.Contains(log, "PROXY") || !strings.Contains(log, "\nUSER="+other+"\n")) {
 			t.Errorf("steps of another user see:\n%s", log)
+		}
+		if !strings.Contains(log, "\noutput can be opened\n") {
+			t.Errorf("steps of %s cannot open their output", slug)
 		}
 	}
 	id := idOf(t)

@@ -89,7 +89,7 @@ func run(ctx context.Context, c Command) error {
 	if ctx.Err() != nil {
 		return &StoppedError{Program: program, Cause: context.Cause(ctx)}
 	}
-	path, err := c.find()
+	path, out, err := c.prepare()
 	if err != nil {
 		return err
 	}
@@ -104,10 +104,6 @@ func run(ctx context.Context, c Command) error {
 	if c.File != "" {
 		mark = rand.Text()
 		env = append(env, markVar+"="+mark)
-	}
-	out, err := newOutputs(c.Stdout, c.Stderr)
-	if err != nil {
-		return &StartError{Program: program, Path: path, Err: err}
 	}
 	cmd := &exec.Cmd{
 		Path: path, Args: c.Argv, Dir: c.Dir, Env: env,
@@ -156,16 +152,24 @@ func run(ctx context.Context, c Command) error {
 	return outcome(ctx, program, cmd.ProcessState, waitErr, stopped)
 }
 
-// find finds the program, as far as whoever runs it may see it.
-func (c Command) find() (path string, err error) {
+// prepare finds the program, as far as whoever runs it may see it, and makes pipes that
+// it may open again, as /dev/stderr.
+func (c Command) prepare() (path string, out *outputs, err error) {
 	defer c.As.Enter()()
+	program := c.Argv[0]
 	if c.Dir != "" {
 		// exec would blame the program.
 		if _, err := os.Stat(c.Dir); err != nil {
-			return "", &StartError{Program: c.Argv[0], Path: c.Argv[0], Err: &os.PathError{Op: "chdir", Path: c.Dir, Err: errors.Unwrap(err)}}
+			return "", nil, &StartError{Program: program, Path: program, Err: &os.PathError{Op: "chdir", Path: c.Dir, Err: errors.Unwrap(err)}}
 		}
 	}
-	return LookPath(c.Argv[0], c.Dir, c.SearchPaths, c.Env)
+	if path, err = LookPath(program, c.Dir, c.SearchPaths, c.Env); err != nil {
+		return "", nil, err
+	}
+	if out, err = newOutputs(c.Stdout, c.Stderr); err != nil {
+		return "", nil, &StartError{Program: program, Path: path, Err: err}
+	}
+	return path, out, nil
 }
 
 // start starts cmd and returns a channel that is closed when it has exited (and
