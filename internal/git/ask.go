@@ -25,7 +25,7 @@ func exists(name string) bool {
 // branch: after our own checkouts it never does. It spares a push two gits on its
 // way to the first step.
 func (r *Repo) detached() string {
-	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "HEAD"))
+	b, err := readFile(filepath.Join(r.dir, ".git", "HEAD"))
 	if commit := strings.TrimSpace(string(b)); err == nil && names.Commit(commit) {
 		return commit
 	}
@@ -98,7 +98,7 @@ func (r *Repo) Head(ctx context.Context) (string, error) {
 // cut short; empty where the last one came to its end.
 func (r *Repo) Unfinished() (string, error) {
 	defer r.opts.As.Enter()()
-	b, err := os.ReadFile(filepath.Join(r.dir, ".git", targetName))
+	b, err := readFile(filepath.Join(r.dir, ".git", targetName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

@@ -121,7 +121,7 @@ func (r *Repo) checkout(ctx context.Context, commit string, out io.Writer) error
 // interrupted is what the checkout was on the way to that was cut short here, if
 // one was. Where its commit is gone, nothing can be told of it.
 func (r *Repo) interrupted(ctx context.Context, target string) (files, bool, error) {
-	b, err := os.ReadFile(target)
+	b, err := readFile(target)
 	if errors.Is(err, fs.ErrNotExist) {
 		return files{}, false, nil
 	}

@@ -3,6 +3,7 @@ package git
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -99,4 +100,18 @@ func (r *Repo) list(ctx context.Context, args ...string) (string, error) {
 	var b bytes.Buffer
 	err := r.run(ctx, r.dir, &b, nil, args...)
 	return b.String(), err
+}
+
+// readFile is os.ReadFile of a file in the tree. A step may have put a pipe in its
+// place, which nobody writes to: waiting for it would have no end.
+func readFile(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeDevice) != 0 {
+		return nil, errors.Join(err, fmt.Errorf("%s is not a file; remove it", name))
+	}
+	return io.ReadAll(f)
 }

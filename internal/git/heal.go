@@ -41,7 +41,7 @@ func (r *Repo) heal() error {
 		}
 	}
 	config := filepath.Join(gitDir, "config")
-	if b, err := os.ReadFile(config); err == nil && bytes.IndexByte(b, 0) >= 0 {
+	if b, err := readFile(config); err == nil && bytes.IndexByte(b, 0) >= 0 {
 		if err := os.Rename(config, config+".damaged"); err != nil {
 			return fmt.Errorf("move a damaged configuration: %w", err)
 		}
@@ -50,6 +50,7 @@ func (r *Repo) heal() error {
 	if _, err := os.Lstat(head); err != nil || isRef(head) { // where there is none, init is yet to come
 		return nil //nolint:nilerr // see above
 	}
+	_ = os.Remove(head) // whatever it is
 	if err := os.WriteFile(head, []byte(r.lastHead()+"\n"), 0o644); err != nil {
 		return fmt.Errorf("write HEAD again: %w", err)
 	}
@@ -57,7 +58,7 @@ func (r *Repo) heal() error {
 }
 
 func isRef(name string) bool {
-	b, err := os.ReadFile(name)
+	b, err := readFile(name)
 	text := strings.TrimSpace(string(b))
 	return err == nil && (names.Commit(text) || strings.HasPrefix(text, "ref: refs/"))
 }
@@ -65,7 +66,7 @@ func isRef(name string) bool {
 // lastHead is what HEAD was set to last, as far as is known: else a branch that
 // is not there.
 func (r *Repo) lastHead() string {
-	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "logs", "HEAD"))
+	b, err := readFile(filepath.Join(r.dir, ".git", "logs", "HEAD"))
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	if fields := strings.Fields(lines[len(lines)-1]); err == nil && len(fields) > 1 && names.Commit(fields[1]) {
 		return fields[1]
@@ -132,7 +133,7 @@ func (r *Repo) renew(ctx context.Context, commit string, out io.Writer) error {
 	// People may have set how the remote is reached.
 	config := filepath.Join(gitDir, "config")
 	if _, err := fresh.output(ctx, beside, "config", "--file", config, "--list"); err == nil {
-		b, err := os.ReadFile(config)
+		b, err := readFile(config)
 		if err == nil {
 			err = os.WriteFile(filepath.Join(beside, ".git", "config"), b, 0o644)
 		}

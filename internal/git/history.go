@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ func (r *Repo) Knows(ctx context.Context, commit string) (bool, error) {
 
 // shallow lists the commits whose parents were left out of a shallow clone.
 func (r *Repo) shallow() ([]string, error) {
-	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "shallow"))
+	b, err := readFile(filepath.Join(r.dir, ".git", "shallow"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look whether %s is a shallow clone: %w", r.dir, err)
 	}

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A step, or anyone else who writes to a working tree's .git/config, cannot have the deployer run
@@ -84,5 +87,31 @@ func TestPlanted_WorktreeElsewhere(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(elsewhere); len(left) > 0 {
 		t.Errorf("written elsewhere: %v", left)
+	}
+}
+
+// A pipe that nobody writes to holds up no deploy: git itself has a time limit, and we do not wait.
+func TestPlanted_PipesAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{"HEAD": "", targetName: "is not a file; remove it"} {
+		w := newWorld(t)
+		w.commit("first", map[string]string{"a": "1"})
+		w.push("main")
+		w.must(w.deploy("main", w.git(w.pusher, "rev-parse", "HEAD")))
+		at := filepath.Join(w.repo.Dir(), ".git", name)
+		w.must(os.RemoveAll(at))
+		w.must(unix.Mkfifo(at, 0o644))
+		next := w.commit("next", map[string]string{"a": "2"})
+		w.push("main")
+		ended := make(chan error, 1)
+		go func() { ended <- w.deploy("main", next) }()
+		select {
+		case err := <-ended:
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: it does not end", name)
+		}
 	}
 }

@@ -54,7 +54,7 @@ func (r *Repo) lender() *Repo {
 	if store == nil {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(r.dir, ".git", "objects", "info", "alternates"))
+	b, err := readFile(filepath.Join(r.dir, ".git", "objects", "info", "alternates"))
 	if err != nil || !slices.Contains(strings.Split(string(b), "\n"), store.objects()) {
 		return nil
 	}
@@ -146,7 +146,7 @@ func (r *Repo) repair(ctx context.Context, commit string, out io.Writer) error {
 
 // isPartial says that the clone lacks files that its commits have, until they are needed.
 func (r *Repo) isPartial() bool {
-	b, _ := os.ReadFile(filepath.Join(r.dir, ".git", "config"))
+	b, _ := readFile(filepath.Join(r.dir, ".git", "config"))
 	return bytes.Contains(bytes.ToLower(b), []byte("partialclone ="))
 }
 

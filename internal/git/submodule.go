@@ -109,7 +109,7 @@ func (r *Repo) submodule(name string) *Repo {
 // gitFile is the git directory that the file .git of a submodule names; empty where
 // it is not checked out, or has a git directory of its own.
 func (r *Repo) gitFile() (string, error) {
-	b, err := os.ReadFile(filepath.Join(r.dir, ".git"))
+	b, err := readFile(filepath.Join(r.dir, ".git"))
 	if err != nil {
 		return "", err
 	}
