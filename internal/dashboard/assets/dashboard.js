@@ -85,6 +85,7 @@ async function refresh() {
     document.querySelector("footer").replaceWith(page.querySelector("footer"));
     for (const id of open) if (id) document.getElementById(id)?.setAttribute("open", "");
     prepare(main());
+    times(document);
     main().querySelectorAll("pre.log").forEach((l, i) => { if (logs[i]) l.scrollTop = logs[i][1] ? l.scrollHeight : logs[i][0]; });
     if (focus) main().querySelector(focus)?.focus({ preventScroll: true });
     const now = main().querySelector("h1")?.textContent;
