@@ -37,7 +37,6 @@ var checks = map[string]func(s setting, text string) string{
 	"instance_name": is(wrongInstanceName),
 	"key":           checkKey,
 	"lock_url":      checkLockURL,
-	"notify_url":    checkNotifyURL,
 	"origin":        checkOrigin,
 	"pass":          checkPass,
 	"path":          checkPath,

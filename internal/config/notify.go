@@ -29,7 +29,7 @@ type Notify struct {
 	Name string `toml:"name" check:"plain" need:"name = \"team\""`
 	// URL is the service, whose tokens it holds: that of URLFile or of the systemd
 	// credential notify.NAME, too.
-	URL     Secret   `toml:"url" check:"notify_url"`
+	URL     Secret   `toml:"url"`
 	URLFile string   `toml:"url_file" check:"dir"`
 	On      []string `toml:"on" choice:"failed recovered deployed interrupted waiting stopped tampered"`
 	// Deployments are those that it is about; none written is all.
@@ -47,17 +47,18 @@ const adviceNotify = `write it as shoutrrr's documentation has it for the servic
 // minToken is how long what is hidden of a service's URL is at the least.
 const minToken = 16
 
-func checkNotifyURL(s setting, text string) string {
-	s.hide(text)
-	for _, part := range sender.Secrets(text) {
+// notifyChecked checks the URL of an entry, and keeps it out of run logs.
+func (d *decoder) notifyChecked(s setting, one *Notify) {
+	url := one.URL.Reveal()
+	d.hide(url)
+	for _, part := range sender.Secrets(url) {
 		if len(part) >= minToken { // shorter ones are words, as the topics of ntfy
-			s.hide(part)
+			d.hide(part)
 		}
 	}
-	if err := sender.Check(text); err != nil {
-		s.fail(fmt.Sprintf("%s cannot be used: %s", s.name, err), adviceNotify)
+	if err := sender.Check(url); err != nil {
+		s.fail(fmt.Sprintf("%s of [[notify]] %q cannot be used: %s", s.name, one.Name, err), adviceNotify)
 	}
-	return text
 }
 
 // notify settles whom to tell.
@@ -104,6 +105,7 @@ func (d *decoder) notifyURL(one *Notify, key string) {
 		file.fail(key+" has both url and url_file", "leave one out")
 		return
 	case hasURL:
+		d.notifyChecked(url, one)
 		return
 	case hasFile:
 		url.at = file.at
@@ -122,7 +124,8 @@ func (d *decoder) notifyURL(one *Notify, key string) {
 		url.fail(fmt.Sprintf("%s cannot be used: %s", url.name, reason(err)), secretFileAdvice(err))
 		return
 	}
-	one.URL = Secret(checkNotifyURL(url, strings.TrimSpace(secret.Reveal())))
+	one.URL = Secret(strings.TrimSpace(secret.Reveal()))
+	d.notifyChecked(url, one)
 	url.show(one.URL.String(), source)
 }
 

@@ -234,6 +234,12 @@ func TestOwe_RecoveredIsTheFirstSuccessAfterAFailure(t *testing.T) {
 	if titles(got) != "web: deployed; web: deployed; web: works again; web: works again; web: deployed" {
 		t.Errorf("got %s", titles(got))
 	}
+	ok.PreviousCommit = ok.Commit
+	w.event("8", "web", exits(1))
+	w.event("9", "web", ok)
+	if back := w.send(); len(back) != 2 || !strings.Contains(back[0], "That is the commit that was live before; the one that failed is not live.") {
+		t.Errorf("what is put back: %q", back)
+	}
 	if !strings.Contains(got[2], "The deploy of web works again, and took 1.2s. The one before had failed in the step build\nCommit c1\n") {
 		t.Errorf("got %s", got[2])
 	}

@@ -58,6 +58,9 @@ func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.D
 		m.Say("The deploy of %s is live, and took %s.", slug, took)
 	}
 	n.about(ctx, &m, e, d.Commit)
+	if failure != nil && d.Commit == d.PreviousCommit {
+		m.Say("That is the commit that was live before; the one that failed is not live.")
+	}
 	if one := n.o.Config.Deployments[slug]; one != nil && one.SiteURL != "" {
 		m.Say("Live at %s", one.SiteURL)
 	}

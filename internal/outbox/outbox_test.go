@@ -251,6 +251,29 @@ func TestOutbox_WaitsAsLongAsItIsTold(t *testing.T) {
 	})
 }
 
+func TestOutbox_ListsWhatIsOwedLaterAndDoesNotCountIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, at := w.outbox(), time.Now().UTC().Truncate(time.Microsecond)
+	position, err := b.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := Item{Key: "later a", Scope: "scope", Position: 1, At: at, NotBefore: at.Add(time.Hour), Body: []byte(`{"n": 1}`)}
+	now := Item{Key: "now a", Scope: "scope", Position: 1, At: at, Body: []byte(`{"n": 2}`)}
+	if err := b.put(t.Context(), position, position+1, []Item{later, now}); err != nil {
+		t.Fatal(err)
+	}
+	items, err := Items(t.Context(), w.pool, "test", w.instance, "later ")
+	if err != nil || len(items) != 1 || items[0].Key != later.Key || !items[0].NotBefore.Equal(later.NotBefore) || string(items[0].Body) != string(later.Body) {
+		t.Errorf("owed later is %+v, %v", items, err)
+	}
+	backlogs, err := Backlogs(t.Context(), w.pool, w.instance)
+	if err != nil || len(backlogs) != 1 || backlogs[0].Owed != 1 {
+		t.Errorf("the backlog is %+v, %v", backlogs, err)
+	}
+}
+
 func TestOutbox_SaysOnceWhatWasRefusedAndTriesItAgainWhenItsScopeIsTaken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -129,6 +129,9 @@ func parse(raw string) (*url.URL, error) {
 	if err != nil || u.Scheme == "" {
 		return nil, errors.New("it is not a URL")
 	}
+	if kind(u) == "http" || kind(u) == "https" {
+		return nil, fmt.Errorf("it is the address of a website, and not a service; write generic+%s:// for a webhook, and for others what shoutrrr calls them", u.Scheme)
+	}
 	if names := services(); !slices.Contains(names, kind(u)) {
 		return nil, fmt.Errorf("%q is not the name of a service; the services are %s", kind(u), strings.Join(names, ", "))
 	}
