@@ -29,7 +29,7 @@ func (d *doctor) daemon(ctx context.Context) {
 	}
 	resp, err := daemon.AskHost(ctx, at, "/healthz")
 	if err != nil {
-		d.say(Warn, "start `serve` or `listen`: GitHub does not send again by itself what was not accepted", "nothing accepts webhooks: %v", err)
+		d.say(Warn, "start `serve` or `listen`: GitHub does not send again by itself what was not accepted; `recover` finds it", "nothing accepts webhooks: %v", err)
 		return
 	}
 	resp.Body.Close()

@@ -128,15 +128,15 @@ func (d *Deliveries) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(failed) == 0 {
-			d.outage.Over()
-		} else if ctx.Err() == nil {
-			d.outage.Failed(errors.Join(failed...))
-		}
 		for _, err := range failed {
 			if e, ok := errors.AsType[*github.Error](err); ok && e.Temporary {
 				pause = max(pause, e.RetryAt.Sub(d.o.Now()))
 			}
+		}
+		if len(failed) == 0 {
+			d.outage.Over()
+		} else if ctx.Err() == nil {
+			d.outage.FailedFor(errors.Join(failed...), pause)
 		}
 		if !d.o.Sleep(ctx, jitter(pause)) {
 			return nil

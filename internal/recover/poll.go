@@ -60,10 +60,10 @@ type Poll struct {
 type remote struct {
 	Remote
 	branches map[string]*branch
-	// next is when it is asked again; pause is the one after a failure.
-	next   time.Time
-	pause  time.Duration
-	outage *retry.Outage
+	// next is when it is asked again; failures counts those in a row.
+	next     time.Time
+	failures int
+	outage   *retry.Outage
 }
 
 // branch is what was seen of one.
@@ -149,13 +149,13 @@ func (p *Poll) look(ctx context.Context, r *remote) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.outage.Failed(err)
-		r.pause = min(max(p.o.Every, 2*r.pause), max(maxPause, p.o.Every))
-		r.next = now.Add(jitter(r.pause))
+		pause := retry.Pause(r.failures, min(p.o.Every, maxPause), max(p.o.Every, maxPause))
+		r.outage.FailedFor(err, pause)
+		r.failures, r.next = r.failures+1, now.Add(pause)
 		return nil
 	}
 	r.outage.Over()
-	r.pause, r.next = 0, now.Add(jitter(p.o.Every))
+	r.failures, r.next = 0, now.Add(jitter(p.o.Every))
 	for name, b := range r.branches {
 		due, err := p.decide(ctx, r, name, b, tips[name])
 		if err != nil {

@@ -302,16 +302,18 @@ func TestPoll_RemoteThatIsAwayIsAskedLessAndLess(t *testing.T) {
 	w.deployed("a", "web", commit(1))
 	w.tips["main"], w.err = commit(2), errors.New("could not resolve host")
 	p := w.poll("web")
-	var before time.Duration
-	for i := range 12 {
-		pause := w.round(p)
-		if pause > maxPause*11/10 || i > 1 && i < 5 && pause < before*3/2 {
-			t.Errorf("pause %d: %s after %s", i, pause, before)
-		}
-		before = pause
+	begin := w.now
+	for range 5 {
+		w.round(p)
 	}
-	if before < maxPause*9/10 {
-		t.Errorf("the last pause was %s", before)
+	soon := w.now.Sub(begin)
+	var pause time.Duration
+	for range 8 {
+		pause = w.round(p)
+	}
+	// 5, 10, 20 and 40 minutes, or as little as half of that; then an hour.
+	if soon < 37*time.Minute || soon > 90*time.Minute || pause < maxPause/2 || pause > maxPause {
+		t.Errorf("asked five times within %s, and at last every %s", soon, pause)
 	}
 	if got := p.Troubles(); len(got) != 1 || !strings.Contains(got[0], "could not resolve host") {
 		t.Errorf("%q", got)

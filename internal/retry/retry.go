@@ -52,6 +52,15 @@ var numbers = regexp.MustCompile(`[0-9]+`)
 
 // Failed notes a failure, and returns how long to wait before trying again.
 func (o *Outage) Failed(err error) time.Duration {
+	return o.failed(err, func(failures int) time.Duration { return Pause(failures, first, last) })
+}
+
+// FailedFor is Failed where the caller has its own pause.
+func (o *Outage) FailedFor(err error, pause time.Duration) {
+	o.failed(err, func(int) time.Duration { return pause })
+}
+
+func (o *Outage) failed(err error, after func(failures int) time.Duration) time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
@@ -60,7 +69,7 @@ func (o *Outage) Failed(err error) time.Duration {
 		o.relapse = now.Sub(o.over) < soon
 	}
 	o.err = err
-	pause := Pause(o.failures, first, last)
+	pause := after(o.failures)
 	o.failures++
 	level := slog.LevelDebug
 	cause := numbers.ReplaceAllString(err.Error(), "#")
