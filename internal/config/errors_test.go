@@ -206,6 +206,7 @@ func TestErrors(t *testing.T) {
 		"remote with a port":    {web(build1, `remote = "https://u:hunter2@h:x/a"`), `a.toml:6:1: deployments.web.remote is not a URL; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
 		"remote's scheme":       {web(build1, `remote = "ftp://u:hunter2@h/a"`), `a.toml:6:1: deployments.web.remote has a scheme that is not allowed; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
 		"a relative remote":     {web(build1, `remote = "../web.git"`), `a.toml:6:1: deployments.web.remote is neither a URL nor an absolute path; write an https, http, ssh, git or file URL, user@host:path, or an absolute path`},
+		"url not a URL":         {web(build1, `url = "www.example.com"`), `a.toml:6:1: deployments.web.url "www.example.com" is not an http or https URL without a user; write it like "https://www.example.com"`},
 		"health":                {web(build1, `health = "localhost:3000"`), `a.toml:6:1: deployments.web.health "localhost:3000" is not an http or https URL without a user; write it like "http://localhost:3000/healthz"`},
 		"unit name":             {web(`systemd_unit_name = "-a b"`), `a.toml:5:1: deployments.web.systemd_unit_name "-a b" is not the name of a systemd unit`},
 

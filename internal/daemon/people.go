@@ -15,7 +15,7 @@ import (
 )
 
 // newNotifier returns what tells people of what the log says.
-func newNotifier(o Options, store *Store) (*outbox.Outbox, error) {
+func newNotifier(o Options, store *Store) *outbox.Outbox {
 	n := notify.New(notify.Options{
 		Config: o.Config, Log: store.Log, Logger: o.Logger,
 		Owed: func(ctx context.Context, prefix string) ([]outbox.Item, error) {

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"os"
 
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
@@ -10,7 +9,7 @@ import (
 )
 
 // newReporter returns what tells GitHub of commits.
-func newReporter(o Options, store *Store) (*outbox.Outbox, error) {
+func newReporter(o Options, store *Store) *outbox.Outbox {
 	targets := map[string]reporter.Target{}
 	for slug, d := range o.Config.Deployments {
 		targets[slug] = reporter.Target{Repository: d.Repository, URL: d.SiteURL}
@@ -23,13 +22,9 @@ func newReporter(o Options, store *Store) (*outbox.Outbox, error) {
 }
 
 // newOutbox completes the options with what all outboxes of this daemon have.
-func newOutbox(o Options, store *Store, box outbox.Options) (*outbox.Outbox, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, fmt.Errorf("ask for the name of this host: %w", err)
-	}
-	// There is one worker to a state_dir, so whoever had the outbox under this name is gone.
+func newOutbox(o Options, store *Store, box outbox.Options) *outbox.Outbox {
+	host, _ := os.Hostname() // one process at a time works on a state_dir of a host: whoever had it under this name is gone
 	box.Instance, box.Holder = o.Config.Instance, host+":"+o.Config.StateDir
 	box.Pool, box.Log, box.Logger = store.Pool, store.Log, o.Logger
-	return outbox.New(box), nil
+	return outbox.New(box)
 }

@@ -124,18 +124,10 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 		keep(ctx, o.Logger, "metrics", func(ctx context.Context) error { return state.tallying.run(ctx, o.Config, store, p) }, state.tell)
 	})
 	if o.github != nil {
-		reporting, err := newReporter(o, store)
-		if err != nil {
-			return err
-		}
-		parts.Go(func() { keep(ctx, o.Logger, "reporter", reporting.Run, state.tell) })
+		parts.Go(func() { keep(ctx, o.Logger, "reporter", newReporter(o, store).Run, state.tell) })
 	}
 	if len(o.Config.Notify) > 0 {
-		notifying, err := newNotifier(o, store)
-		if err != nil {
-			return err
-		}
-		parts.Go(func() { keep(ctx, o.Logger, "notifier", notifying.Run, state.tell) })
+		parts.Go(func() { keep(ctx, o.Logger, "notifier", newNotifier(o, store).Run, state.tell) })
 	}
 	tellWaiting(o.Config, o.Logger, nil) // what an earlier process left
 	limits := newLimiter(o.Config, o.Logger)

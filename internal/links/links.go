@@ -4,6 +4,14 @@ package links
 
 import "net/url"
 
+// Home is the address of the first page, or "".
+func Home(origin string) string {
+	if origin == "" {
+		return ""
+	}
+	return origin + "/"
+}
+
 // Delivery is the address of what became of a delivery, or "".
 func Delivery(origin, id string) string { return under(origin, "deliveries", id) }
 
@@ -11,8 +19,9 @@ func Delivery(origin, id string) string { return under(origin, "deliveries", id)
 func Deployment(origin, slug string) string { return under(origin, "deployments", slug) }
 
 func under(origin, kind, name string) string {
-	if origin == "" {
+	home := Home(origin)
+	if home == "" {
 		return ""
 	}
-	return origin + "/" + kind + "/" + url.PathEscape(name)
+	return home + kind + "/" + url.PathEscape(name)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/links"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/sender"
@@ -284,8 +285,8 @@ func (w *watch) words(due []*standing) sender.Message {
 	case config.OnWaiting:
 		m.Say("To see why: durhack-deployer why %s", due[0].condition.Delivery)
 	}
-	if origin := w.o.Config.Origin; origin != "" {
-		m.Say("More: %s/", origin)
+	if link := links.Home(w.o.Config.Origin); link != "" {
+		m.Say("More: %s", link)
 	}
 	return m
 }

@@ -130,8 +130,8 @@ func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 func Hello(cfg *config.Config, entry string) sender.Message {
 	m := sender.Message{Title: cfg.Instance + ": a test"}
 	m.Say("This is a test of the deployer %s. What [[notify]] %q is told of arrives here.", cfg.Instance, entry)
-	if cfg.Origin != "" {
-		m.Say("More: %s/", cfg.Origin)
+	if link := links.Home(cfg.Origin); link != "" {
+		m.Say("More: %s", link)
 	}
 	return m
 }
