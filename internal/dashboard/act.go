@@ -72,7 +72,7 @@ func NewDesk(o DeskOptions) *Desk {
 	}))
 	d.posts.HandleFunc("POST /login", d.login)
 	d.posts.HandleFunc("POST /logout", d.logout)
-	for _, verb := range []string{"deploy", "rollback", "freeze", "thaw", "pin", "unpin"} {
+	for _, verb := range []string{"deploy", "rollback", "freeze", "thaw", "pin", "unpin", "cancel"} {
 		d.posts.HandleFunc("POST /deployments/{slug}/"+verb, d.acts(verb))
 	}
 	for _, verb := range []string{"replay", "cancel"} {
@@ -90,7 +90,7 @@ type viewerKey struct{}
 func (d *Desk) Around(next http.Handler) http.Handler {
 	posts := d.cross.Handler(d.posts)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = r.WithContext(context.WithValue(r.Context(), viewerKey{}, sync.OnceValue(func() string { return d.viewer(r) })))
+		r = r.WithContext(context.WithValue(r.Context(), viewerKey{}, sync.OnceValues(func() (string, error) { return d.viewer(r) })))
 		switch {
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			posts.ServeHTTP(w, r)
@@ -104,33 +104,39 @@ func (d *Desk) Around(next http.Handler) http.Handler {
 
 // Actor is who asks, "" where nobody has said so.
 func (d *Desk) Actor(r *http.Request) string {
-	viewer, ok := r.Context().Value(viewerKey{}).(func() string)
+	actor, _ := d.known(r) // what is read may be read by anyone
+	return actor
+}
+
+// known is Actor, with what keeps it from being told.
+func (d *Desk) known(r *http.Request) (string, error) {
+	viewer, ok := r.Context().Value(viewerKey{}).(func() (string, error))
 	if !ok {
-		return ""
+		return "", nil
 	}
 	return viewer()
 }
 
 // viewer finds out who asks: the proxy says it, or a session.
-func (d *Desk) viewer(r *http.Request) string {
+func (d *Desk) viewer(r *http.Request) (string, error) {
 	if header := d.o.Config.Admin.UserHeader; header != "" && fromHere(r) {
 		if values := r.Header.Values(header); len(values) == 1 && plainName(values[0]) {
-			return values[0]
+			return values[0], nil
 		}
 	}
 	cookie, err := r.Cookie(d.cookieName(r))
 	if err != nil {
-		return ""
+		return "", nil
 	}
 	logins, err := d.o.Logins()
 	if err != nil {
-		return "" // the page says why
+		return "", err
 	}
 	actor, err := logins.session(r.Context(), cookie.Value)
-	if err != nil && !errors.Is(err, errNoLogin) && r.Context().Err() == nil {
-		d.o.Log.Warn("a session cannot be looked up", "error", err)
+	if errors.Is(err, errNoLogin) {
+		err = nil
 	}
-	return actor
+	return actor, err
 }
 
 // plainName says whether a proxy's name of somebody is one.
@@ -331,7 +337,10 @@ func (d *Desk) acts(verb string) http.HandlerFunc {
 
 // act does it, once for each form that was shown, and returns the page that tells.
 func (d *Desk) act(w http.ResponseWriter, r *http.Request, verb string) (page string, err error) {
-	actor := d.Actor(r)
+	actor, err := d.known(r)
+	if err != nil {
+		return "", err
+	}
 	if actor == "" {
 		return "", &refusal{http.StatusForbidden, "You can only read here", "To act, run `durhack-deployer login` on the host, and open the link that it prints."}
 	}

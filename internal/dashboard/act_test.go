@@ -3,6 +3,7 @@ package dashboard
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,6 +43,7 @@ type office struct {
 	logins Logins
 	url    string
 	remote string // who connects to it
+	away   error  // instead of who may act
 }
 
 func openOffice(t *testing.T, set func(*config.Config)) *office {
@@ -81,7 +83,7 @@ func openOffice(t *testing.T, set func(*config.Config)) *office {
 	})
 	desk := NewDesk(DeskOptions{
 		Config: s.cfg, Log: quiet,
-		Logins: func() (Logins, error) { return s.logins, nil },
+		Logins: func() (Logins, error) { return s.logins, s.away },
 		Person: func(name string) (*act.Person, error) {
 			return &act.Person{
 				Name: name, Config: s.cfg, Log: log, Models: models,
@@ -347,6 +349,7 @@ func TestDesk_Refuses(t *testing.T) {
 		{name: "where nothing was live", path: "/deployments/hello/rollback", headers: []string{cookie}, code: 409, says: "nothing to go back to"},
 		{name: "an unknown delivery", path: "/deliveries/nothing/replay", headers: []string{cookie}, code: 400, says: "has no delivery"},
 		{name: "what does not run", path: "/deliveries/nothing/cancel", form: url.Values{"deployment": {"hello"}}, headers: []string{cookie}, code: 409, says: "Nothing runs at hello."},
+		{name: "where nothing runs", path: "/deployments/hello/cancel", headers: []string{cookie}, code: 409, says: "Nothing runs at hello."},
 		{name: "a token that was made up", path: "/login", form: url.Values{"token": {"x"}}, code: 403, says: "`durhack-deployer login` prints another one"},
 		{name: "a link that was made up", method: "GET", path: "/login?token=x", code: 403, says: "`durhack-deployer login` prints another one"},
 		{name: "a login from another site", path: "/login", form: url.Values{"token": {newToken(t, s.logins)}}, headers: []string{"Sec-Fetch-Site: cross-site"}, code: 403, says: "came from another site"},
@@ -486,6 +489,22 @@ func TestDesk_SecondClickDoesNothing(t *testing.T) {
 		if got := told(s.events(from)); got != click.want {
 			t.Errorf("two clicks on %s appended %s", click.path, got)
 		}
+	}
+}
+
+// Who has a session is not told to log in where the database is away.
+func TestDesk_DatabaseIsAway(t *testing.T) {
+	s := openOffice(t, nil)
+	cookie := s.login()
+	s.away = errors.New("waiting for the database: connection refused")
+	if page := s.ask("POST", "/deployments/hello/freeze", url.Values{"reason": {"because"}}, cookie); page.StatusCode != http.StatusServiceUnavailable || !strings.Contains(page.body, "Waiting for the database") {
+		t.Errorf("%s: %s", page.Status, page.body)
+	}
+	if page := s.ask("GET", "/login?token=x", nil); page.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("the link answers %s: %s", page.Status, page.body)
+	}
+	if page := s.ask("GET", "/", nil, cookie); page.StatusCode != http.StatusOK || !strings.Contains(page.body, `as ""`) {
+		t.Errorf("the page answers %s: %s", page.Status, page.body)
 	}
 }
 
