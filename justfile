@@ -27,6 +27,10 @@ fmt:
 bench *ARGS:
     go run ./integration/bench {{ARGS}}
 
+# Pictures of the dashboard, of the demo, in docs/screenshots; needs Chromium.
+screenshots *ARGS:
+    go run ./integration/screenshots {{ARGS}}
+
 # A static binary in bin/.
 build:
     CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/durhack-deployer
