@@ -188,6 +188,38 @@ func home(t *testing.T) string {
 	return filepath.Join(above, "www")
 }
 
+// Root makes a directory for another user only where no other user could have led it elsewhere.
+func TestPlanted_RootMakesNoDirectoryBehindALink(t *testing.T) {
+	t.Parallel()
+	as, err := proc.AsUser(other, 0o027)
+	if err != nil || as.User == nil {
+		t.Fatalf("only root can work as another user: %v", err)
+	}
+	v, base, roots := victim(t), home(t), filepath.Join(tempDir(t), "www")
+	if err := os.Symlink(v, filepath.Join(base, "link")); err != nil {
+		t.Fatal(err)
+	}
+	before := picture(t, v)
+	for _, path := range []string{filepath.Join(base, "link", "site"), filepath.Join(base, "link", "a", "site"), filepath.Join(v, "objects")} {
+		if err := as.Provide(path); err == nil {
+			t.Errorf("%s is no error", path)
+		}
+	}
+	if now := picture(t, v); now != before {
+		t.Errorf("this was changed:\n%s", now)
+	}
+	for range 2 { // the second time it is there
+		if err := as.Provide(filepath.Join(roots, "deep", "site")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]int{roots: 0, filepath.Join(roots, "deep"): 0, filepath.Join(roots, "deep", "site"): idOf(t)} {
+		if info, err := os.Lstat(path); err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != want {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+}
+
 // The same of releases, whose links and marks are not git's.
 func TestPlanted_ReleasesFollowNoLinkOfAnotherUser(t *testing.T) {
 	t.Parallel()

@@ -184,7 +184,6 @@ func (a As) Provide(dir string) error {
 	if a.User == nil {
 		return nil
 	}
-	fix := fmt.Sprintf("run `install -d -o %s -g %d %s` as root", a.User.Name, a.User.GID, dir)
 	info, err := os.Lstat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -201,7 +200,8 @@ func (a As) Provide(dir string) error {
 		}
 	}
 	if !onlyRoots(filepath.Dir(dir)) {
-		return fmt.Errorf("%s may not make %s, and root does not where others can put links: %s", a.User.Name, dir, fix)
+		return fmt.Errorf("%s may not make %s, and root does not where others can put links: look what is on the way to it, and run `install -d -o %s -g %d %s` as root",
+			a.User.Name, dir, a.User.Name, a.User.GID, dir)
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // as for our own user
 		return err
