@@ -219,7 +219,7 @@ func (b *Outbox) prune(ctx context.Context) error {
 func (b *Outbox) follow(ctx context.Context, position int64) error {
 	return b.o.Log.Follow(ctx, position, func(ctx context.Context, events []eventlog.Event) error {
 		last := events[len(events)-1].Position
-		ours := slices.DeleteFunc(slices.Clone(events), func(e eventlog.Event) bool { return e.Instance != b.o.Instance })
+		ours := b.ours(events)
 		var items []Item
 		if len(ours) > 0 {
 			var err error
@@ -227,7 +227,6 @@ func (b *Outbox) follow(ctx context.Context, position int64) error {
 				return fmt.Errorf("say what is owed for the events after position %d: %w", position, err)
 			}
 		}
-		items = slices.DeleteFunc(items, func(i Item) bool { return time.Since(i.At) > Lasts })
 		if err := b.put(ctx, position, last, items); err != nil {
 			return fmt.Errorf("put into the outbox what the events after position %d give: %w", position, err)
 		}
@@ -237,6 +236,13 @@ func (b *Outbox) follow(ctx context.Context, position int64) error {
 			b.nudge()
 		}
 		return nil
+	})
+}
+
+// ours are the events of the instance that are not too old to be told of.
+func (b *Outbox) ours(events []eventlog.Event) []eventlog.Event {
+	return slices.DeleteFunc(slices.Clone(events), func(e eventlog.Event) bool {
+		return e.Instance != b.o.Instance || time.Since(e.RecordedAt) > Lasts
 	})
 }
 

@@ -317,6 +317,31 @@ func TestOutbox_GivesUpAfterADay(t *testing.T) {
 	}
 }
 
+func TestOutbox_TellsNothingOfWhatIsOlderThanADay(t *testing.T) {
+	t.Parallel()
+	b := New(Options{Instance: "here", Logger: slog.New(slog.DiscardHandler)})
+	now := time.Now()
+	got := b.ours([]eventlog.Event{
+		{Position: 1, Instance: "here", RecordedAt: now.Add(-25 * time.Hour)}, {Position: 2, Instance: "elsewhere", RecordedAt: now},
+		{Position: 3, Instance: "here", RecordedAt: now.Add(-23 * time.Hour)},
+	})
+	if len(got) != 1 || got[0].Position != 3 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestOutbox_SendsWhatWaitsOnceItsScopeWorks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.set(func(context.Context, Item) error { return After(time.Hour, errors.New("away")) })
+	defer w.run(t)()
+	w.append(t, "here", "web")
+	eventually(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries = 1") == 1 })
+	w.set(nil)
+	w.append(t, "here", "docs")
+	w.hears(t, "docs=2", "web=1")
+}
+
 func TestOutbox_OfALogThatIsGoneBeginsAtTheHead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -15,7 +15,7 @@ import (
 
 const (
 	// lastPause bounds the pauses between the tries of an item.
-	lastPause = 15 * time.Minute
+	lastPause = 5 * time.Minute
 	// maxError bounds what is kept of an error, bytes.
 	maxError = 2000
 	// chances is how often something that was refused is tried again once others of
@@ -156,7 +156,8 @@ func orElse(s, other string) string {
 }
 
 // done removes what was sent, if nothing newer has taken its place. Its scope takes
-// again what it is sent, so what it refused gets another chance.
+// again what it is sent, so what waits for that is sent at once, and what it refused gets
+// another chance.
 func (b *Outbox) done(ctx context.Context, item owed) error {
 	return pgx.BeginFunc(ctx, b.o.Pool, func(tx pgx.Tx) error {
 		const remove = `delete from public.outbox where channel = $1 and instance = $2 and key = $3 and position = $4`
@@ -164,7 +165,8 @@ func (b *Outbox) done(ctx context.Context, item owed) error {
 			return err
 		}
 		const revive = `update public.outbox set state = 'owed', next_at = clock_timestamp()
-			where channel = $1 and instance = $2 and scope = $3 and state = 'refused' and tries < $4`
+			where channel = $1 and instance = $2 and scope = $3
+				and (state = 'refused' and tries < $4 or state = 'owed' and tries > 0 and next_at > clock_timestamp())`
 		_, err := tx.Exec(ctx, revive, b.o.Channel, b.o.Instance, item.Scope, chances)
 		return err
 	})

@@ -71,7 +71,7 @@ func (r *Reporter) find(ctx context.Context, key string, b body) (made, error) {
 	if err != nil {
 		return d, err
 	}
-	description := r.o.Instance + ": " + b.Run
+	description := describe(r.o.Instance + ": " + b.Run) // the instance and the event make it unique
 	for _, one := range there {
 		if one.Description == description {
 			d.id = one.ID

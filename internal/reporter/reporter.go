@@ -161,7 +161,7 @@ func (r *Reporter) items(state *projections.State, a projections.Attempt, e even
 	}
 	list := []outbox.Item{item(fmt.Sprintf("status %s %s %s", target.Repository, a.Commit, a.Deployment), "commit statuses", b)}
 	if began(state, a) && r.o.Deployments {
-		b.Run, b.URL = fmt.Sprintf("delivery %s, event %d", a.DeliveryID, a.AssignedPosition), target.URL
+		b.Run, b.URL = fmt.Sprintf("event %d, delivery %s", a.AssignedPosition, a.DeliveryID), target.URL
 		list = append(list, item("deployment "+a.Deployment+" "+b.Run, "deployments", b))
 	}
 	return list
