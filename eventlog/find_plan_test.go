@@ -51,6 +51,7 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 		"a deployment":                   {Filter{Deployment: "app7"}, "events_deployment", 29, 600},
 		"the newest of a deployment":     {Filter{Deployment: "app7", Limit: 5, Newest: true}, "events_deployment", 39630, 5},
 		"a deployment after a while":     {Filter{Deployment: "app7", After: 39000}, "events_deployment", 39029, 15},
+		"a type of a deployment":         {Filter{Deployment: "app7", Types: []Type{TypeDeployed}, After: 39000, Limit: 5}, "events_deployment", 39031, 5},
 		"a deployment that has no event": {Filter{Deployment: "none", Limit: 1, Newest: true}, "events_deployment", 0, 0},
 	} {
 		sql, args := c.filter.query()

@@ -39,20 +39,7 @@ func followers(ctx context.Context, b *bench) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	next := 0
-	measure := func(n int) (float64, error) {
-		var took []time.Duration
-		for range n {
-			once, err := s.pushed(ctx, p, milestones, next)
-			if err != nil {
-				return 0, err
-			}
-			next, took = next+1, append(took, once)
-			time.Sleep(pause)
-		}
-		slices.Sort(took)
-		return milliseconds(took[len(took)/2]), nil
-	}
+	measure := s.typical(ctx, p, milestones)
 	if _, err := measure(1); err != nil { // the clone
 		return nil, err
 	}
@@ -79,6 +66,24 @@ func followers(ctx context.Context, b *bench) (_ []result, err error) {
 		compare(fmt.Sprintf("POST to `started`, %d `log --follow` beside it", manyFollowers), "without them", "ms", with, without, target{max: 2}),
 		value(fmt.Sprintf("connections of Postgres with %d `log --follow`", manyFollowers), "connections", connections, target{max: 85}),
 	}, nil
+}
+
+// typical returns what measures the median of the next n pushes.
+func (s site) typical(ctx context.Context, p *process, milestones <-chan milestone) func(n int) (float64, error) {
+	next := 0
+	return func(n int) (float64, error) {
+		var took []time.Duration
+		for range n {
+			once, err := s.pushed(ctx, p, milestones, next)
+			if err != nil {
+				return 0, err
+			}
+			next, took = next+1, append(took, once)
+			time.Sleep(pause)
+		}
+		slices.Sort(took)
+		return milliseconds(took[len(took)/2]), nil
+	}
 }
 
 // follow starts n followers, waits until each has printed an event, and returns what

@@ -34,9 +34,10 @@ var rows = []row{
 	{"append", "events appended with 64 deliveries in flight, against one inserting connection", appendEvents},
 	{"verify", "verify of the log against a scan that hashes the same rows, and its memory", verify},
 	{"status", "status on a long log against a short one, and the memory of a rebuild", status},
-	{"pages", "pages of the dashboard on a long log, against status and a short one", pages},
+	{"pages", "pages of the dashboard and answers of the API on a long log, against status and a short one", pages},
 	{"start", "from the start of `serve` to the first push routed, on a long log against a short one", start},
 	{"followers", "from the POST to the committed `started` beside 100 `log --follow`, against without", followers},
+	{"streams", "from the POST to the committed `started` beside 200 event streams, against without, and their memory", streams},
 	{"memory", "resident memory of listen and work", memory},
 }
 

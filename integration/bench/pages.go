@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// pages measures how long the pages of the dashboard take: the slowest one on a long log against
-// `status` on it, and all of them against those on a short log.
+// pages measures how long the pages of the dashboard and the answers of the API take: the slowest
+// one on a long log against `status` on it, and all of them against those on a short log.
 func pages(ctx context.Context, b *bench) ([]result, error) {
 	const short, long = 0, 1
 	var logs [2]longLog
@@ -31,50 +31,65 @@ func pages(ctx context.Context, b *bench) ([]result, error) {
 		}
 		served[i] = p
 	}
-	paths := []string{
-		"/", "/deployments/app-3", "/deployments/app-3?before=3000.1", "/log", "/log?type=deployed&deployment=app-1", "/log?before=5000", "/log?since=2026-01-01T02:00", "/log?type=failed",
-		"/at", "/at?time=2026-01-01T01:00", "/proof", "/deliveries/5fcba263-3bef-1c29-420e-0eed7b037ced", // the hundredth of the sample
+	kinds := []struct {
+		one, all string
+		paths    []string
+	}{
+		{"page", "pages", []string{
+			"/", "/deployments/app-3", "/deployments/app-3?before=3000.1", "/log", "/log?type=deployed&deployment=app-1", "/log?before=5000", "/log?since=2026-01-01T02:00", "/log?type=failed",
+			"/at", "/at?time=2026-01-01T01:00", "/proof", "/deliveries/" + sampleDelivery,
+		}},
+		{"answer of the API", "answers of the API", []string{
+			"/api/v1/deployments", "/api/v1/deployments/app-3", "/api/v1/deployments/app-3/attempts", "/api/v1/deployments/app-3/attempts?before=3000.1", "/api/v1/deliveries/" + sampleDelivery[:8],
+			"/api/v1/events", "/api/v1/events?after=5000", "/api/v1/events?after=5000&type=deployed&deployment=app-1", "/api/v1/events?type=failed", "/api/v1/events?delivery=" + sampleDelivery[:8],
+		}},
 	}
-	var slowest, status, all [2][]float64
-	for round := range b.rounds {
-		b.round(round)
-		for i, p := range served {
-			var times []float64
-			for _, path := range paths {
-				var took []float64
-				for range asked {
-					begin := time.Now()
-					if err := p.page(ctx, path); err != nil {
-						return nil, err
+	var results []result
+	for _, kind := range kinds {
+		var slowest, status, all [2][]float64
+		for round := range b.rounds {
+			b.round(round)
+			for i, p := range served {
+				var times []float64
+				for _, path := range kind.paths {
+					var took []float64
+					for range asked {
+						begin := time.Now()
+						if err := p.page(ctx, path); err != nil {
+							return nil, err
+						}
+						took = append(took, milliseconds(time.Since(begin)))
 					}
-					took = append(took, milliseconds(time.Since(begin)))
+					times = append(times, median(took))
+					if round == 0 && i == long {
+						fmt.Fprintf(b.progress, "pages: %s: %.1f ms\n", path, median(took))
+					}
 				}
-				times = append(times, median(took))
-				if round == 0 && i == long {
-					fmt.Fprintf(b.progress, "pages: %s: %.1f ms\n", path, median(took))
+				var sum float64
+				for _, t := range times {
+					sum += t
 				}
+				slowest[i], all[i] = append(slowest[i], slices.Max(times)), append(all[i], sum)
 			}
-			var sum float64
-			for _, t := range times {
-				sum += t
+			var took []float64
+			for range asked {
+				begin := time.Now()
+				if _, _, err := b.command(ctx, logs[long], "status", "--json"); err != nil {
+					return nil, err
+				}
+				took = append(took, milliseconds(time.Since(begin)))
 			}
-			slowest[i], all[i] = append(slowest[i], slices.Max(times)), append(all[i], sum)
+			status[long] = append(status[long], median(took))
 		}
-		var took []float64
-		for range asked {
-			begin := time.Now()
-			if _, _, err := b.command(ctx, logs[long], "status", "--json"); err != nil {
-				return nil, err
-			}
-			took = append(took, milliseconds(time.Since(begin)))
-		}
-		status[long] = append(status[long], median(took))
+		results = append(results,
+			compare("the slowest "+kind.one+", 1,000,000 events", "`status`", "ms", slowest[long], status[long], target{max: 1.5}),
+			compare("all "+kind.all+", 1,000,000 events", "10,000 events", "ms", all[long], all[short], target{max: 1.5}))
 	}
-	return []result{
-		compare("the slowest page, 1,000,000 events", "`status`", "ms", slowest[long], status[long], target{max: 1.5}),
-		compare("all pages, 1,000,000 events", "10,000 events", "ms", all[long], all[short], target{max: 1.5}),
-	}, nil
+	return results, nil
 }
+
+// sampleDelivery is the hundredth of the sample log.
+const sampleDelivery = "5fcba263-3bef-1c29-420e-0eed7b037ced"
 
 // page asks for a page, and wants it whole.
 func (p *process) page(ctx context.Context, path string) error {

@@ -23,8 +23,12 @@ import (
 // Prefix begins the paths of the API.
 const Prefix = "/api/v1/"
 
-// answerWithin bounds a request, but for a stream.
-const answerWithin = 10 * time.Second
+const (
+	// answerWithin bounds a request, but for a stream.
+	answerWithin = 10 * time.Second
+	// atOnce bounds how many are answered at the same time: each may ask git what a path holds.
+	atOnce = 4
+)
 
 // Options are what a Handler answers from.
 type Options struct {
@@ -40,13 +44,14 @@ type Handler struct {
 	o       Options
 	mux     *http.ServeMux
 	streams chan struct{} // a token for each stream that is open
+	turns   chan struct{} // and for each question that is being answered
 	// beat and patience are those of streams, and shorter in tests.
 	beat, patience time.Duration
 }
 
 // New returns a handler; it starts nothing.
 func New(o Options) *Handler {
-	h := &Handler{o: o, mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams), beat: beat, patience: patience}
+	h := &Handler{o: o, mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams), turns: make(chan struct{}, atOnce), beat: beat, patience: patience}
 	h.get("deployments", h.deployments)
 	h.get("deployments/{slug}", h.deployment)
 	h.get("deployments/{slug}/attempts", h.attempts)
@@ -150,11 +155,17 @@ func reply(w http.ResponseWriter, code int, body any) {
 	_, _ = w.Write(append(raw, '\n')) // a client that does not read it does not get it
 }
 
-// ask bounds a question, and opens what it is asked of.
+// ask waits for its turn, bounds a question, and opens what it is asked of. The caller
+// cancels once it has the answer.
 func (h *Handler) ask(r *http.Request) (context.Context, context.CancelFunc, answer.Source, error) {
-	source, err := h.o.Source()
 	ctx, cancel := context.WithTimeout(r.Context(), answerWithin)
-	return ctx, cancel, source, err
+	select {
+	case h.turns <- struct{}{}:
+	case <-ctx.Done():
+		return ctx, cancel, answer.Source{}, fmt.Errorf("wait for the answers to others: %w", context.Cause(ctx))
+	}
+	source, err := h.o.Source()
+	return ctx, func() { cancel(); <-h.turns }, source, err
 }
 
 func (h *Handler) deployments(_ http.ResponseWriter, r *http.Request) (any, error) {

@@ -193,7 +193,7 @@ func TestAPI_AnswersAsDescribed(t *testing.T) {
 	var events eventsAnswer
 	decode(t, ask("events?limit=1000"), &events)
 	d.checkEvents(events.Events)
-	ask("events?type=voided,failed&deployment=api&delivery=api-2&instance=test&after=1&limit=5")
+	ask("events?type=voided,failed&deployment=api&delivery=api-2&after=1&limit=5")
 	for _, path := range []string{"deployments/no", "deliveries/no", "events?limit=0", "deployments?x=1"} {
 		code, body := w.get(Prefix + path)
 		d.check(Prefix+path, code, body)
@@ -310,8 +310,7 @@ func TestAPI_RefusesWhatItCannotAnswer(t *testing.T) {
 		"events?deployment=retired":                     {200, `"type":"forwarded"`},
 		"events?delivery=push-abc":                      {409, "give more characters"},
 		"events?delivery=push-abc3":                     {404, "has no delivery"},
-		"events?instance=other":                         {200, `"events":[],"head":6`},
-		"events?since=1d":                               {400, "one of: after, type, deployment, delivery, instance, limit"},
+		"events?since=1d":                               {400, "one of: after, type, deployment, delivery, limit"},
 	} {
 		if code, body := w.get(Prefix + path); code != want.code || !strings.Contains(string(body), want.text) {
 			t.Errorf("%s answers %d %s", path, code, body)

@@ -31,7 +31,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) (any, error) {
 	if wantsStream(r) {
 		return nil, h.stream(w, r)
 	}
-	given, err := parameters(r, "after", "type", "deployment", "delivery", "instance", "limit")
+	given, err := parameters(r, "after", "type", "deployment", "delivery", "limit")
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) (any, error) {
 
 // filterOf reads the parameters that choose events.
 func filterOf(ctx context.Context, source answer.Source, given map[string]string) (eventlog.Filter, error) {
-	f := eventlog.Filter{Instance: given["instance"], Deployment: given["deployment"]}
+	f := eventlog.Filter{Deployment: given["deployment"]}
 	var err error
 	if f.After, err = number(given, "after", 0, 0, math.MaxInt64); err != nil {
 		return f, err
@@ -85,15 +85,15 @@ func filterOf(ctx context.Context, source answer.Source, given map[string]string
 		}
 	}
 	if id := given["delivery"]; id != "" {
-		instances := []string{f.Instance}
-		if f.Instance == "" {
-			if instances, err = source.Log.Instances(ctx); err != nil {
-				return f, err
-			}
+		instances, err := source.Log.Instances(ctx)
+		if err != nil {
+			return f, err
 		}
-		f.DeliveryID, err = source.DeliveryOf(ctx, instances, id)
+		if f.DeliveryID, err = source.DeliveryOf(ctx, instances, id); err != nil {
+			return f, err
+		}
 	}
-	return f, err
+	return f, nil
 }
 
 func typeNames() string {

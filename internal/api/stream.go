@@ -42,7 +42,7 @@ func wantsStream(r *http.Request) bool {
 // leaves, does not read, or the feed ends. An event's ID is its position; so a client that
 // comes back with the last one that it has goes on behind it.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
-	given, err := parameters(r, "after", "type", "deployment", "delivery", "instance")
+	given, err := parameters(r, "after", "type", "deployment", "delivery")
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ const (
 	readers       = 2
 	readersIdle   = 30 * time.Second
 	readersWithin = "10s" // of a statement
+	// reasonsFor is how long the reasons of a worker that does not work are remembered.
+	reasonsFor = time.Second
 )
 
 // readBy opens the store once more, for pages.
@@ -80,12 +82,22 @@ func (c *condition) obstacle(ctx context.Context, cfg *config.Config, slug strin
 	c.mu.Lock()
 	locker := c.locker
 	c.mu.Unlock()
-	return obstacle(ctx, cfg, slug, locker, func() (reasons []string) {
+	return obstacle(ctx, cfg, slug, locker, func() []string {
+		c.mu.Lock()
+		at, said := c.asked.at, c.asked.said
+		c.mu.Unlock()
+		if time.Since(at) < reasonsFor {
+			return said // what is asked of one deployment after another
+		}
+		at, said = time.Now(), nil
 		for _, check := range c.checks(cfg) {
 			_, more := check.Run(ctx)
-			reasons = append(reasons, more...)
+			said = append(said, more...)
 		}
-		return reasons
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.asked.at, c.asked.said = at, said
+		return said
 	})
 }
 

@@ -43,8 +43,13 @@ type condition struct {
 	why   string
 	store *Store
 	// reading is the store of pages, with its own connections.
-	reading   *Store
-	feed      *api.Feed
+	reading *Store
+	feed    *api.Feed
+	// asked are the reasons that pages were told of last.
+	asked struct {
+		at   time.Time
+		said []string
+	}
 	projector *projections.Projector
 	signing   signing
 	recovery  *Recovery
