@@ -46,6 +46,9 @@ database, and is not tried again. What is secret of the URL is not shown.`,
 				return unknownEntry(cfg, args[0])
 			}
 			url := cfg.Notify[i].URL.Reveal()
+			if url == "" {
+				return &hintedError{fmt.Errorf("the url of %s is not known to this user", args[0]), "run it as the user that the daemon runs as; `config check` says where the url is looked for"}
+			}
 			tested := notifyTested{Name: args[0], Service: sender.Service(url)}
 			err = sender.New(url).Send(cmd.Context(), notify.Hello(cfg, args[0]))
 			if tested.Sent = err == nil; err != nil {

@@ -241,10 +241,6 @@ func TestErrors(t *testing.T) {
 		"a script named health":    {web(`instance_name = "a"`, `scripts = ["health"]`, `health = "http://a/"`), `a.toml:6:12: deployments.web.scripts[0] "health" is the name of another step; give the script another name in package.json`},
 		"on_failure":               {web(build1, `on_failure = "rolback"`), `a.toml:6:1: deployments.web.on_failure must be "none" or "rollback", not "rolback"; did you mean "rollback"?`},
 
-		"whom to tell, without a service": {
-			notify(`name = "a"`),
-			`a.toml:1:3: notify[0], "a", names no service; add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify.a:/path/to/a/file`,
-		},
 		"whom to tell, without a name":    {notify(`url = "ntfy://ntfy.sh/top-secret"`), `a.toml:1:3: [[notify]] has no name; add name = "team"`},
 		"a name that is a path":           {notify(`name = "a/b"`, `url = "ntfy://ntfy.sh/top-secret"`), `a.toml:2:1: notify[0].name "a/b" must be ` + names.PlainRule},
 		"whom to tell twice":              {notify(`name = "a"`, ntfy) + notify(`name = "a"`, ntfy), `a.toml:4:3: two entries of [[notify]] are called "a"; rename one: what is owed to an entry is kept under its name`},
@@ -255,7 +251,6 @@ func TestErrors(t *testing.T) {
 		"a setting that no service has":   {notify(`name = "a"`, `url = "discord://top-secret@1234567?titel=hunter2"`), `a.toml:3:1: notify[0].url of [[notify]] "a" cannot be used: setting config URL: setting config value for key titel: not a valid config key: titel (valid keys: [avatar avatarurl color colordebug colorerror colorinfo colorwarn json splitlines thread_id title username]); ` + adviceNotify},
 		"a url and a url_file":            {notify(`name = "a"`, ntfy, `url_file = "/nowhere"`), `a.toml:4:1: notify[0] has both url and url_file; leave one out`},
 		"a url_file that is not there":    {notify(`name = "a"`, `url_file = "/nowhere"`), `a.toml:3:1: notify[0].url_file "/nowhere" cannot be used: there is no such file`},
-		"a url_file that is forbidden":    {notify(`name = "a"`, `url_file = "/forbidden"`), `a.toml:3:1: notify[0].url_file "/forbidden" cannot be used: permission denied; let the user that runs durhack-deployer read it, or pass it as a systemd credential`},
 		"nothing to be told":              {notify(`name = "a"`, ntfy, `on = []`), `a.toml:4:1: notify[0].on is empty: "a" would be told nothing; leave it out, or remove the entry`},
 		"something that is not told":      {notify(`name = "a"`, ntfy, `on = ["fialed"]`), `a.toml:4:7: notify[0].on[0] must be "failed", "recovered", "deployed", "interrupted", "waiting", "stopped" or "tampered", not "fialed"; did you mean "failed"?`},
 		"told of a deployment in no file": {notify(`name = "a"`, ntfy, `deployments = ["wbe"]`) + web(build1), `a.toml:4:16: there is no deployment "wbe", which "a" is to be told of; did you mean "web"?`},

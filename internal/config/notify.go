@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,9 +48,9 @@ const adviceNotify = `write it as shoutrrr's documentation has it for the servic
 // minToken is how long what is hidden of a service's URL is at the least.
 const minToken = 16
 
-// notifyChecked checks the URL of an entry, and keeps it out of run logs.
-func (d *decoder) notifyChecked(s setting, one *Notify) {
-	url := one.URL.Reveal()
+// notifyURL keeps the URL of an entry out of run logs, and says what is wrong with it.
+func (d *decoder) notifyURL(secret Secret) string {
+	url := secret.Reveal()
 	d.hide(url)
 	for _, part := range sender.Secrets(url) {
 		if len(part) >= minToken { // shorter ones are words, as the topics of ntfy
@@ -57,8 +58,9 @@ func (d *decoder) notifyChecked(s setting, one *Notify) {
 		}
 	}
 	if err := sender.Check(url); err != nil {
-		s.fail(fmt.Sprintf("%s of [[notify]] %q cannot be used: %s", s.name, one.Name, err), adviceNotify)
+		return err.Error()
 	}
+	return ""
 }
 
 // notify settles whom to tell.
@@ -71,7 +73,7 @@ func (d *decoder) notify(c *Config) {
 			s.fail(fmt.Sprintf("two entries of [[notify]] are called %q", one.Name), "rename one: what is owed to an entry is kept under its name")
 		}
 		taken[one.Name] = true
-		d.notifyURL(one, key)
+		d.notifyService(c, one, key)
 		if one.On == nil {
 			one.On = []string{OnFailed, OnRecovered, OnStopped, OnTampered}
 			d.values[key+".on"] = Value{Key: key + ".on", Value: one.On, Source: "default"}
@@ -94,39 +96,49 @@ func (d *decoder) notify(c *Config) {
 	}
 }
 
-// notifyURL reads the URL of an entry, where it is in a file.
-func (d *decoder) notifyURL(one *Notify, key string) {
+// notifyService finds the URL of an entry. Where only the worker's user can read it,
+// commands and listeners of other users do without.
+func (d *decoder) notifyService(c *Config, one *Notify, key string) {
 	url, file := d.setting(key+".url"), d.setting(key+".url_file")
-	path, what, source := one.URLFile, file.key, "file"
 	_, hasURL := d.values[url.key] // not has, which leads through no list
 	_, hasFile := d.values[file.key]
+	path, source := one.URLFile, "file"
+	if !hasFile {
+		path, source = d.credentialFile("notify_"+one.Name), "credential"
+	}
 	switch {
 	case hasURL && hasFile:
 		file.fail(key+" has both url and url_file", "leave one out")
-		return
 	case hasURL:
-		d.notifyChecked(url, one)
-		return
-	case hasFile:
-		url.at = file.at
-	default:
-		path, what, source = filepath.Join(d.env("CREDENTIALS_DIRECTORY"), "notify."+one.Name), "the systemd credential", "credential"
-		if _, err := d.on.read(path, maxSecret); !filepath.IsAbs(path) || errors.Is(err, fs.ErrNotExist) {
-			d.setting(key).fail(fmt.Sprintf("%s, %q, names no service", key, one.Name),
-				fmt.Sprintf(`add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify.%s:/path/to/a/file`, one.Name))
-			return
+		if wrong := d.notifyURL(one.URL); wrong != "" {
+			url.fail(fmt.Sprintf("%s of [[notify]] %q cannot be used: %s", url.name, one.Name, wrong), adviceNotify)
 		}
-		url.at = d.at[key]
+	case filepath.IsAbs(path): // else that was reported
+		file.show(path, source)
+		secret, err := d.on.readSecretFile(path)
+		e := &Error{file.at.file, file.at.line, file.at.column, file.key, fmt.Sprintf("%s %q cannot be used: ", file.key, path), secretFileAdvice(err)}
+		if one.URL = Secret(strings.TrimSpace(secret.Reveal())); err == nil {
+			if wrong := d.notifyURL(one.URL); wrong != "" {
+				err, e.Suggestion = errors.New(wrong), adviceNotify
+			}
+		}
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			e.Message += reason(err)
+			c.problems = append(c.problems, e)
+		case err != nil:
+			e.Message += reason(err)
+			d.errors = append(d.errors, e)
+		default:
+			if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 && source == "file" {
+				file.warn(fmt.Sprintf("%s %q can be read by everybody on this host: chmod 640 it, for the deployer's group", file.key, path))
+			}
+		}
+	default:
+		at := d.at[key]
+		c.problems = append(c.problems, &Error{at.file, at.line, at.column, key, fmt.Sprintf("[[notify]] %q names no service", one.Name),
+			fmt.Sprintf(`add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify_%s:/path/to/a/file`, one.Name)})
 	}
-	url.name = fmt.Sprintf("%s %q", what, path)
-	secret, err := d.on.readSecretFile(path)
-	if err != nil {
-		url.fail(fmt.Sprintf("%s cannot be used: %s", url.name, reason(err)), secretFileAdvice(err))
-		return
-	}
-	one.URL = Secret(strings.TrimSpace(secret.Reveal()))
-	d.notifyChecked(url, one)
-	url.show(one.URL.String(), source)
 }
 
 func wrongPlain(s string) (wrong, suggestion string) {

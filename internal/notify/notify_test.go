@@ -205,12 +205,16 @@ Commit c0ffee00c0ff Say @everyone
 By octocat
 Deployer: box, 2026-03-01 12:00 UTC
 More: https://deploy.example.com/deliveries/delivery-1
+To try it again: durhack-deployer replay delivery-1 --reason "..." --deployment web
 The last lines:
 make: all
-make: *** Error 2
-To try it again: durhack-deployer replay delivery-1 --reason "..." --deployment web`
+make: *** Error 2`
 	if got := w.send(); len(got) != 1 || got[0] != want {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n---\n"), want)
+	}
+	w.event("delivery-3", "web", eventlog.Failed{Error: "it was interrupted three times"})
+	if got := w.send(); len(got) != 1 || !strings.Contains(got[0], "\nThe deploy of web failed.\nThe error: it was interrupted three times\nBy octocat\n") {
+		t.Errorf("got %q", got)
 	}
 	w.event("delivery-2", "web", eventlog.Failed{Step: "test", Signal: "SIGKILL", Error: "was killed"})
 	if got := w.send(); len(got) != 1 || !strings.Contains(got[0], "The deploy of web was ended by SIGKILL in the step test\nThe error: was killed\nBy octocat\n") {

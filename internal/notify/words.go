@@ -25,12 +25,20 @@ func (n *Notifier) failed(ctx context.Context, e *eventlog.Event, d eventlog.Fai
 		how = fmt.Sprintf("was ended by %s", d.Signal)
 	}
 	m := sender.Message{Title: slug + ": the deploy failed"}
-	m.Quote(fmt.Sprintf("The deploy of %s %s in the step", slug, how), d.Step)
+	inStep(&m, fmt.Sprintf("The deploy of %s %s", slug, how), d.Step)
 	m.Quote("The error:", d.Error)
 	n.about(ctx, &m, e, d.Commit)
-	m.QuoteLines("The last lines:", d.OutputTail)
 	n.tryAgain(&m, e)
+	m.QuoteLines("The last lines:", d.OutputTail)
 	return m
+}
+
+// inStep says what happened, and in which step if that is known.
+func inStep(m *sender.Message, text, step string) {
+	if step == "" {
+		m.Say("%s.", text)
+	}
+	m.Quote(text+" in the step", step)
 }
 
 // again is what is said of a window at its end, with all that the newest failure says.
@@ -53,7 +61,7 @@ func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.D
 	m := sender.Message{Title: slug + ": deployed"}
 	if failure != nil {
 		m.Title = slug + ": works again"
-		m.Quote(fmt.Sprintf("The deploy of %s works again, and took %s. The one before had failed in the step", slug, took), failure.Step)
+		inStep(&m, fmt.Sprintf("The deploy of %s works again, and took %s. The one before had failed", slug, took), failure.Step)
 	} else {
 		m.Say("The deploy of %s is live, and took %s.", slug, took)
 	}
@@ -70,7 +78,8 @@ func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.D
 func (n *Notifier) interrupted(ctx context.Context, e *eventlog.Event, d eventlog.Interrupted) sender.Message {
 	slug := e.DeploymentSlug()
 	m := sender.Message{Title: slug + ": the deploy was interrupted"}
-	m.Quote(fmt.Sprintf("The deploy of %s was interrupted:", slug), d.Detail)
+	m.Say("The deploy of %s was interrupted.", slug)
+	m.Quote("Why:", d.Detail)
 	n.about(ctx, &m, e, "")
 	if d.Then == "retry" {
 		m.Say("It is tried again by itself.")
