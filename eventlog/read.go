@@ -113,9 +113,10 @@ func (l *Log) read(ctx context.Context, after int64, limit, maxBytes int) ([]Eve
 
 // sqlAround halves the log until it stands between what was recorded before a time
 // and what was not: positions and times rise together. Where a position is missing, it
-// stops there, and the answer is a range.
+// stops there, and the answer is a range. With the limit the planner knows that there is one
+// head, and compiles nothing, which would take longer than all the rest.
 const sqlAround = `with recursive search (low, high) as (
-		select 0::bigint, position from public.log_head
+		(select 0::bigint, position from public.log_head limit 1)
 		union all
 		select case when e.before then e.position else s.low end, case when e.before then s.high else e.position - 1 end
 		from search s, lateral (select position, recorded_at < $1 as before from public.events
