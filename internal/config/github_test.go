@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 const someToken = "github_pat_11AAAAAAA0this1is2secret"
@@ -155,4 +156,12 @@ func rsaKey(t *testing.T) *rsa.PrivateKey {
 func pemOf(t *testing.T, key *rsa.PrivateKey) string {
 	t.Helper()
 	return string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
+}
+
+func TestReconcile_ZeroIsNever(t *testing.T) {
+	for text, want := range map[string]time.Duration{`"0"`: 0, `0`: 0, `"10s"`: 10 * time.Second, `"1h"`: time.Hour} {
+		if c := mustParse(t, "reconcile = "+text); c.Reconcile != want {
+			t.Errorf("%s is %s", text, c.Reconcile)
+		}
+	}
 }

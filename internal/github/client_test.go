@@ -135,15 +135,21 @@ func TestClient_NamesThePermission(t *testing.T) {
 	s, c, _ := start(t, nil)
 	s.Grant(githubtest.Token, map[string]string{"metadata": "read", "statuses": "read"})
 	for what, err := range map[string]error{
-		`"Commit statuses" (read and write)`: c.CreateStatus(t.Context(), repository, commit, pending),
-		`"Deployments" (read and write)`:     c.MayCreateDeployment(t.Context(), repository),
-		`"Deployments" (read)`:               func() error { _, err := c.Deployments(t.Context(), repository, "web", ""); return err }(),
-		`"Webhooks" (read)`:                  func() error { _, err := c.Hook(t.Context(), repository, 1); return err }(),
+		`"Commit statuses" (read and write)`:                          c.CreateStatus(t.Context(), repository, commit, pending),
+		`"Deployments" (read and write)`:                              c.MayCreateDeployment(t.Context(), repository),
+		`"Deployments" (read)`:                                        func() error { _, err := c.Deployments(t.Context(), repository, "web", ""); return err }(),
+		`"Webhooks" (read), or "Webhooks of the organization" (read)`: func() error { _, err := c.Hook(t.Context(), repository, 1); return err }(),
 	} {
 		if e := refused(t, err); e.Temporary || e.Status != http.StatusForbidden || e.Needs != what || !strings.Contains(e.Error(), what) {
 			t.Errorf("%v; want %s", e, what)
 		}
 	}
+	// A hook that is not the repository's is the organization's: only that permission is missing.
+	s.Grant(githubtest.Token, map[string]string{"repository_hooks": "write"})
+	if _, err := c.Hook(t.Context(), repository, 1); refused(t, err).Needs != `"Webhooks of the organization" (read)` {
+		t.Errorf("%v", err)
+	}
+	s.Grant(githubtest.Token, map[string]string{"metadata": "read", "statuses": "read"})
 	if err := c.MayCreateStatus(t.Context(), repository); err == nil {
 		t.Error("a token that may only read passes for one that may write")
 	}

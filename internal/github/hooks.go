@@ -50,21 +50,25 @@ func (c *Client) Hook(ctx context.Context, repository string, id int64) (Hook, e
 	if c.o.Token == nil {
 		candidates = append(candidates, Hook{"/app/hook", "", "", fmt.Sprintf("the webhook of App %d", c.o.AppID)})
 	}
-	var first error
+	var told *Error
 	for _, h := range candidates {
 		err := c.deliveries(ctx, h, "?per_page=1", func([]Delivery) bool { return false })
 		if err == nil {
 			return h, nil
 		}
-		if first == nil {
-			first = err
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Temporary || e.Status != http.StatusNotFound && e.Status != http.StatusForbidden {
+			return Hook{}, err
 		}
-		if e, ok := errors.AsType[*Error](err); ok && !e.Temporary && (e.Status == http.StatusNotFound || e.Status == http.StatusForbidden) {
-			continue
+		switch {
+		case told == nil || told.Status == http.StatusNotFound && e.Status == http.StatusForbidden:
+			told = e
+		case told.Status == e.Status && e.Needs != "":
+			told.Needs += ", or " + e.Needs // GitHub does not say whose the hook is
 		}
-		return Hook{}, err
 	}
-	return Hook{}, first
+	told.What = fmt.Sprintf("find webhook %d of %s", id, repository)
+	return Hook{}, told
 }
 
 // Deliveries lists the attempts since a time, the newest first.
