@@ -3,7 +3,9 @@ package daemon
 import (
 	"os"
 
+	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/notify"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/internal/reporter"
 )
@@ -19,6 +21,18 @@ func newReporter(o Options, store *Store) *outbox.Outbox {
 		Mask: mask.NewSet(hidden(o.Config)).String, GitHub: o.github, Log: store.Log, Pool: store.Pool,
 	})
 	return newOutbox(o, store, outbox.Options{Channel: reporter.Channel, Owe: r.Owe, Send: r.Send})
+}
+
+// channels are those that the configuration asks for.
+func channels(cfg *config.Config) []string {
+	list := []string{}
+	if cfg.GitHub.Set() {
+		list = append(list, reporter.Channel)
+	}
+	if len(cfg.Notify) > 0 {
+		list = append(list, notify.Channel)
+	}
+	return list
 }
 
 // newOutbox completes the options with what all outboxes of this daemon have.

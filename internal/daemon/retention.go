@@ -14,16 +14,19 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
 // retainEvery is how often old run logs are looked for.
 const retainEvery = time.Hour
 
-// retain removes the files of old runs, now and then, until ctx ends.
+// retain removes the files of old runs, and what is owed to no one any more, now and
+// then, until ctx ends.
 func retain(ctx context.Context, cfg *config.Config, store *Store, log *slog.Logger) error {
 	for {
-		if err := removeOldRuns(ctx, cfg, store, log, time.Now()); err != nil {
+		err := errors.Join(removeOldRuns(ctx, cfg, store, log, time.Now()), outbox.Forget(ctx, store.Pool, cfg.Instance, channels(cfg)))
+		if err != nil {
 			return err
 		}
 		if !retry.Sleep(ctx, retainEvery) {

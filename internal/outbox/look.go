@@ -57,6 +57,19 @@ func Items(ctx context.Context, pool *pgxpool.Pool, channel, instance, prefix st
 	return collect[Item](ctx, pool, q, channel, instance, prefix)
 }
 
+// Forget removes what an instance's channels owe that are not among these, and that no
+// process has: the configuration does not ask for them any more. One that is asked for
+// again later begins at the head of the log.
+func Forget(ctx context.Context, pool *pgxpool.Pool, instance string, channels []string) error {
+	const q = `with gone as (delete from public.outbox_positions
+			where instance = $1 and channel <> all ($2) and held_until < clock_timestamp() returning channel)
+		delete from public.outbox where instance = $1 and channel in (select channel from gone)`
+	if _, err := pool.Exec(ctx, q, instance, channels); err != nil {
+		return fmt.Errorf("forget the outboxes that are not configured: %w", err)
+	}
+	return nil
+}
+
 func collect[T any](ctx context.Context, pool *pgxpool.Pool, q string, args ...any) ([]T, error) {
 	rows, err := pool.Query(ctx, q, args...)
 	if err != nil {

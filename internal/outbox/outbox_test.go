@@ -342,6 +342,33 @@ func TestOutbox_SendsWhatWaitsOnceItsScopeWorks(t *testing.T) {
 	w.hears(t, "docs=2", "web=1")
 }
 
+func TestForget_LeavesWhatIsConfiguredOrHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.set(func(context.Context, Item) error { return errors.New("502") })
+	stop := w.run(t)
+	defer stop()
+	w.append(t, "here", "web")
+	eventually(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
+	forget := func(channels ...string) int {
+		t.Helper()
+		if err := Forget(t.Context(), w.pool, "here", append([]string{}, channels...)); err != nil {
+			t.Fatal(err)
+		}
+		return w.count(t, "select (select count(*) from outbox) + (select count(*) from outbox_positions)")
+	}
+	if n := forget(); n != 2 {
+		t.Errorf("of a channel that a process has, %d rows are left", n)
+	}
+	stop()
+	if n := forget("test"); n != 2 {
+		t.Errorf("of a channel that is configured, %d rows are left", n)
+	}
+	if n := forget("other"); n != 0 {
+		t.Errorf("of a channel that is not, %d rows are left", n)
+	}
+}
+
 func TestOutbox_OfALogThatIsGoneBeginsAtTheHead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
