@@ -269,6 +269,7 @@ func TestDoctor_FindsWhatIsWrong(t *testing.T) {
 			s.sign(t)
 			s.sql(t, "alter table event_hashes disable trigger all; delete from event_hashes")
 		}, "fail signer", "not consistent with the checkpoint", "ok signer"},
+		{"steps that may be anybody", func(_ *testing.T, s *site) { s.extra = "user_header = \"X-Remote-User\"" }, "warn steps", "name anybody in X-Remote-User", ""},
 		{"a lock server that is away", func(_ *testing.T, s *site) { s.extra = "[lock]\nurl = \"redis://:hidden@127.0.0.1:1\"" }, "fail lock", "127.0.0.1:1", "ok lock"},
 		{"a branch that is not there", func(_ *testing.T, s *site) { s.branch = "release" }, "warn git", `no branch "release"`, "ok git"},
 		{"a remote that is not there", func(t *testing.T, s *site) { remove(t, filepath.Join(s.dir, "remote.git")) }, "fail git", "web:", "ok git"},

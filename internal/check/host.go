@@ -288,6 +288,10 @@ func (d *doctor) steps(context.Context) {
 			found++
 		}
 	}
+	if header := d.cfg.Admin.UserHeader; header != "" && len(own)+others > 0 {
+		d.say(Warn, "leave out [admin] user_header and use `login`, where you do not trust whoever can push a step's programs",
+			"steps can connect to [admin] and name anybody in %s, so that they act in that name", header)
+	}
 	if missing > 0 {
 		return
 	}
