@@ -119,10 +119,8 @@ func (d *Desk) known(r *http.Request) (string, error) {
 
 // viewer finds out who asks: the proxy says it, or a session.
 func (d *Desk) viewer(r *http.Request) (string, error) {
-	if header := d.o.Config.Admin.UserHeader; header != "" && fromHere(r) {
-		if values := r.Header.Values(header); len(values) == 1 && plainName(values[0]) {
-			return values[0], nil
-		}
+	if name := d.named(r); name != "" {
+		return name, nil
 	}
 	cookie, err := r.Cookie(d.cookieName(r))
 	if err != nil {
@@ -137,6 +135,19 @@ func (d *Desk) viewer(r *http.Request) (string, error) {
 		err = nil
 	}
 	return actor, err
+}
+
+// named is whom the proxy names.
+func (d *Desk) named(r *http.Request) string {
+	header := d.o.Config.Admin.UserHeader
+	if header == "" || !fromHere(r) {
+		return ""
+	}
+	values := r.Header.Values(header)
+	if len(values) != 1 || !plainName(values[0]) {
+		return ""
+	}
+	return values[0]
 }
 
 // plainName says whether a proxy's name of somebody is one.
@@ -292,6 +303,10 @@ func (d *Desk) login(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Desk) logout(w http.ResponseWriter, r *http.Request) {
+	if d.named(r) != "" {
+		d.refuse(w, r, &refusal{http.StatusConflict, "You are logged in elsewhere", "The proxy in front of the dashboard says who you are: log out there, or close the browser."})
+		return
+	}
 	if cookie, err := r.Cookie(d.cookieName(r)); err == nil {
 		logins, err := d.o.Logins()
 		if err == nil {

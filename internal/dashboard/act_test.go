@@ -451,6 +451,9 @@ func TestDesk_UserOfAProxy(t *testing.T) {
 	if page := s.ask("GET", "/", nil, "X-Remote-User: sam@example.org"); !strings.Contains(page.body, `as "sam@example.org"`) {
 		t.Errorf("the page is shown %s", page.body)
 	}
+	if page := s.ask("POST", "/logout", url.Values{}, "X-Remote-User: sam@example.org"); page.StatusCode != http.StatusConflict || !strings.Contains(page.body, "log out there") {
+		t.Errorf("the logout answers %s: %s", page.Status, page.body)
+	}
 	// Without the key, the header is one like any other.
 	s.cfg.Admin.UserHeader = ""
 	if page := s.ask("GET", "/", nil, "X-Remote-User: sam@example.org"); !strings.Contains(page.body, `as ""`) {
