@@ -72,6 +72,9 @@ func (c *condition) look(ctx context.Context, cfg *config.Config) (list []notify
 	if err != nil || lag.Err != nil {
 		return list, []string{config.OnWaiting}
 	}
+	if !slices.ContainsFunc(cfg.Notify, func(n config.Notify) bool { return slices.Contains(n.On, config.OnWaiting) }) {
+		return list, nil
+	}
 	waiting, err := waits(ctx, cfg, p)
 	if err != nil {
 		return list, []string{config.OnWaiting}

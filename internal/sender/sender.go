@@ -268,8 +268,9 @@ func shown(err error, secrets *mask.Set) string {
 }
 
 var (
-	// clientError is an answer of HTTP that blames the request. 408, 425 and 429 pass.
-	clientError = regexp.MustCompile(`\b4(0[0-79]|1[0-8]|2[1246]|31|51) [A-Z]`)
+	// clientError is an answer of HTTP, or of ntfy with two more digits, that blames the
+	// request. 408, 425 and 429 pass.
+	clientError = regexp.MustCompile(`\b4(0[0-79]|1[0-8]|2[1246]|31|51)( [A-Z]|\d\d\))`)
 	// refusal are the words of services that answer with 200, or whose errors have no number.
 	refusal = regexp.MustCompile(`(?i)\b(unauthorized|forbidden|bad request|chat not found|unknown_token|invalid_auth|not_authed|account_inactive|token_revoked|invalid_token|no_service|no_team|channel_not_found|not_in_channel|is_archived)\b`)
 )

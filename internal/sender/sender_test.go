@@ -247,6 +247,8 @@ func TestSend_Errors(t *testing.T) {
 		"too many":          {"generic://HOST/" + token + "?disabletls=yes", "", 429, false, "429 Too Many Requests"},
 		"broken":            {"generic://HOST/" + token + "?disabletls=yes", "", 500, false, "500 Internal Server Error"},
 		"ntfy's own words":  {"ntfy://u:" + token + "@HOST/topic?scheme=http", `{"code":40301,"error":"forbidden"}`, 403, true, "forbidden"},
+		"ntfy's number":     {"ntfy://u:" + token + "@HOST/topic?scheme=http", `{"code":40401,"error":"page not found"}`, 404, true, "40401"},
+		"ntfy's patience":   {"ntfy://u:" + token + "@HOST/topic?scheme=http", `{"code":42901,"error":"limit reached"}`, 429, false, "42901"},
 		"Slack's own words": {"slack://hook:AAAAAAAAA-BBBBBBBBB-" + token + "@webhook", "no_service", 200, true, "no_service"},
 		"Telegram's":        {"telegram://110201543:" + token + "AAAAAAAAAAA@telegram?chats=1", `{"ok":false,"error_code":401,"description":"Unauthorized"}`, 401, true, "Unauthorized"},
 		"Matrix's":          {"matrix://:" + token + "@HOST/?disabletls=yes", `{"errcode":"M_UNKNOWN_TOKEN","error":"Forbidden"}`, 401, true, "Forbidden"},
