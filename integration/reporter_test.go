@@ -169,3 +169,31 @@ func TestReporter_DoctorNamesWhatTheTokenLacks(t *testing.T) {
 	}
 	await(t, "doctor to be content", func() bool { return !strings.Contains(s.command("doctor").out, "refused for good") })
 }
+
+func TestReporter_TwoInstancesOnOneLogTellOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	r := newRepo(t)
+	commit := r.pages("main", 1)[0]
+	dsn := pgtest.MigratedDSN(t)
+	one := newSite(t, dsn, deployment{slug: "web", repository: "ada/web", remote: r})
+	other := newSite(t, dsn, deployment{slug: "docs", repository: "ada/web", remote: r, steps: []step{script("build", "exit 3")}})
+	other.instance = "other"
+	hubs := map[*site]*githubtest.Server{one: one.newHub(), other: other.newHub()}
+	d := push("ada/web", "main", commit) // GitHub sends the same GUID to both
+	for s := range hubs {
+		p := s.start("serve")
+		p.says(`msg=working`)
+		s.github(p.addr()).send(d)
+	}
+	for s, want := range map[*site]string{one: "success", other: "failure"} {
+		await(t, "GitHub to be told", func() bool { return last(states(hubs[s], commit)) == want })
+		await(t, "all to be told", func() bool {
+			return strings.Contains(s.must("status", "--verbose"), "reporter: 0 owed, 0 refused, 0 given up, 0 events behind")
+		})
+		for _, st := range hubs[s].Statuses() {
+			if st.Context != "durhack-deployer/"+s.deployments[0].slug {
+				t.Errorf("%s told of %s", s.instance, st.Context)
+			}
+		}
+	}
+}
