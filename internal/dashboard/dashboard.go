@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
@@ -92,6 +93,7 @@ type Handler struct {
 	commits *commits
 	changes *cache[string, git.Changes]
 	made    *cache[string, made]
+	told    atomic.Int64 // when it was told last that a page could not be made
 }
 
 // New returns a handler for all paths that no other has.
@@ -319,11 +321,16 @@ func (h *Handler) problem(r *http.Request, err error) *problem {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
-	if r.Context().Err() == nil {
+	// Open pages ask again every few seconds: once a minute is enough.
+	if last, now := h.told.Load(), time.Now().Unix(); r.Context().Err() == nil && now-last >= 60 && h.told.CompareAndSwap(last, now) {
 		h.o.Log.Warn("a page could not be made", "path", r.URL.Path, "error", err)
 	}
+	next := plain(err.Error(), 500)
+	if errors.Is(err, context.DeadlineExceeded) {
+		next = "The database did not answer within " + took(pageWithin) + ". Look again in a moment."
+	}
 	return &problem{
-		Code: http.StatusServiceUnavailable, Headline: "The log cannot be read now", Next: plain(err.Error(), 500),
+		Code: http.StatusServiceUnavailable, Headline: "The log cannot be read now", Next: next,
 		Known: []string{
 			"Pushes are accepted meanwhile, and wait in the main queue.",
 			fmt.Sprintf("This is instance %s, which has %s: %s.", h.o.Config.Instance,

@@ -1,9 +1,11 @@
 package dashboard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -297,6 +299,24 @@ func TestPages_SayWhatToDoWhereThereIsNothing(t *testing.T) {
 		if said := text(p.root); !strings.Contains(said, "connection refused") || !strings.Contains(said, "Pushes are accepted meanwhile") {
 			t.Errorf("%s: %s", path, said)
 		}
+	}
+	if said := empty.said.String(); strings.Count(said, "a page could not be made") != 1 {
+		t.Errorf("the daemon's log has\n%s", said)
+	}
+}
+
+func TestPages_DoNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for range pagesAtOnce { // as if that many were being made, and none came to its end
+		w.handler.slots <- struct{}{}
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	answer := httptest.NewRecorder()
+	w.handler.ServeHTTP(answer, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	if said := answer.Body.String(); answer.Code != http.StatusServiceUnavailable || !strings.Contains(said, "did not answer within 5.0 s") {
+		t.Errorf("%d: %s", answer.Code, said)
 	}
 }
 
