@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -33,13 +34,15 @@ func pages(ctx context.Context, b *bench) ([]result, error) {
 	}
 	kinds := []struct {
 		one, all string
-		paths    []string
+		// shared says that what was made is given to all who ask for the same within a second.
+		shared bool
+		paths  []string
 	}{
-		{"page", "pages", []string{
+		{"page", "pages", true, []string{
 			"/", "/deployments/app-3", "/deployments/app-3?before=3000.1", "/log", "/log?type=deployed&deployment=app-1", "/log?before=5000", "/log?since=2026-01-01T02:00", "/log?type=failed",
 			"/at", "/at?time=2026-01-01T01:00", "/proof", "/deliveries/" + sampleDelivery,
 		}},
-		{"answer of the API", "answers of the API", []string{
+		{"answer of the API", "answers of the API", false, []string{
 			"/api/v1/deployments", "/api/v1/deployments/app-3", "/api/v1/deployments/app-3/attempts", "/api/v1/deployments/app-3/attempts?before=3000.1", "/api/v1/deliveries/" + sampleDelivery[:8],
 			"/api/v1/events", "/api/v1/events?after=5000", "/api/v1/events?after=5000&type=deployed&deployment=app-1", "/api/v1/events?type=failed", "/api/v1/events?delivery=" + sampleDelivery[:8],
 		}},
@@ -53,9 +56,13 @@ func pages(ctx context.Context, b *bench) ([]result, error) {
 				var times []float64
 				for _, path := range kind.paths {
 					var took []float64
-					for range asked {
+					for n := range asked {
+						address := path
+						if kind.shared {
+							address += map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")] + fmt.Sprint("look=", n+round*asked)
+						}
 						begin := time.Now()
-						if err := p.page(ctx, path); err != nil {
+						if err := p.page(ctx, address); err != nil {
 							return nil, err
 						}
 						took = append(took, milliseconds(time.Since(begin)))
