@@ -71,7 +71,20 @@ func TestRecover_PushesThatGitHubCouldNotDeliver(t *testing.T) {
 	if out := s.must("recover"); !strings.Contains(out, "nothing was missed") {
 		t.Errorf("recover says:\n%s", out)
 	}
-	s.accounted(append(ids, first)...)
+	// Once more, by hand: the daemon has looked already.
+	hub.Aim(hook, "http://127.0.0.1:1/")
+	c = append(c, r.pages("main", 1)...)
+	byHand := sent(c[3], c[4])
+	aim()
+	if out := s.must("recover"); !strings.Contains(out, "asked again") || strings.Contains(out, "queued") {
+		t.Errorf("recover says:\n%s", out)
+	}
+	s.ends(byHand)
+	if why := s.must("why", byHand); !strings.Contains(why, "GitHub could not deliver it, and was asked to send it again") {
+		t.Errorf("why says:\n%s", why)
+	}
+	s.live("web", c[4])
+	s.accounted(append(ids, first, byHand)...)
 	for _, text := range []string{p.output(), s.must("log", "--json"), s.must("config", "show")} {
 		if strings.Contains(text, githubtest.Token) {
 			t.Errorf("the token is shown:\n%s", text)

@@ -2,15 +2,20 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
 	"github.com/ducompsoc/durhack-deployer/internal/mask"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	recovery "github.com/ducompsoc/durhack-deployer/internal/recover"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -40,7 +45,7 @@ func NewRecovery(cfg *config.Config, store *Store, put func(context.Context, del
 		Put: put,
 	})}
 	if hub != nil {
-		r.Deliveries = recovery.NewDeliveries(recovery.DeliveriesOptions{Options: o, GitHub: hub, Deployments: follow})
+		r.Deliveries = recovery.NewDeliveries(recovery.DeliveriesOptions{Options: o, GitHub: hub, Deployments: follow, Note: askedDir(cfg).note})
 	}
 	return r
 }
@@ -71,9 +76,38 @@ func remotesOf(cfg *config.Config) (remotes []recovery.Remote, follow []recovery
 	return remotes, follow
 }
 
-// asked says whether GitHub was asked to send a delivery again.
-func (r Recovery) asked(deliveryID string) bool {
-	return r.Deliveries != nil && r.Deliveries.Asked(deliveryID)
+// askedAgain is a directory with an empty file for each delivery that GitHub was asked for
+// again, so that the router of whatever process it then comes to says so.
+type askedAgain string
+
+func askedDir(cfg *config.Config) askedAgain {
+	return askedAgain(filepath.Join(cfg.StateDir, "asked"))
+}
+
+// note adds a delivery, and forgets what GitHub does not keep any more.
+func (dir askedAgain) note(guid string) error {
+	if !names.DeliveryID(guid) {
+		return fmt.Errorf("%q is not a delivery ID", guid)
+	}
+	if err := makeDir(string(dir)); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(string(dir))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && time.Since(info.ModTime()) > recovery.Kept {
+			_ = os.Remove(filepath.Join(string(dir), f.Name()))
+		}
+	}
+	return os.WriteFile(filepath.Join(string(dir), guid), nil, 0o600)
+}
+
+// has says whether GitHub was asked for a delivery, whose ID the queue has checked.
+func (dir askedAgain) has(deliveryID string) bool {
+	_, err := os.Lstat(filepath.Join(string(dir), deliveryID))
+	return err == nil
 }
 
 // Troubles are what keeps pushes from being found; no push waits for that.

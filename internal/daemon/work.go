@@ -90,7 +90,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	missed := NewRecovery(o.Config, store, into(main), o.github, recovery.Actor, o.Logger)
 	r := router.New(router.Options{
 		Instance: o.Config.Instance, Queue: watched, Log: store.Log,
-		Rules: func() []router.Rule { return router.Rules(o.Config) }, Logger: o.Logger, Asked: missed.asked,
+		Rules: func() []router.Rule { return router.Rules(o.Config) }, Logger: o.Logger, Asked: askedDir(o.Config).has,
 	})
 	m := newMirror(o.Config, store, o.Logger, queues)
 	p := projections.New(store.Pool, store.Log, o.Logger)

@@ -21,8 +21,6 @@ import (
 const (
 	// every is how often GitHub is asked what it could not deliver.
 	every = 15 * time.Minute
-	// kept is how long GitHub keeps deliveries.
-	kept = 3 * 24 * time.Hour
 	// maxAsked is how often GitHub is asked to send one delivery again.
 	maxAsked = 3
 	// comesWithin is how long a delivery that is sent again may take to be in the log;
@@ -54,7 +52,12 @@ type DeliveriesOptions struct {
 	// Deployments are the branches that are followed: by the pushes that went to them
 	// the log knows the webhooks.
 	Deployments []Branch
+	// Note, if not nil, notes that a delivery is asked for again, before it is.
+	Note func(guid string) error
 }
+
+// Kept is how long GitHub keeps deliveries.
+const Kept = 3 * 24 * time.Hour
 
 // Deliveries asks GitHub to send again what it could not deliver.
 type Deliveries struct {
@@ -182,7 +185,7 @@ func (d *Deliveries) ofHook(ctx context.Context, id hookID, since time.Time) ([]
 	if !since.IsZero() {
 		from = since
 	}
-	if oldest := now.Add(-kept); from.Before(oldest) {
+	if oldest := now.Add(-Kept); from.Before(oldest) {
 		from = oldest
 	}
 	all, err := d.o.GitHub.Deliveries(ctx, hook, from)
@@ -275,7 +278,12 @@ func (d *Deliveries) Ask(ctx context.Context, lost []Lost) (failed []error, err 
 			d.giveUp(l)
 			continue
 		}
-		d.note(l.GUID, l.Asked+1) // before it comes
+		d.note(l.GUID, l.Asked+1)
+		if d.o.Note != nil {
+			if err := d.o.Note(l.GUID); err != nil {
+				d.o.Logger.Warn("a push that GitHub sends again will be logged as any other", "delivery", l.GUID, "error", err)
+			}
+		}
 		if err := d.o.GitHub.Redeliver(ctx, l.hook, l.id); err != nil {
 			d.note(l.GUID, l.Asked)
 			return append(failed, err), nil // a limit, or a permission: the others would fare no better

@@ -189,7 +189,7 @@ func TestDeliveries_OlderThanGitHubKeepsThemAreGone(t *testing.T) {
 	s.push(1)
 	s.down()
 	s.push(2)
-	s.pass(kept)
+	s.pass(Kept)
 	s.push(3)
 	s.up()
 	s.came = nil
