@@ -92,17 +92,13 @@ type told struct {
 
 // Owe says what events give: see outbox.Options.
 func (n *Notifier) Owe(ctx context.Context, events []eventlog.Event) ([]outbox.Item, error) {
-	items := map[string]outbox.Item{}
-	var order []string
+	var items []outbox.Item // a later one of the same key takes the place of one before
 	put := func(e *eventlog.Event, key string, notBefore time.Time, b body) error {
 		raw, err := json.Marshal(b)
 		if err != nil {
 			return fmt.Errorf("encode a notification: %w", err)
 		}
-		if _, again := items[key]; !again {
-			order = append(order, key)
-		}
-		items[key] = outbox.Item{Key: key, Scope: b.Entry, Position: e.Position, At: e.RecordedAt, NotBefore: notBefore, Body: raw}
+		items = append(items, outbox.Item{Key: key, Scope: b.Entry, Position: e.Position, At: e.RecordedAt, NotBefore: notBefore, Body: raw})
 		return nil
 	}
 	var open windows
@@ -118,32 +114,28 @@ func (n *Notifier) Owe(ctx context.Context, events []eventlog.Event) ([]outbox.I
 			}
 		}
 		for _, entry := range n.o.Config.Notify {
-			for _, t := range list {
-				if !entry.Wants(t.what, e.DeploymentSlug()) {
-					continue
-				}
-				if t.what == config.OnFailed {
-					w, first := open.add(entry.Name, t.step, e)
-					if err := put(e, w.key(entry.Name), w.end(), body{entry.Name, w.again(t.message), w}); err != nil {
-						return nil, err
-					}
-					if !first {
-						break
-					}
-				}
-				key := fmt.Sprintf("%s %s %s %s %d", t.what, entry.Name, e.DeliveryID, e.DeploymentSlug(), e.Attempt)
-				if err := put(e, key, time.Time{}, body{Entry: entry.Name, Message: t.message}); err != nil {
+			i := slices.IndexFunc(list, func(t told) bool { return entry.Wants(t.what, e.DeploymentSlug()) })
+			if i < 0 {
+				continue
+			}
+			t, first := list[i], true
+			if t.what == config.OnFailed {
+				var w *window
+				w, first = open.add(entry.Name, t.step, e)
+				if err := put(e, w.key(entry.Name), w.end(), body{entry.Name, w.again(t.message), w}); err != nil {
 					return nil, err
 				}
-				break // the first that it wants says it all
+			}
+			if !first {
+				continue
+			}
+			key := fmt.Sprintf("%s %s %s %s %d", t.what, entry.Name, e.DeliveryID, e.DeploymentSlug(), e.Attempt)
+			if err := put(e, key, time.Time{}, body{Entry: entry.Name, Message: t.message}); err != nil {
+				return nil, err
 			}
 		}
 	}
-	list := make([]outbox.Item, len(order))
-	for i, key := range order {
-		list[i] = items[key]
-	}
-	return list, nil
+	return items, nil
 }
 
 // gives are the kinds of message that a type of event may give.
