@@ -495,6 +495,38 @@ func TestDesk_SecondClickDoesNothing(t *testing.T) {
 	}
 }
 
+// A page may be old: what it showed is meant, and not what has come since.
+func TestDesk_OldPage(t *testing.T) {
+	s := openOffice(t, nil)
+	cookie := s.login()
+	ids := s.deployed(cookie)
+	to, err := s.ask("POST", "/deployments/hello/deploy", url.Values{"ref": {second}}, cookie).Location()
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := to.Query().Get("delivery")
+	s.wait(running, eventlog.TypeForwarded)
+	s.append(running, 1, eventlog.Started{Commit: second, Plan: []string{"fetch"}})
+	from := s.head()
+	for _, old := range []struct {
+		path string
+		form url.Values
+		says string
+	}{
+		{"/deployments/hello/pin", url.Values{"live": {first}}, "222222222222 is live at hello meanwhile, and not 111111111111."},
+		{"/deliveries/" + ids[1] + "/cancel", url.Values{"deployment": {"hello"}, "attempt": {"1"}}, "This run of hello has ended, and another one goes on."},
+		{"/deliveries/" + running + "/cancel", url.Values{"deployment": {"hello"}, "attempt": {"2"}}, "This run of hello has ended, and another one goes on."},
+	} {
+		old.form.Set("reason", "because")
+		if page := s.ask("POST", old.path, old.form, cookie); page.StatusCode != http.StatusConflict || !strings.Contains(page.body, old.says) {
+			t.Errorf("%s answers %s: %s", old.path, page.Status, page.body)
+		}
+	}
+	if got := told(s.events(from)); got != "" {
+		t.Errorf("and yet there is %s", got)
+	}
+}
+
 // Who has a session is not told to log in where the database is away.
 func TestDesk_DatabaseIsAway(t *testing.T) {
 	s := openOffice(t, nil)
