@@ -92,8 +92,7 @@ func atPage(ctx context.Context, r *request) (view, error) {
 
 var (
 	runTypes  = []eventlog.Type{eventlog.TypeStarted, eventlog.TypeDeployed, eventlog.TypeFailed, eventlog.TypeInterrupted}
-	pinTypes  = []eventlog.Type{eventlog.TypePinned, eventlog.TypeUnpinned}
-	holdTypes = []eventlog.Type{eventlog.TypeFrozen, eventlog.TypeThawed}
+	holdTypes = []eventlog.Type{eventlog.TypePinned, eventlog.TypeUnpinned, eventlog.TypeFrozen, eventlog.TypeThawed}
 )
 
 // fold finds, of each deployment, the newest events up to the position that say how it was:
@@ -103,7 +102,7 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 	if err != nil || v.Position == 0 {
 		return err
 	}
-	const each = 4
+	const each = 2
 	var filters []eventlog.Filter
 	for _, d := range known {
 		newest := func(types ...eventlog.Type) {
@@ -111,8 +110,6 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 		}
 		newest(eventlog.TypeDeployed)
 		newest(runTypes...)
-		newest(pinTypes...)
-		newest(holdTypes...)
 	}
 	filters = append(filters, eventlog.Filter{Positions: []int64{v.Position}})
 	found, err := r.source.Log.FindEach(ctx, filters)
@@ -123,7 +120,7 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 		line := r.logLine(last[0])
 		v.Event = &line
 	}
-	all, err := v.frozenAll(ctx, r, known)
+	held, err := v.held(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -144,7 +141,7 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 				t.Class, t.Status = "failed", "failed"
 			}
 		}
-		t.Holds = v.holds(one[2], one[3], all[d.Instance])
+		t.Holds = v.holds(held, d)
 		for _, s := range []*shown{t.Live, t.Running} {
 			if s != nil {
 				hashes = append(hashes, s.Hash)
@@ -172,24 +169,23 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 	return nil
 }
 
-// frozenAll finds the newest freeze of everything, of each instance.
-func (v *atView) frozenAll(ctx context.Context, r *request, known []projections.Deployment) (map[string][]eventlog.Event, error) {
-	all := map[string][]eventlog.Event{}
-	for _, d := range known {
-		if _, ok := all[d.Instance]; ok {
-			continue
+// hold is what pins or freezes a deployment, or with projections.All freezes an instance.
+type hold struct {
+	instance, slug string
+	pin            bool
+}
+
+// held finds the newest event that pinned, unpinned, froze or thawed each of them. All that
+// there were are read: people append them, and there is an index of them.
+func (v *atView) held(ctx context.Context, r *request) (map[hold]eventlog.Event, error) {
+	held := map[hold]eventlog.Event{}
+	for e, err := range r.source.Log.Find(ctx, eventlog.Filter{Types: holdTypes, Through: v.Position}) {
+		if err != nil {
+			return nil, err
 		}
-		all[d.Instance] = nil
-		for e, err := range r.source.Log.Find(ctx, eventlog.Filter{Instance: d.Instance, Types: holdTypes, Through: v.Position, Newest: true, Limit: 20}) {
-			if err != nil {
-				return nil, err
-			}
-			if e.Deployment == nil {
-				all[d.Instance] = []eventlog.Event{e}
-			}
-		}
+		held[hold{e.Instance, cmp.Or(e.DeploymentSlug(), projections.All), e.Type == eventlog.TypePinned || e.Type == eventlog.TypeUnpinned}] = e
 	}
-	return all, nil
+	return held, nil
 }
 
 func (r *request) then(e eventlog.Event) *shown {
@@ -203,20 +199,18 @@ func (r *request) then(e eventlog.Event) *shown {
 	return s
 }
 
-// holds says what held a deployment then.
-func (v *atView) holds(pins, freezes, all []eventlog.Event) []string {
-	var holds []string
-	for _, e := range pins {
-		if d, ok := decoded(e).(eventlog.Pinned); ok {
-			holds = append(holds, plain(fmt.Sprintf("pinned to %s by %s: %s", short(d.Commit), e.Actor, d.Reason), 300))
-		}
+// holds says what held a deployment then. Of two freezes, that of it and that of all, the
+// newest one is told.
+func (v *atView) holds(held map[hold]eventlog.Event, d projections.Deployment) (holds []string) {
+	pin := held[hold{d.Instance, d.Slug, true}]
+	if p, ok := decoded(pin).(eventlog.Pinned); ok {
+		holds = append(holds, plain(fmt.Sprintf("pinned to %s by %s: %s", short(p.Commit), pin.Actor, p.Reason), 300))
 	}
-	newest := append(slices.Clone(freezes), all...)
-	slices.SortFunc(newest, func(a, b eventlog.Event) int { return cmp.Compare(b.Position, a.Position) })
-	if len(newest) > 0 {
-		d, ok := decoded(newest[0]).(eventlog.Frozen)
-		if ok && (d.Until.IsZero() || d.Until.After(v.At)) {
-			holds = append(holds, plain(fmt.Sprintf("frozen by %s: %s", newest[0].Actor, d.Reason), 300))
+	freezes := []eventlog.Event{held[hold{d.Instance, d.Slug, false}], held[hold{d.Instance, projections.All, false}]}
+	slices.SortFunc(freezes, func(a, b eventlog.Event) int { return cmp.Compare(b.Position, a.Position) })
+	for _, e := range freezes {
+		if f, ok := decoded(e).(eventlog.Frozen); ok && (f.Until.IsZero() || f.Until.After(v.At)) {
+			return append(holds, plain(fmt.Sprintf("frozen by %s: %s", e.Actor, f.Reason), 300))
 		}
 	}
 	return holds
