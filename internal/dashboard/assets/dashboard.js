@@ -129,9 +129,14 @@ function say(text, on) {
   document.getElementById("live").textContent = text;
   document.querySelector("header.top .who").classList.toggle("on", on);
 }
+// A browser has six connections to a host, for all of its tabs: one that nobody sees gives its own back.
+let source = null, after = document.body.dataset.after;
+const leave = () => { source?.close(); source = null; };
 function stream() {
-  const source = new EventSource("/api/v1/events?after=" + document.body.dataset.after);
+  if (source || document.hidden) return;
+  source = new EventSource("/api/v1/events?after=" + after);
   const changed = message => {
+    after = message.lastEventId || after;
     let event = null;
     try { event = JSON.parse(message.data); } catch { return; }
     if (!concerns(event)) return;
@@ -143,9 +148,8 @@ function stream() {
   source.onerror = () => {
     say("refreshed every 5 s", false);
     every(5);
-    if (source.readyState === EventSource.CLOSED) { setTimeout(stream, 15000); }
+    if (source?.readyState === EventSource.CLOSED) { leave(); setTimeout(stream, 15000); }
   };
-  addEventListener("pagehide", () => source.close(), { once: true });
 }
 
 prepare(document);
@@ -153,6 +157,7 @@ ends(document);
 if (watch) {
   every(5);
   if (window.EventSource) stream();
-  addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  addEventListener("visibilitychange", () => { if (document.hidden) leave(); else { if (window.EventSource) stream(); refresh(); } });
+  addEventListener("pagehide", leave);
   addEventListener("pageshow", e => { if (e.persisted) location.reload(); });
 }
