@@ -375,8 +375,8 @@ func (c *Config) RequireSecret() error {
 	}
 }
 
-// Problems lists what keeps a worker from starting: files of enabled deployments that
-// this user may not read. Load accepts them, so that a configuration can be shown.
+// Problems lists what keeps a worker from starting: files that this user cannot use.
+// Load accepts them, so that a configuration can be shown, and commands work.
 func (c *Config) Problems() []*Error { return slices.Clone(c.problems) }
 
 // Refused is the error that the deployment cannot be run, and why.

@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -99,28 +98,26 @@ func (d *decoder) github(c *Config) {
 // privateFile looks at a file that holds a secret of the worker's.
 func (d *decoder) privateFile(c *Config, s setting, path string, wrongly func(Secret) string) {
 	secret, err := d.on.readSecretFile(path)
-	var wrong string
-	advice := secretFileAdvice(err)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		// Commands and listeners of other users can do without it.
-		e := &Error{s.at.file, s.at.line, s.at.column, s.key, fmt.Sprintf("%s %q cannot be used: %s", s.key, path, reason(err)), advice}
-		c.problems = append(c.problems, e)
+	if err != nil {
+		c.unusable(s, path, reason(err), secretFileAdvice(err))
 		return
-	case err != nil:
-		wrong = reason(err)
-	default:
-		s.hide(secret.Reveal())
-		wrong = wrongly(secret)
-		// systemd's are of the unit alone, whatever the mode says.
-		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 && d.values[s.key].Source != "credential" {
-			wrong = fmt.Sprintf("it has mode %04o, so anyone on this machine may use it", info.Mode().Perm())
-			advice = "chmod 600 it, give it to the deployer's user, and make a new one at GitHub if somebody may have read it"
-		}
 	}
-	if wrong != "" {
-		s.fail(fmt.Sprintf("%s %q cannot be used: %s", s.key, path, wrong), advice)
+	s.hide(secret.Reveal())
+	// systemd's are of the unit alone, whatever the mode says.
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 && d.values[s.key].Source != "credential" {
+		s.warn(fmt.Sprintf("%s %q has mode %04o, so anyone on this machine may use it: chmod 600 it, give it to the deployer's user, and make a new one at GitHub if somebody may have read it",
+			s.key, path, info.Mode().Perm()))
 	}
+	if wrong := wrongly(secret); wrong != "" {
+		c.unusable(s, path, wrong, "")
+	}
+}
+
+// unusable is a problem of the worker's with a file that holds a secret: commands and
+// listeners can do without it, and so can pushes, as long as there is a last good
+// configuration.
+func (c *Config) unusable(s setting, path, wrong, advice string) {
+	c.problems = append(c.problems, &Error{s.at.file, s.at.line, s.at.column, s.key, fmt.Sprintf("%s %q cannot be used: %s", s.key, path, wrong), advice})
 }
 
 func wrongToken(secret Secret) string {

@@ -83,15 +83,12 @@ func TestGitHub_FilesThatCannotBeUsed(t *testing.T) {
 		}
 		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: b}))
 	}
-	token, open := secretFile(t, dir, "token", someToken), secretFile(t, dir, "open", someToken)
-	if err := os.Chmod(open, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	token := secretFile(t, dir, "token", someToken)
 	app := func(content string) string {
 		return fmt.Sprintf("app_id = 1\nprivate_key_file = %q", secretFile(t, dir, fmt.Sprintf("key%d", len(content)), content))
 	}
 	for text, want := range map[string]string{
-		fmt.Sprintf("token_file = %q", open):                                              "it has mode 0644, so anyone on this machine may use it; chmod 600 it",
+		"token_file = \"/no/such/token\"":                                                 `github.token_file "/no/such/token" cannot be used: there is no such file`,
 		fmt.Sprintf("token_file = %q", secretFile(t, dir, "two", someToken+"\nand more")): "it holds more than a token",
 		fmt.Sprintf("token_file = %q", secretFile(t, dir, "empty", "\n")):                 "it is empty",
 		fmt.Sprintf("token_file = %q\n%s", token, app(pemOf(t, rsaKey(t)))):               "[github] has both a token and an App; keep token_file",
@@ -102,6 +99,9 @@ func TestGitHub_FilesThatCannotBeUsed(t *testing.T) {
 		"deployments = true":  "",
 	} {
 		c, err := parse(environment(), "[github]\n"+text)
+		if err == nil && len(c.Problems()) > 0 {
+			err = c.Problems()[0] // the worker's alone
+		}
 		switch {
 		case want == "" && err != nil:
 			t.Errorf("%s: %v", text, err)
@@ -110,6 +110,18 @@ func TestGitHub_FilesThatCannotBeUsed(t *testing.T) {
 		case want == "" && !c.GitHub.Set() && len(c.Warnings) != 1:
 			t.Errorf("%s: %v", text, c.Warnings)
 		}
+	}
+}
+
+// Nothing is held up by a mode: a daemon that starts goes on as it went on before.
+func TestGitHub_TokenThatOthersMayReadIsWarnedOf(t *testing.T) {
+	open := secretFile(t, t.TempDir(), "open", someToken)
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := mustParse(t, fmt.Sprintf("[github]\ntoken_file = %q", open))
+	if len(c.Problems()) > 0 || len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), "has mode 0644, so anyone on this machine may use it: chmod 600 it") {
+		t.Errorf("warnings %v, problems %v", c.Warnings, c.Problems())
 	}
 }
 

@@ -1,9 +1,7 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,8 +94,7 @@ func (d *decoder) notify(c *Config) {
 	}
 }
 
-// notifyService finds the URL of an entry. Where only the worker's user can read it,
-// commands and listeners of other users do without.
+// notifyService finds the URL of an entry.
 func (d *decoder) notifyService(c *Config, one *Notify, key string) {
 	url, file := d.setting(key+".url"), d.setting(key+".url_file")
 	_, hasURL := d.values[url.key] // not has, which leads through no list
@@ -116,23 +113,16 @@ func (d *decoder) notifyService(c *Config, one *Notify, key string) {
 	case filepath.IsAbs(path): // else that was reported
 		file.show(path, source)
 		secret, err := d.on.readSecretFile(path)
-		e := &Error{file.at.file, file.at.line, file.at.column, file.key, fmt.Sprintf("%s %q cannot be used: ", file.key, path), secretFileAdvice(err)}
-		if one.URL = Secret(strings.TrimSpace(secret.Reveal())); err == nil {
-			if wrong := d.notifyURL(one.URL); wrong != "" {
-				err, e.Suggestion = errors.New(wrong), adviceNotify
-			}
+		if err != nil {
+			c.unusable(file, path, reason(err), secretFileAdvice(err))
+			return
 		}
-		switch {
-		case errors.Is(err, fs.ErrPermission):
-			e.Message += reason(err)
-			c.problems = append(c.problems, e)
-		case err != nil:
-			e.Message += reason(err)
-			d.errors = append(d.errors, e)
-		default:
-			if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 && source == "file" {
-				file.warn(fmt.Sprintf("%s %q can be read by everybody on this host: chmod 640 it, for the deployer's group", file.key, path))
-			}
+		one.URL = Secret(strings.TrimSpace(secret.Reveal()))
+		if wrong := d.notifyURL(one.URL); wrong != "" {
+			c.unusable(file, path, wrong, adviceNotify)
+		}
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 && source == "file" {
+			file.warn(fmt.Sprintf("%s %q can be read by everybody on this host: chmod 640 it, for the deployer's group", file.key, path))
 		}
 	default:
 		at := d.at[key]

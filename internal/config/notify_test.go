@@ -34,13 +34,14 @@ func TestNotify(t *testing.T) {
 			t.Errorf("%s is told: %v", what, !want)
 		}
 	}
-	unseen := mustParse(t, notify(`name = "a"`)+notify(`name = "b"`, `url_file = "/forbidden"`))
+	unseen := mustParse(t, notify(`name = "a"`)+notify(`name = "b"`, `url_file = "/forbidden"`)+notify(`name = "c"`, `url_file = "/nowhere"`))
 	var problems []string
 	for _, p := range unseen.Problems() { // which keep a worker from its start, and nobody else
 		problems = append(problems, p.Error())
 	}
 	if got, want := strings.Join(problems, "\n"), `a.toml:1:3: [[notify]] "a" names no service; add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify_a:/path/to/a/file
-a.toml:5:1: notify[1].url_file "/forbidden" cannot be used: permission denied; let the user that runs durhack-deployer read it, or pass it as a systemd credential`; got != want {
+a.toml:5:1: notify[1].url_file "/forbidden" cannot be used: permission denied; let the user that runs durhack-deployer read it, or pass it as a systemd credential
+a.toml:8:1: notify[2].url_file "/nowhere" cannot be used: there is no such file`; got != want {
 		t.Errorf("the problems are:\n%s\nwant:\n%s", got, want)
 	}
 	one := Notify{On: []string{OnFailed}, Deployments: []string{"web"}}
