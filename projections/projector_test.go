@@ -416,3 +416,23 @@ func TestColumnsAreThoseOfTheDatabase(t *testing.T) {
 		}
 	}
 }
+
+// Read models that were just built are known to the planner: it would take them for empty,
+// and read all of a history for its newest page.
+func TestRebuild_IsKnownToThePlanner(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Migrated(t)
+	fillLog(t, pool, 400, 0)
+	if err := open(t, pool).Rebuild(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables() {
+		var rows float64
+		if err := pool.QueryRow(t.Context(), "select reltuples from pg_class where oid = $1::regclass", table.in(place{version: Version})).Scan(&rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows < 1 {
+			t.Errorf("the planner takes %s for having %v rows", table.name, rows)
+		}
+	}
+}

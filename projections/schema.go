@@ -51,11 +51,13 @@ func makeFresh(ctx context.Context, tx pgx.Tx, p place) error {
 	return nil
 }
 
-// swapFresh puts the fresh tables in the place of the live ones.
+// swapFresh puts the fresh tables in the place of the live ones, known to the planner.
 func swapFresh(ctx context.Context, tx pgx.Tx, p place) error {
 	live := place{version: p.version}
 	for _, t := range tables() {
 		for _, q := range []string{
+			// Until autovacuum comes, the planner would take them for empty, and read all of a history.
+			fmt.Sprintf("analyze %s", t.in(p)),
 			fmt.Sprintf("drop table if exists %s", t.in(live)),
 			fmt.Sprintf("alter table %s rename to %s", t.in(p), t.name),
 		} {
