@@ -3,6 +3,7 @@ package dashboard
 import (
 	"html"
 	"html/template"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,9 @@ func (s style) class() string {
 	return strings.Join(names, " ")
 }
 
+// ownLine begins the lines of a run log that are no program's.
+var ownLine = regexp.MustCompile(`^== \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z `)
+
 // terminalText is what a program printed, as HTML: colours become classes, a line that
 // was drawn over shows what it was in the end, and whatever else would drive a terminal
 // is left out. Lines of the run log's own are set apart.
@@ -41,8 +45,9 @@ func terminalText(text string) template.HTML {
 	var s style
 	for line := range strings.Lines(text) {
 		line, end := strings.CutSuffix(line, "\n")
-		own := strings.HasPrefix(line, "== ") && s == style{}
+		own := ownLine.MatchString(line)
 		if own {
+			s = style{} // whatever a program has left on
 			b.WriteString(`<span class="own">`)
 		}
 		s = terminalLine(&b, lastDrawn(strings.TrimRight(line, "\r")), s)

@@ -87,11 +87,22 @@ type progress struct {
 	Usual, Elapsed, StepFor, StepUsual time.Duration
 }
 
-// Max and Value are those of the bar; the script moves it on.
-func (p progress) Max() int { return int(max(p.Usual, p.Elapsed).Milliseconds()) }
+// Max and Value are those of the bar, which the script moves on. Where nobody knows how
+// long the run takes, it counts the steps that have ended.
+func (p progress) Max() int {
+	if p.Usual == 0 {
+		return p.Of
+	}
+	return int(max(p.Usual, p.Elapsed).Milliseconds())
+}
 
 // Value is how much of the bar is full.
-func (p progress) Value() int { return int(p.Elapsed.Milliseconds()) }
+func (p progress) Value() int {
+	if p.Usual == 0 {
+		return p.Number - 1
+	}
+	return int(p.Elapsed.Milliseconds())
+}
 
 // urgency is the order in which the states are listed: what asks for somebody first.
 var urgency = map[string]int{"failed": 0, "running": 1, "waiting": 2, "held": 3, "live": 4, "never": 5, "disabled": 6}
