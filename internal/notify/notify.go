@@ -66,7 +66,8 @@ type body struct {
 }
 
 // window is the hour after a failure that was told of at once. Those of the same
-// deployment in the same step are counted in it, and told of at its end.
+// deployment in the same step, without a success in between, are counted in it, and told
+// of at its end.
 type window struct {
 	Deployment string    `json:"deployment"`
 	Step       string    `json:"step"`
@@ -83,11 +84,13 @@ func (w *window) key(entry string) string {
 	return fmt.Sprintf("%s%s %s %q %d", windowKey, entry, w.Deployment, w.Step, w.Since.UnixMicro())
 }
 
-// told is one kind of message that an event gives, and the step of one that failed.
+// told is one kind of message that an event gives. Of a failure, step is where, and again
+// says that the run before has failed, too.
 type told struct {
 	what    string
 	message sender.Message
 	step    string
+	again   bool
 }
 
 // Owe says what events give: see outbox.Options.
@@ -121,7 +124,7 @@ func (n *Notifier) Owe(ctx context.Context, events []eventlog.Event) ([]outbox.I
 			t, first := list[i], true
 			if t.what == config.OnFailed {
 				var w *window
-				w, first = open.add(entry.Name, t.step, e)
+				w, first = open.add(entry.Name, t, e)
 				if err := put(e, w.key(entry.Name), w.end(), body{entry.Name, w.again(t.message), w}); err != nil {
 					return nil, err
 				}
@@ -158,19 +161,20 @@ func (n *Notifier) tell(ctx context.Context, e *eventlog.Event) ([]told, error) 
 	if err != nil {
 		return nil, err
 	}
+	if d, ok := data.(eventlog.Interrupted); ok {
+		return []told{{what: config.OnInterrupted, message: n.interrupted(ctx, e, d)}}, nil
+	}
+	before, err := n.before(ctx, e)
+	if err != nil {
+		return nil, err
+	}
 	switch d := data.(type) {
 	case eventlog.Failed:
-		return []told{{config.OnFailed, n.failed(ctx, e, d), d.Step}}, nil
-	case eventlog.Interrupted:
-		return []told{{config.OnInterrupted, n.interrupted(ctx, e, d), ""}}, nil
+		return []told{{config.OnFailed, n.failed(ctx, e, d), d.Step, before != nil}}, nil
 	case eventlog.Deployed:
-		before, err := n.before(ctx, e)
-		if err != nil {
-			return nil, err
-		}
-		list := []told{{config.OnDeployed, n.deployed(ctx, e, d, nil), ""}}
+		list := []told{{what: config.OnDeployed, message: n.deployed(ctx, e, d, nil)}}
 		if before != nil {
-			list = append([]told{{config.OnRecovered, n.deployed(ctx, e, d, before), ""}}, list...)
+			list = append([]told{{what: config.OnRecovered, message: n.deployed(ctx, e, d, before)}}, list...)
 		}
 		return list, nil
 	}
@@ -224,14 +228,15 @@ func (n *Notifier) windows(ctx context.Context) (windows, error) {
 	return open, nil
 }
 
-// add counts a failure, and says whether it is the first of its window.
-func (open windows) add(entry, step string, e *eventlog.Event) (w *window, first bool) {
-	key := [3]string{entry, e.DeploymentSlug(), step}
-	if w := open[key]; w != nil && e.RecordedAt.Before(w.end()) {
+// add counts a failure, and says whether it is the first of its window. One after a
+// success is: people think that it works.
+func (open windows) add(entry string, t told, e *eventlog.Event) (w *window, first bool) {
+	key := [3]string{entry, e.DeploymentSlug(), t.step}
+	if w := open[key]; w != nil && t.again && e.RecordedAt.Before(w.end()) {
 		w.More++
 		return w, false
 	}
-	open[key] = &window{Deployment: e.DeploymentSlug(), Step: step, Since: e.RecordedAt}
+	open[key] = &window{Deployment: e.DeploymentSlug(), Step: t.step, Since: e.RecordedAt}
 	return open[key], true
 }
 

@@ -263,6 +263,27 @@ func TestOwe_OnlyThoseAreToldWhoWantIt(t *testing.T) {
 	}
 }
 
+// Who was told that it works again is told at once that it does not.
+func TestOwe_AFailureAfterASuccessIsAnotherOne(t *testing.T) {
+	w := newWorld(t, config.Notify{On: []string{config.OnFailed}})
+	for i, step := range []struct {
+		data eventlog.Data
+		want string
+	}{
+		{exits(1), "web: the deploy failed"}, {exits(1), ""}, {eventlog.Deployed{}, ""}, {exits(1), "web: the deploy failed"}, {exits(1), ""},
+	} {
+		w.now = time.Date(2026, 3, 1, 12, i, 0, 0, time.UTC)
+		w.event(fmt.Sprint(i), "web", step.data)
+		if got := titles(w.send()); got != step.want {
+			t.Errorf("event %d: got %q, want %q", i, got, step.want)
+		}
+	}
+	w.now = time.Date(2026, 3, 1, 13, 10, 0, 0, time.UTC)
+	if got := titles(w.send()); got != "web: the deploy failed once more; web: the deploy failed once more" {
+		t.Errorf("at the end of both hours: got %q", got)
+	}
+}
+
 // The first failure is told of at once; those of the same step within the hour after it
 // are one message at the hour's end, with the newest; another step is another failure.
 func TestOwe_TheSameFailureAgainIsOneMessageWithACount(t *testing.T) {
