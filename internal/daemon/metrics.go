@@ -154,7 +154,7 @@ func (c *condition) lookAtParts(cfg *config.Config, show metrics.Show) {
 	}
 	show("configuration_refused", "Whether the last good configuration is used because the present one was refused.", flag(c.refused != nil))
 	c.mu.Lock()
-	failed := len(c.failed)
+	failed, recovery := len(c.failed), c.recovery
 	parts := make([]string, 0, failed)
 	for part := range c.failed {
 		parts = append(parts, part)
@@ -164,6 +164,9 @@ func (c *condition) lookAtParts(cfg *config.Config, show metrics.Show) {
 	show("parts_failed", "How many parts of the process have failed and are tried again.", float64(failed))
 	for _, part := range parts {
 		show("part_failed", "1 for each part that has failed and is tried again.", 1, "part", part)
+	}
+	if recovery != nil {
+		show("recovery_troubles", "What keeps missed pushes from being found: remotes that do not answer, deliveries that GitHub does not list.", float64(len(recovery.Troubles())))
 	}
 	if p != nil {
 		if lag, err := p.Lag(ctx); err == nil {
