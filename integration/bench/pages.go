@@ -52,31 +52,35 @@ func pages(ctx context.Context, b *bench) ([]result, error) {
 		var slowest, status, all [2][]float64
 		for round := range b.rounds {
 			b.round(round)
-			for i, p := range served {
-				var times []float64
-				for _, path := range kind.paths {
-					var took []float64
-					for n := range asked {
-						address := path
-						if kind.shared {
-							address += map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")] + fmt.Sprint("look=", n+round*asked)
-						}
+			var times [2][]float64
+			for _, path := range kind.paths {
+				var took [2][]float64
+				for n := range asked {
+					address := path
+					if kind.shared {
+						address += map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")] + fmt.Sprint("look=", n+round*asked)
+					}
+					for i, p := range served { // in turn, for the machine is not always as quick
 						begin := time.Now()
 						if err := p.page(ctx, address); err != nil {
 							return nil, err
 						}
-						took = append(took, milliseconds(time.Since(begin)))
-					}
-					times = append(times, median(took))
-					if round == 0 && i == long {
-						fmt.Fprintf(b.progress, "pages: %s: %.1f ms\n", path, median(took))
+						took[i] = append(took[i], milliseconds(time.Since(begin)))
 					}
 				}
+				for i := range served {
+					times[i] = append(times[i], median(took[i]))
+				}
+				if round == 0 {
+					fmt.Fprintf(b.progress, "pages: %s: %.1f ms\n", path, median(took[long]))
+				}
+			}
+			for i := range served {
 				var sum float64
-				for _, t := range times {
+				for _, t := range times[i] {
 					sum += t
 				}
-				slowest[i], all[i] = append(slowest[i], slices.Max(times)), append(all[i], sum)
+				slowest[i], all[i] = append(slowest[i], slices.Max(times[i])), append(all[i], sum)
 			}
 			var took []float64
 			for range asked {
