@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -17,6 +19,11 @@ type Verified struct {
 	At       time.Time `json:"at"`
 	Events   int64     `json:"events"`
 	Breaches []string  `json:"breaches"`
+}
+
+// OfLog are the breaches that say that the log itself was changed.
+func (v Verified) OfLog() []string {
+	return slices.DeleteFunc(slices.Clone(v.Breaches), func(b string) bool { return !strings.HasPrefix(b, "log: ") })
 }
 
 // VerifiedPath is where it is kept.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/notify"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
@@ -56,6 +57,14 @@ func (c *condition) look(ctx context.Context, cfg *config.Config) (list []notify
 			list = append(list, notify.Condition{What: config.OnTampered, Key: "log", Text: "The signer:", Quoted: trouble})
 		default:
 			stopped("signatures", trouble)
+		}
+	}
+	if v, err := answer.LastVerify(cfg); err == nil && v != nil {
+		if breaches := v.OfLog(); len(breaches) > 0 {
+			list = append(list, notify.Condition{
+				What: config.OnTampered, Key: "verify",
+				Text: fmt.Sprintf("verify, at %s:", v.At.UTC().Format("2006-01-02 15:04 UTC")), Quoted: strings.Join(breaches, "; "),
+			})
 		}
 	}
 	_, locks := c.checkLocks(ctx, cfg)

@@ -259,7 +259,7 @@ func (w *watch) words(due []*standing) sender.Message {
 	switch due[0].What {
 	case config.OnTampered:
 		m.Title = deployer + ": the log was tampered with"
-		m.Say("The log of the deployer %s is not what it was when it was signed last. Nothing is signed until it is.", deployer)
+		m.Say("The log of the deployer %s is not what it was.", deployer)
 	case config.OnStopped:
 		m.Title = deployer + ": a part of the deployer stands"
 		m.Say("The deployer %s does not work as it should; it is tried again by itself.", deployer)
