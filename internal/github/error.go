@@ -29,7 +29,12 @@ type Error struct {
 
 // Error renders "what: GitHub answers 403: message; advice".
 func (e *Error) Error() string {
-	text := e.What + ": "
+	return e.What + ": " + e.Reason()
+}
+
+// Reason is what kept it from being done, and what to do, whatever it was.
+func (e *Error) Reason() string {
+	text := ""
 	if e.Status != 0 {
 		text += fmt.Sprintf("GitHub answers %d: ", e.Status)
 	}

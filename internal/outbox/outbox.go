@@ -76,8 +76,8 @@ type Outbox struct {
 	log    *slog.Logger
 	outage *retry.Outage
 	// wake tells the sender that there is something new.
-	wake   chan struct{}
-	noting sync.Mutex
+	wake chan struct{}
+	told told
 }
 
 // New returns an Outbox that has not started.

@@ -159,6 +159,7 @@ func orElse(s, other string) string {
 // again what it is sent, so what waits for that is sent at once, and what it refused gets
 // another chance.
 func (b *Outbox) done(ctx context.Context, item owed) error {
+	b.told.over(item.Scope)
 	return pgx.BeginFunc(ctx, b.o.Pool, func(tx pgx.Tx) error {
 		const remove = `delete from public.outbox where channel = $1 and instance = $2 and key = $3 and position = $4`
 		if _, err := tx.Exec(ctx, remove, b.o.Channel, b.o.Instance, item.Key, item.Position); err != nil {
@@ -172,7 +173,34 @@ func (b *Outbox) done(ctx context.Context, item owed) error {
 	})
 }
 
-// failed notes a failure. The first of a kind that is final is told of.
+// told is the last refusal of each scope that was logged, until something of the scope
+// was taken.
+type told struct {
+	mu   sync.Mutex
+	last map[string]string
+}
+
+// again says whether that was the last one, and makes it so.
+func (t *told) again(scope, text string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last[scope] == text {
+		return true
+	}
+	if t.last == nil {
+		t.last = map[string]string{}
+	}
+	t.last[scope] = text
+	return false
+}
+
+func (t *told) over(scope string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.last, scope)
+}
+
+// failed notes a failure. The first of a kind that is final is logged.
 func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
 	state, pause := "owed", retry.Pause(item.tries, b.o.Pause, lastPause)
 	if a, ok := errors.AsType[after](err); ok {
@@ -187,22 +215,16 @@ func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
 	if len(text) > maxError {
 		text = strings.ToValidUTF8(text[:maxError], "")
 	}
-	b.noting.Lock() // so that of several that fail at once one sees the others
-	defer b.noting.Unlock()
-	var others bool
-	const q = `with others as (select exists (select from public.outbox
-			where channel = $1 and instance = $2 and scope = $5 and state = $6 and error = $7 and key <> $3) as same),
-		noted as (update public.outbox set state = $6, error = $7, failed_at = clock_timestamp(), tries = tries + 1, next_at = clock_timestamp() + $8
-			where channel = $1 and instance = $2 and key = $3 and position = $4)
-		select same from others`
-	if err := b.o.Pool.QueryRow(ctx, q, b.o.Channel, b.o.Instance, item.Key, item.Position, item.Scope, state, text, pause).Scan(&others); err != nil {
+	const note = `update public.outbox set state = $5, error = $6, failed_at = clock_timestamp(), tries = tries + 1, next_at = clock_timestamp() + $7
+		where channel = $1 and instance = $2 and key = $3 and position = $4`
+	if _, err := b.o.Pool.Exec(ctx, note, b.o.Channel, b.o.Instance, item.Key, item.Position, state, text, pause); err != nil {
 		return err
 	}
 	log := b.log.With("scope", item.Scope, "key", item.Key, "position", item.Position, "error", text)
 	switch {
 	case state == "owed":
 		log.Debug("it is sent again later", "in", pause.Round(time.Millisecond).String())
-	case others: // told of
+	case b.told.again(item.Scope, text):
 	case state == "refused":
 		log.Warn("the outside refused what it was told, for good")
 	default:

@@ -193,8 +193,8 @@ func (r *Reporter) Send(ctx context.Context, i outbox.Item) error {
 	switch {
 	case !ok:
 		return err
-	case !e.Temporary:
-		return outbox.Refused(err)
+	case !e.Temporary: // whichever of its requests it was: the scope says what cannot be done
+		return outbox.Refused(errors.New(e.Reason()))
 	case !e.RetryAt.IsZero():
 		return outbox.After(time.Until(e.RetryAt), err)
 	}
