@@ -271,6 +271,23 @@ func TestDashboard_IsUsedByKeyboard(t *testing.T) {
 	await(t, "the link to be followed", func() bool { return strings.HasPrefix(eval[string](l, `location.pathname`), "/deployments/") })
 }
 
+// The focus stays where it is when the page becomes another one.
+func TestDashboard_KeepsTheFocus(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.file("gate")
+	d.ends(d.pushed(0, "One").id)
+	l := d.open(1280)
+	d.login(l)
+	l.visit(d.base + "/deployments/web")
+	eval[bool](l, `document.querySelector("#act-freeze > summary").focus() || true`)
+	d.ends(d.pushed(1, "Two").id)
+	l.shows("h1", d.tips[1][:8])
+	if at := eval[string](l, `document.activeElement.localName + " of " + document.activeElement.parentElement.id`); at != "summary of act-freeze" {
+		t.Errorf("the focus is at %s", at)
+	}
+}
+
 // What a screen reader needs: one heading of the page, landmarks, a name for
 // everything that can be used or that is a picture.
 func TestDashboard_HasNamesForAScreenReader(t *testing.T) {

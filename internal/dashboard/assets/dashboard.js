@@ -54,12 +54,10 @@ function ends(root) {
 // What has the focus, told so that it can be found again in another copy of the page.
 function focused() {
   const e = document.activeElement;
-  if (!e || !main().contains(e)) return null;
-  for (const name of ["id", "href", "name"]) {
-    const value = e.getAttribute(name);
-    if (value) return e.localName + "[" + name + "=" + CSS.escape(value) + "]";
-  }
-  return null;
+  if (!e || e === main() || !main().contains(e)) return null;
+  const name = ["id", "href", "name"].find(n => e.getAttribute(n)), within = e.parentElement.closest("[id]");
+  const which = "#" + CSS.escape(within.id) + " " + e.localName + (name ? "[" + name + "=" + CSS.escape(e.getAttribute(name)) + "]" : "");
+  return { which, at: [...document.querySelectorAll(which)].indexOf(e) };
 }
 const writing = () => {
   const e = document.activeElement;
@@ -87,7 +85,7 @@ async function refresh() {
     prepare(main());
     times(document);
     main().querySelectorAll("pre.log").forEach((l, i) => { if (logs[i]) l.scrollTop = logs[i][1] ? l.scrollHeight : logs[i][0]; });
-    if (focus) main().querySelector(focus)?.focus({ preventScroll: true });
+    if (focus) document.querySelectorAll(focus.which)[focus.at]?.focus({ preventScroll: true });
     const now = main().querySelector("h1")?.textContent;
     if (now !== before) document.getElementById("said").textContent = now;
   } catch { /* the next one may come through */ }
