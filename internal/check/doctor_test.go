@@ -392,10 +392,15 @@ func TestDoctor_WorkersOwnReasons(t *testing.T) {
 	if lines := s.findings(t); has(lines, "fail daemon", "") || !has(lines, "warn daemon", "cannot be found: https://example.com: no; route") {
 		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
+	const silent = "the admin pages do not answer: "
 	for _, answer = range []string{`{"instance":"other","reasons":["x"]}`, `<html>`, `{"instance":"test","reasons":[]}`} {
-		if lines := s.findings(t); has(lines, "fail daemon", "") || !has(lines, "ok daemon", "a worker runs") {
+		if lines := s.findings(t); has(lines, "fail daemon", "") || !has(lines, "ok daemon", "a worker runs") || has(lines, "warn daemon", silent) == strings.Contains(answer, "test") {
 			t.Errorf("%s:\n%s", answer, strings.Join(lines, "\n"))
 		}
+	}
+	admin.Close()
+	if lines := s.findings(t); !has(lines, "warn daemon", silent+"Get ") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
 }
 

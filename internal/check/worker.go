@@ -60,11 +60,15 @@ func (d *doctor) requests(context.Context) {
 		"%s refused in the last hour: %s", counted(total, "webhook"), strings.Join(reasons, ", "))
 }
 
-// readiness asks the worker itself what keeps it from working. Its pages may be
-// switched off, or those of another program.
+// readiness asks the worker itself what keeps it from working.
 func (d *doctor) readiness(ctx context.Context) {
+	if d.cfg.Admin.Port == 0 {
+		return // only the worker's log has the address
+	}
 	reasons, recovery, err := daemon.Reasons(ctx, d.cfg)
 	if err != nil {
+		d.say(Warn, "deploys go on without them; does another program have the address? end that, or change [admin] host or port and restart (journalctl -u durhack-deployer says more)",
+			"the admin pages do not answer: %s", oneLine(err))
 		return
 	}
 	for _, reason := range reasons {

@@ -104,15 +104,6 @@ func Run(ctx context.Context, o Options) error {
 	if o.github, err = NewGitHub(o.Config, o.Version); err != nil {
 		return err
 	}
-	var administer func(context.Context) error
-	if o.Work {
-		if administer, err = newAdmin(ctx, o, state); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-	}
 	if o.Program != "" && o.Refused == nil { // it has proved to be good for a start
 		path, content, err := o.Config.Keep(o.Program, o.Args, os.Getenv, time.Now())
 		if err == nil {
@@ -127,11 +118,9 @@ func Run(ctx context.Context, o Options) error {
 	var pages sync.WaitGroup
 	defer pages.Wait()
 	defer stopAdministering()
-	if administer != nil {
+	if o.Work {
 		pages.Go(func() {
-			if err := administer(administering); err != nil {
-				o.Logger.Error("the admin pages are gone until the next start", "error", err)
-			}
+			keep(administering, o.Logger, "admin", func(ctx context.Context) error { return administer(ctx, o, state) }, nil)
 		})
 	}
 	var parts sync.WaitGroup

@@ -152,28 +152,28 @@ func (c *condition) now() (phase, why string, store *Store, p *projections.Proje
 	return c.phase, c.why, c.store, c.projector
 }
 
-// newAdmin binds the admin address; the function that it returns serves it. That
-// is nil, nil where nobody asked for the address and somebody else has it.
-func newAdmin(ctx context.Context, o Options, c *condition) (func(context.Context) error, error) {
+// administer binds the admin address and serves it. Where nobody asked for the
+// address and somebody else has it, it waits for the end in place of that.
+func administer(ctx context.Context, o Options, c *condition) error {
 	addr := o.Config.Admin
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, addr.Network(), addr.String())
 	if err != nil {
 		if !o.Config.AdminSet && errors.Is(err, syscall.EADDRINUSE) {
 			o.Logger.Warn("no admin pages: the default address is in use; set [admin] port, or 0 to let the system choose", "addr", addr.String())
-			return nil, nil
+			<-ctx.Done()
+			return nil
 		}
-		return nil, fmt.Errorf("listen for admin on %s ([admin] host, port): %w", addr, err)
+		return fmt.Errorf("no admin pages, while deploys go on: end the program that has the address, or change [admin] host or port and restart: %w", err)
 	}
 	o.Logger.Info("admin pages", "addr", l.Addr().String(), "paths", "/healthz /readyz /metrics "+api.Prefix)
 	if o.Administering != nil {
 		o.Administering(l.Addr())
 	}
-	server := admin.New(admin.Options{
+	return admin.New(admin.Options{
 		About:  map[string]string{"instance": o.Config.Instance, "version": o.Version},
 		Checks: c.checks(o.Config), Hosts: adminHosts(o.Config), Pages: c.pages(o), Log: o.Logger,
-	})
-	return func(ctx context.Context) error { return server.Serve(ctx, l) }, nil
+	}).Serve(ctx, l)
 }
 
 // checks are what /readyz asks. None of them changes anything.

@@ -162,7 +162,8 @@ func TestReadinessOfAStandby(t *testing.T) {
 	s.mustStop(second)
 }
 
-// Somebody else's port is an error where it was asked for, and a warning where not.
+// Pages cannot be had, but pushes go live: an address that was asked for is tried
+// again, and the default one is left to who has it.
 func TestAdminPortInUse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -171,21 +172,35 @@ func TestAdminPortInUse(t *testing.T) {
 	defer l.Close()
 	s := newSite(t, pgtest.DSN(t), "")
 	s.cfg.Admin.Port = l.Addr().(*net.TCPAddr).Port
-	err = Run(t.Context(), Options{Config: s.cfg, Work: true, Logger: quiet})
-	if err == nil || !strings.Contains(err.Error(), l.Addr().String()) || !strings.Contains(err.Error(), "[admin]") {
-		t.Errorf("got %v", err)
-	}
 	s.cfg.AdminSet = false
 	d := s.run(true, true)
 	s.push(d, "d1")
 	s.expectDeployed(d, "d1")
-	if !strings.Contains(d.out.String(), "no admin pages") {
+	if !strings.Contains(d.out.String(), "no admin pages: the default address is in use") {
 		t.Errorf("no warning in\n%s", d.out)
 	}
 	s.mustStop(d)
-	// The listener alone serves none.
 	s.cfg.AdminSet = true
+	d = s.run(true, true)
+	s.push(d, "d2")
+	s.expectDeployed(d, "d2")
+	want := `level=ERROR msg="component failed, restarting" component=admin error="no admin pages, while deploys go on: end the program that has the address, or change [admin] host or port and restart: listen tcp4 ` + l.Addr().String()
+	s.wait(d, "it says what to do", func() bool { return strings.Contains(d.out.String(), want) })
+	l.Close()
+	s.becomes(d, 200, "")
+	s.mustStop(d)
+	// The listener alone serves none.
 	d = s.run(true, false)
+	s.mustStop(d)
+}
+
+func TestAdminAddressOfAnotherMachine(t *testing.T) {
+	s := newSite(t, pgtest.DSN(t), "")
+	s.cfg.Admin.Host, s.cfg.AdminSet = "192.0.2.1", true
+	d := s.run(true, true)
+	s.push(d, "d1")
+	s.expectDeployed(d, "d1")
+	s.wait(d, "it says why", func() bool { return strings.Contains(d.out.String(), "cannot assign requested address") })
 	s.mustStop(d)
 }
 
