@@ -53,7 +53,7 @@ func (d *doctor) troubles(troubles []outbox.Trouble) {
 		}
 		switch t.State {
 		case "refused":
-			d.say(Fail, again+"once that is fixed, what was refused is told again after the next thing that is taken", "%s: refused for good, %s, last at %s: %s", who, counted(t.Count, "time"), last, t.Error)
+			d.say(Fail, again+"once that is fixed, what was refused within a day is told within the hour, or after the next thing that is taken", "%s: refused for good, %s, last at %s: %s", who, counted(t.Count, "time"), last, t.Error)
 		case "given_up":
 			d.say(Warn, again+"`log` has all that was not told", "%s: given up after a day, %s, last at %s: %s", who, counted(t.Count, "time"), last, t.Error)
 		default:

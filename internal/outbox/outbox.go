@@ -46,7 +46,7 @@ type Item struct {
 	Body      json.RawMessage
 }
 
-// Options configure an Outbox. All but the last three are required.
+// Options configure an Outbox. All but the last four are required.
 type Options struct {
 	// Channel names the follower, in the tables and to people.
 	Channel  string
@@ -64,10 +64,12 @@ type Options struct {
 	Send   func(ctx context.Context, item Item) error
 	Logger *slog.Logger
 	// Parallel bounds how many are sent at once (8), Timeout how long each may take (30 s),
-	// and Pause is how long the first pause after a failure is (1 s).
+	// Pause is how long the first pause after a failure is (1 s), and Probe that after a
+	// refusal (5 min).
 	Parallel int
 	Timeout  time.Duration
 	Pause    time.Duration
+	Probe    time.Duration
 }
 
 // Outbox is one follower. Create it with New.
@@ -90,6 +92,9 @@ func New(o Options) *Outbox {
 	}
 	if o.Pause == 0 {
 		o.Pause = time.Second
+	}
+	if o.Probe == 0 {
+		o.Probe = 5 * time.Minute
 	}
 	log := o.Logger.With("channel", o.Channel)
 	return &Outbox{

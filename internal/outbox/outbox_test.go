@@ -28,6 +28,7 @@ type world struct {
 	pool     *pgxpool.Pool
 	log      *eventlog.Log
 	instance string
+	probe    time.Duration
 	out      lines
 
 	mu   sync.Mutex
@@ -75,7 +76,7 @@ func (w *world) outbox() *Outbox {
 			}
 			return items, nil
 		},
-		Send: w.send, Logger: slog.New(slog.NewTextHandler(&w.out, nil)), Pause: 5 * time.Millisecond,
+		Send: w.send, Logger: slog.New(slog.NewTextHandler(&w.out, nil)), Pause: 5 * time.Millisecond, Probe: w.probe,
 	})
 }
 
@@ -281,6 +282,7 @@ func TestOutbox_SaysOnceWhatWasRefusedAndTriesItAgainWhenItsScopeIsTaken(t *test
 	defer w.run(t)()
 	w.append(t, "here", "web", "docs", "wiki")
 	eventually(t, "all are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 3 })
+	eventually(t, "it is told", func() bool { return w.out.count("the outside refused") > 0 })
 	if n := w.out.count("the outside refused"); n != 1 {
 		t.Errorf("it was told %d times, want once", n)
 	}
@@ -296,6 +298,64 @@ func TestOutbox_SaysOnceWhatWasRefusedAndTriesItAgainWhenItsScopeIsTaken(t *test
 	w.append(t, "here", "other")
 	eventually(t, "all are said", func() bool { return len(w.heard()) == 4 })
 	w.hears(t, w.heard()...)
+}
+
+func TestOutbox_TriesTheNewestOfWhatWasRefusedNowAndThen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.probe = time.Millisecond
+	refuse := func(context.Context, Item) error { return Refused(errors.New("403")) }
+	w.set(refuse)
+	defer w.run(t)()
+	w.append(t, "here", "web", "docs", "wiki")
+	eventually(t, "all are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 3 })
+	var mu sync.Mutex
+	var probed []string
+	answers := []error{Refused(errors.New("403")), errors.New("502"), Refused(errors.New("403"))}
+	w.set(func(ctx context.Context, i Item) error {
+		backlogs, err := Backlogs(ctx, w.pool, "here")
+		troubles, also := Troubles(ctx, w.pool, "here")
+		if err != nil || also != nil || len(backlogs) != 1 || backlogs[0] != (Backlog{Channel: "test", Refused: 3}) || len(troubles) != 1 || troubles[0].State != "refused" || troubles[0].Error != "403" {
+			t.Errorf("while %s is tried again, the backlog is %+v, %v, and the troubles %+v, %v", i.Key, backlogs, err, troubles, also)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		probed = append(probed, i.Key)
+		return answers[len(probed)%len(answers)]
+	})
+	eventually(t, "it is tried again and again", func() bool { mu.Lock(); defer mu.Unlock(); return len(probed) > 2*chances })
+	w.set(refuse)
+	mu.Lock()
+	if rest := slices.DeleteFunc(slices.Clone(probed), func(key string) bool { return key == "wiki" }); len(rest) > 0 {
+		t.Errorf("%v was tried, too, and not the newest alone", rest)
+	}
+	mu.Unlock()
+	if n := w.out.count("the outside refused"); n != 1 {
+		t.Errorf("it was told %d times, want once", n)
+	}
+	w.set(nil)
+	eventually(t, "all are said", func() bool { return len(w.heard()) == 3 })
+	if got := w.heard(); got[0] != "wiki=3" {
+		t.Errorf("the outside heard %v", got)
+	}
+	w.hears(t, w.heard()...)
+}
+
+func TestOutbox_LeavesWhatWasRefusedADayAgo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.probe = time.Millisecond
+	w.set(func(context.Context, Item) error { return Refused(errors.New("403")) })
+	stop := w.run(t)
+	w.append(t, "here", "web", "docs")
+	eventually(t, "both are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 2 })
+	stop()
+	w.exec(t, "update outbox set next_at = clock_timestamp(), at = at - case key when 'docs' then interval '24 hours' else '0' end")
+	w.set(nil)
+	b := w.outbox()
+	if due, _, err := b.due(t.Context(), []string{}); err != nil || len(due) != 1 || due[0].Key != "web" {
+		t.Errorf("to be sent is %+v, %v", due, err)
+	}
 }
 
 func TestOutbox_GivesUpAfterADay(t *testing.T) {
@@ -412,13 +472,14 @@ func TestOutbox_IsHadByOneProcess(t *testing.T) {
 func TestOutbox_AgainstAModel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.probe = time.Millisecond
 	errDead := errors.New("killed")
 	rapid.Check(t, func(t *rapid.T) {
 		w.exec(t, "delete from outbox; delete from outbox_positions")
 		w.mu.Lock()
 		w.said = nil
 		w.mu.Unlock()
-		faults := rapid.SliceOfN(rapid.SampledFrom([]string{"", "", "fails", "taken and fails", "limit"}), 0, 30).Draw(t, "faults")
+		faults := rapid.SliceOfN(rapid.SampledFrom([]string{"", "", "fails", "taken and fails", "limit", "refused"}), 0, 30).Draw(t, "faults")
 		var mu sync.Mutex
 		w.set(func(_ context.Context, i Item) error {
 			mu.Lock()
@@ -438,6 +499,8 @@ func TestOutbox_AgainstAModel(t *testing.T) {
 				return errDead
 			case "limit":
 				return After(time.Millisecond, errors.New("403"))
+			case "refused":
+				return Refused(errors.New("401"))
 			}
 			return nil
 		})

@@ -21,6 +21,8 @@ const (
 	// chances is how often something that was refused is tried again once others of
 	// its scope are taken: a token may have got its permission back.
 	chances = 5
+	// probes bounds the pauses between the tries of what is refused: that many times Probe.
+	probes = 12
 )
 
 type refused struct{ error }
@@ -30,7 +32,8 @@ func (r refused) Unwrap() error { return r.error }
 // IsRefused says that an error is marked so.
 func IsRefused(err error) bool { return errors.As(err, new(refused)) }
 
-// Refused marks an error of Send as one that waiting does not fix.
+// Refused marks an error of Send as one that waiting does not fix, but a person may: the
+// newest of a scope is tried again now and then.
 func Refused(err error) error { return refused{err} }
 
 type after struct {
@@ -46,8 +49,9 @@ func After(pause time.Duration, err error) error { return after{err, pause} }
 // owed is an item with what became of it so far.
 type owed struct {
 	Item
-	tries int
-	err   string
+	tries   int
+	err     string
+	refused bool
 }
 
 // deliver sends what is owed until ctx ends; it always returns an error. An item
@@ -94,23 +98,26 @@ func without(list []string, key string) []string {
 }
 
 // due reads what is to be sent now, as much as may be sent at once, and how long it is
-// until there is more.
+// until there is more. What is refused stays so while the newest of its scope is tried.
 func (b *Outbox) due(ctx context.Context, flying []string) (list []owed, pause time.Duration, err error) {
 	free := b.o.Parallel - len(flying)
 	pause = time.Minute
 	if free == 0 {
 		return nil, pause, nil
 	}
-	const q = `select key, scope, position, at, body, tries, error, greatest(0, extract(epoch from next_at - clock_timestamp()))::float8
-		from public.outbox where channel = $1 and instance = $2 and state = 'owed' and key <> all ($3)
-		order by next_at, position limit $4`
-	rows, err := b.o.Pool.Query(ctx, q, b.o.Channel, b.o.Instance, flying, free)
+	const q = `with probes as (select distinct on (scope) * from public.outbox
+			where channel = $1 and instance = $2 and state = 'refused' and at > clock_timestamp() - $5::interval
+			order by scope, position desc, key)
+		select key, scope, position, at, body, tries, error, state = 'refused', greatest(0, extract(epoch from next_at - clock_timestamp()))::float8
+		from (select * from public.outbox where channel = $1 and instance = $2 and state = 'owed' union all select * from probes) o
+		where key <> all ($3) order by next_at, position limit $4`
+	rows, err := b.o.Pool.Query(ctx, q, b.o.Channel, b.o.Instance, flying, free, Lasts)
 	if err != nil {
 		return nil, 0, err
 	}
 	var item owed
 	var wait float64
-	_, err = pgx.ForEachRow(rows, []any{&item.Key, &item.Scope, &item.Position, &item.At, &item.Body, &item.tries, &item.err, &wait}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&item.Key, &item.Scope, &item.Position, &item.At, &item.Body, &item.tries, &item.err, &item.refused, &wait}, func() error {
 		if wait > 0 {
 			pause = min(pause, time.Duration(wait*float64(time.Second))+time.Millisecond)
 			return nil
@@ -206,8 +213,13 @@ func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
 	if a, ok := errors.AsType[after](err); ok {
 		pause = max(a.pause, pause)
 	}
-	if errors.As(err, new(refused)) {
-		state = "refused"
+	probe := min(max(time.Since(item.At), b.o.Probe), probes*b.o.Probe) // each about twice the one before
+	if IsRefused(err) {
+		state, pause = "refused", probe
+	} else if item.refused { // whether it still is was not answered
+		const later = `update public.outbox set next_at = clock_timestamp() + $5 where channel = $1 and instance = $2 and key = $3 and position = $4`
+		_, err := b.o.Pool.Exec(ctx, later, b.o.Channel, b.o.Instance, item.Key, item.Position, max(pause, probe))
+		return err
 	} else if time.Since(item.At)+pause > Lasts {
 		state = "given_up"
 	}
@@ -215,7 +227,8 @@ func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
 	if len(text) > maxError {
 		text = strings.ToValidUTF8(text[:maxError], "")
 	}
-	const note = `update public.outbox set state = $5, error = $6, failed_at = clock_timestamp(), tries = tries + 1, next_at = clock_timestamp() + $7
+	const note = `update public.outbox set state = $5, error = $6, failed_at = clock_timestamp(), next_at = clock_timestamp() + $7,
+			tries = tries + case state when 'owed' then 1 else 0 end
 		where channel = $1 and instance = $2 and key = $3 and position = $4`
 	if _, err := b.o.Pool.Exec(ctx, note, b.o.Channel, b.o.Instance, item.Key, item.Position, state, text, pause); err != nil {
 		return err
@@ -224,7 +237,7 @@ func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
 	switch {
 	case state == "owed":
 		log.Debug("it is sent again later", "in", pause.Round(time.Millisecond).String())
-	case b.told.again(item.Scope, text):
+	case b.told.again(item.Scope, text), state == "refused" && item.err == text:
 	case state == "refused":
 		log.Warn("the outside refused what it was told, for good")
 	default:
