@@ -121,6 +121,9 @@ func (c *condition) pages(o Options) http.Handler {
 		Changes: func(ctx context.Context, d *config.Deployment, from, to string) (git.Changes, error) {
 			return Tree(o.Config, d).Changes(ctx, from, to, dashboard.MaxChanges)
 		},
+		Authored: func(ctx context.Context, d *config.Deployment, commits []string) (map[string]git.Authored, error) {
+			return Tree(o.Config, d).Authored(ctx, commits)
+		},
 	})
 	mux.Handle("/", desk.Around(pages))
 	return mux

@@ -124,7 +124,7 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	var hashes []string
+	var hashes []wanted
 	for i, d := range known {
 		one := found[each*i : each*i+each]
 		t := then{Instance: d.Instance, Slug: d.Slug, Href: r.deploymentHref(d.Instance, d.Slug), Class: "never", Status: "never deployed"}
@@ -144,7 +144,7 @@ func (v *atView) fold(ctx context.Context, r *request) error {
 		t.Holds = v.holds(held, d)
 		for _, s := range []*shown{t.Live, t.Running} {
 			if s != nil {
-				hashes = append(hashes, s.Hash)
+				hashes = append(hashes, wanted{s.Hash, r.configured(t.Instance, t.Slug)})
 			}
 		}
 		v.Items = append(v.Items, t)

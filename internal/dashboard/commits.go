@@ -14,6 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
@@ -60,21 +61,42 @@ func (c *cache[K, V]) put(key K, value V) {
 // commit is what is known of a commit, for people.
 type commit struct {
 	Hash string
-	// Subject, Author and Login (of the author) are empty where no push that is stored tells them.
+	// Subject, Author and Login (of the author) are empty where neither a push that is stored
+	// nor the clone tells them.
 	Subject, Author, Login string
 	// Link is its page at the remote's, "" where there is none.
 	Link string
 }
 
-// named is a commit's subject and author, as a push told them.
-type named struct{ subject, author, login string }
-
-// commits finds what pushes say of their commits, and remembers it.
-type commits struct {
-	known *cache[string, named]
+// named is a commit's subject and author, as a push or a clone told them.
+type named struct {
+	subject, author, login string
+	// told says that nobody else is to be asked. A push whose body is not stored, or was
+	// redacted, tells nothing, and is not asked around for.
+	told bool
 }
 
-func newCommits() *commits { return &commits{known: newCache[string, named](8192)} }
+// commits finds what pushes say of their commits, or else the deployments' clones, and
+// remembers it.
+type commits struct {
+	known *cache[string, named]
+	// clone asks a deployment's clone, and absent is when it did not tell of a commit.
+	clone  func(ctx context.Context, d *config.Deployment, commits []string) (map[string]git.Authored, error)
+	absent *cache[absent, time.Time]
+}
+
+type absent struct{ deployment, commit string }
+
+func newCommits(o Options) *commits {
+	return &commits{known: newCache[string, named](8192), clone: o.Authored, absent: newCache[absent, time.Time](8192)}
+}
+
+// wanted is a commit to be named, and the deployment that has it in its clone, nil where it is
+// another instance's.
+type wanted struct {
+	hash string
+	of   *config.Deployment
+}
 
 // maxBody is how long a body may be that is read for a subject, in bytes, and maxSubject how
 // long that may be, in characters.
@@ -84,14 +106,29 @@ const (
 	maxPerson  = 80
 	// maxAsked bounds the bodies that are read for one page.
 	maxAsked = 100
+	// clonesAsked and clonesWithin bound the clones that are asked for one page, absentFor
+	// is how long one is not asked again for what it did not tell: it may be fetched next.
+	clonesAsked  = 8
+	clonesWithin = 200 * time.Millisecond
+	absentFor    = 10 * time.Second
 )
 
-// name finds the subjects and authors of the commits that are not known yet: the deliveries
-// that carried them are asked for in one round trip, and their bodies in another.
-func (c *commits) name(ctx context.Context, source answer.Source, hashes []string) error {
+// name finds the subjects and authors of the commits that are not known yet.
+func (c *commits) name(ctx context.Context, source answer.Source, all []wanted) error {
+	if err := c.pushed(ctx, source, all); err != nil {
+		return err
+	}
+	c.cloned(ctx, all)
+	return nil
+}
+
+// pushed asks the log: for the deliveries that carried them in one round trip, and for their
+// bodies in another.
+func (c *commits) pushed(ctx context.Context, source answer.Source, all []wanted) error {
 	var filters []eventlog.Filter
 	var asked []string
-	for _, hash := range hashes {
+	for _, one := range all {
+		hash := one.hash
 		if _, ok := c.known.get(hash); ok || !names.Commit(hash) || slices.Contains(asked, hash) || len(asked) == maxAsked {
 			continue
 		}
@@ -113,7 +150,12 @@ func (c *commits) name(ctx context.Context, source answer.Source, hashes []strin
 			if err != nil {
 				continue
 			}
-			if r, ok := data.(eventlog.Received); ok && r.Source != eventlog.SourceCLI && r.PayloadSize <= maxBody {
+			r, ok := data.(eventlog.Received)
+			if !ok || r.Source == eventlog.SourceCLI || r.Source == eventlog.SourceRecovery && r.HookID == "" {
+				continue // whoever deployed by hand, or found it by polling, does not tell who wrote it
+			}
+			c.known.put(asked[i], named{told: true})
+			if r.PayloadSize <= maxBody {
 				digests = append(digests, r.PayloadDigest)
 			}
 		}
@@ -128,7 +170,42 @@ func (c *commits) learn(p eventlog.Payload) {
 			continue
 		}
 		author := cmp.Or(one.Author.Name, one.Author.Username)
-		c.known.put(one.ID, named{plain(one.Subject(), maxSubject), plain(author, maxPerson), plain(one.Author.Username, maxPerson)})
+		c.known.put(one.ID, named{plain(one.Subject(), maxSubject), plain(author, maxPerson), plain(one.Author.Username, maxPerson), true})
+	}
+}
+
+// cloned asks the clones of the deployments for what no push told. One that is not there, or
+// slow, is no error: the hash alone is shown.
+func (c *commits) cloned(ctx context.Context, all []wanted) {
+	if c.clone == nil {
+		return
+	}
+	ask := map[*config.Deployment][]string{}
+	for _, one := range all {
+		if one.of == nil || !names.Commit(one.hash) || slices.Contains(ask[one.of], one.hash) || len(ask[one.of]) == maxAsked {
+			continue
+		}
+		known, _ := c.known.get(one.hash)
+		if at, ok := c.absent.get(absent{one.of.Slug, one.hash}); known.told || ok && time.Since(at) < absentFor {
+			continue
+		}
+		ask[one.of] = append(ask[one.of], one.hash)
+	}
+	ctx, cancel := context.WithTimeout(ctx, clonesWithin)
+	defer cancel()
+	left := clonesAsked
+	for d, hashes := range ask { // in no order: each has its turn, sooner or later
+		if left--; left < 0 || ctx.Err() != nil {
+			return
+		}
+		found, _ := c.clone(ctx, d, hashes) // the deploy says what is wrong with a clone
+		for _, hash := range hashes {
+			if one, ok := found[hash]; ok {
+				c.known.put(hash, named{subject: plain(one.Subject, maxSubject), author: plain(one.Author, maxPerson), told: true})
+			} else {
+				c.absent.put(absent{d.Slug, hash}, time.Now())
+			}
+		}
 	}
 }
 

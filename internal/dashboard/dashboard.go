@@ -42,6 +42,8 @@ type Options struct {
 	Source func() (answer.Source, error)
 	// Changes are the files that differ between two commits of a deployment.
 	Changes func(ctx context.Context, d *config.Deployment, from, to string) (git.Changes, error)
+	// Authored are the subjects and authors of commits that are in the clone of a deployment.
+	Authored func(ctx context.Context, d *config.Deployment, commits []string) (map[string]git.Authored, error)
 	// Actor is who asks, "" where nobody has said so, and Actions what that person may do
 	// about something. Without them pages can only be read.
 	Actor   func(r *http.Request) string
@@ -99,7 +101,7 @@ type Handler struct {
 // New returns a handler for all paths that no other has.
 func New(o Options) *Handler {
 	h := &Handler{
-		o: o, mux: http.NewServeMux(), slots: make(chan struct{}, pagesAtOnce), commits: newCommits(), changes: newCache[string, git.Changes](256), made: newCache[string, made](16),
+		o: o, mux: http.NewServeMux(), slots: make(chan struct{}, pagesAtOnce), commits: newCommits(o), changes: newCache[string, git.Changes](256), made: newCache[string, made](16),
 	}
 	h.assets = readAssets()
 	h.pages = parsePages(h.assets)

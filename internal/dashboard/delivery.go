@@ -200,10 +200,11 @@ func (r *request) tellParts(ctx context.Context, v *deliveryView) error {
 		return err
 	}
 	var positions []int64
-	hashes := []string{}
+	var hashes []wanted
 	for _, p := range v.Parts {
 		a := p.attempt
-		hashes = append(hashes, a.Commit, a.PreviousCommit)
+		d := r.configured(v.Instance, p.Deployment)
+		hashes = append(hashes, wanted{a.Commit, d}, wanted{a.PreviousCommit, d})
 		for _, position := range []int64{a.StartedPosition, a.EndedPosition} {
 			if position > 0 {
 				positions = append(positions, position)
@@ -212,7 +213,7 @@ func (r *request) tellParts(ctx context.Context, v *deliveryView) error {
 	}
 	for _, d := range known {
 		if d.Live != nil && slices.ContainsFunc(v.Parts, func(p part) bool { return p.Deployment == d.Slug }) {
-			hashes = append(hashes, d.Live.Commit)
+			hashes = append(hashes, wanted{d.Live.Commit, r.configured(v.Instance, d.Slug)})
 		}
 	}
 	if err := r.h.commits.name(ctx, r.source, hashes); err != nil {

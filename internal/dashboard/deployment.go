@@ -231,9 +231,9 @@ func (v *deploymentView) history(ctx context.Context, r *request, key projection
 	if before.Position > 0 {
 		v.Newest = r.page("before", "")
 	}
-	var hashes []string
+	var hashes []wanted
 	for _, a := range attempts {
-		hashes = append(hashes, a.Commit)
+		hashes = append(hashes, wanted{a.Commit, r.configured(key.Instance, key.Slug)})
 	}
 	if err := r.h.commits.name(ctx, r.source, hashes); err != nil {
 		return err
@@ -324,9 +324,9 @@ func (v *deploymentView) newer(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	var hashes []string
+	var hashes []wanted
 	for _, row := range story.Newer {
-		hashes = append(hashes, row.Commit)
+		hashes = append(hashes, wanted{row.Commit, r.configured(v.Instance, v.Slug)})
 	}
 	if err := r.h.commits.name(ctx, r.source, hashes); err != nil {
 		return err

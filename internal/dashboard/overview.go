@@ -238,7 +238,7 @@ func (r *request) state(d projections.Deployment, runs []projections.Attempt) st
 // complete adds what others than the read models know: subjects and authors, the
 // repositories of what is not configured here, how far runs are, why nothing begins.
 func (r *request) complete(ctx context.Context, states []*state, runs map[projections.Key][]projections.Attempt) error {
-	var hashes []string
+	var hashes []wanted
 	each := func(s *state, do func(*commit)) {
 		do(&s.PinnedTo)
 		for _, one := range []*shown{s.Live, s.Running} {
@@ -252,7 +252,7 @@ func (r *request) complete(ctx context.Context, states []*state, runs map[projec
 		}
 	}
 	for _, s := range states {
-		each(s, func(c *commit) { hashes = append(hashes, c.Hash) })
+		each(s, func(c *commit) { hashes = append(hashes, wanted{c.Hash, r.configured(s.Instance, s.Slug)}) })
 	}
 	if err := r.h.commits.name(ctx, r.source, hashes); err != nil {
 		return err

@@ -15,7 +15,10 @@ import (
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
 
+	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/git"
 )
 
 // page is a page that was parsed.
@@ -405,6 +408,69 @@ func TestPages_AreSharedUntilSomethingHappens(t *testing.T) {
 		if mine := w.get("/", http.StatusOK).Body.String(); !strings.Contains(mine, "signed in as") {
 			t.Error("a page for nobody is given to somebody")
 		}
+	}
+}
+
+func TestCommits_ThatNoPushToldOfAreAskedOfTheClone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.find("by-hand", "web", eventlog.SourceCLI)
+	w.find("polled", "api", eventlog.SourceRecovery)
+	w.deploy("pushed", "docs", "Told by the push", "")
+	w.find("absent", "idle", eventlog.SourceCLI)
+	w.project()
+	w.clones = map[string]map[string]git.Authored{
+		"web": {hash("by-hand"): {Subject: "Found in the clone " + hostile, Author: "Yuki " + hostile}},
+		"api": {hash("polled"): {Subject: "Missed by GitHub", Author: "Xu"}},
+	}
+	for path, want := range map[string][]string{
+		"/": {"Found in the clone", "Yuki", "Missed by GitHub", "Xu", "Told by the push", short(hash("absent"))}, "/at": {"Found in the clone", "Missed by GitHub"},
+		"/deployments/web": {"Found in the clone", "written by Yuki"}, "/deployments/api": {"Missed by GitHub"},
+		"/deliveries/by-hand": {"Found in the clone", "Yuki"}, "/deliveries/polled": {"Missed by GitHub", "Xu"}, "/deployments/idle": {short(hash("absent"))},
+	} {
+		w.has(path, want...)
+		parse(t, path, w.get(path, http.StatusOK).Body.String()).check()
+	}
+	slices.Sort(w.cloned)
+	if !slices.Equal(w.cloned, []string{"api", "idle", "web"}) {
+		t.Errorf("these clones were asked: %q", w.cloned)
+	}
+	// What was not there is asked for again later: a fetch may have brought it.
+	w.clones["idle"] = map[string]git.Authored{hash("absent"): {Subject: "Fetched since", Author: "Wim"}}
+	w.handler.commits.absent.put(absent{"idle", hash("absent")}, time.Now().Add(-absentFor))
+	w.has("/deployments/idle?later", "Fetched since", "Wim")
+}
+
+func TestCommits_WithSlowClonesAreTheirHashes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.slow = true
+	for i := range 3 * clonesAsked {
+		slug := fmt.Sprintf("slow-%02d", i)
+		w.cfg.Deployments[slug] = &config.Deployment{Slug: slug, Repository: "octo/" + slug, Branch: "main", Enabled: true}
+		w.find("hand-"+slug, slug, eventlog.SourceCLI)
+	}
+	w.project()
+	w.has("/", short(hash("hand-slow-00")), short(hash("hand-slow-20")))
+	if len(w.cloned) != 1 {
+		t.Errorf("%d clones were asked one after another, though the first took all of the time", len(w.cloned))
+	}
+	w.slow = false
+	w.has("/?again", short(hash("hand-slow-00")))
+	if len(w.cloned) != 1+clonesAsked {
+		t.Errorf("%d clones were asked for one page", len(w.cloned)-1)
+	}
+}
+
+// A body that was redacted, or is not stored, does not come back by way of the clone.
+func TestCommits_OfPushesAreNotAskedOfTheClone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.find("gone", "web", eventlog.SourceGitHub)
+	w.project()
+	w.has("/", short(hash("gone")))
+	if len(w.cloned) != 0 {
+		t.Errorf("these clones were asked: %q", w.cloned)
 	}
 }
 

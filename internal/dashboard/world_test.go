@@ -41,6 +41,9 @@ type world struct {
 	said    strings.Builder
 	deltas  git.Changes
 	asked   int // for changes
+	clones  map[string]map[string]git.Authored
+	cloned  []string // the deployments whose clone was asked
+	slow    bool     // clones never answer
 }
 
 func newWorld(t *testing.T) *world {
@@ -65,6 +68,14 @@ func newWorld(t *testing.T) *world {
 		Changes: func(context.Context, *config.Deployment, string, string) (git.Changes, error) {
 			w.asked++
 			return w.deltas, nil
+		},
+		Authored: func(ctx context.Context, d *config.Deployment, commits []string) (map[string]git.Authored, error) {
+			w.cloned = append(w.cloned, d.Slug)
+			if w.slow {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return w.clones[d.Slug], nil
 		},
 	})
 	return w
@@ -112,6 +123,20 @@ func (w *world) receive(id, slug, subject string) {
 	}
 	forwarded := eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: hash(id), Rule: "octo/" + slug + " refs/heads/main -> " + slug, ConfigDigest: hash("c")}}
 	w.append(payload, of(id, "", 1, received), of(id, slug, 1, forwarded))
+}
+
+// find records a deploy that no push ordered: by hand, or of a tip that the poll has found.
+func (w *world) find(id, slug string, source eventlog.Source) {
+	w.t.Helper()
+	digest := sha256.Sum256([]byte(id))
+	received := eventlog.Received{
+		Event: "push", Ref: "refs/heads/main", Repository: "octo/" + slug, Commit: hash(id), ReceivedAt: time.Now().UTC(),
+		PayloadDigest: hex.EncodeToString(digest[:]), Source: source, Entry: strings.ToUpper(fmt.Sprintf("01J%023x", digest[:11])),
+	}
+	forwarded := eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: hash(id), Rule: "r", ConfigDigest: hash("c")}}
+	w.append(nil, of(id, "", 1, received), of(id, slug, 1, forwarded))
+	w.start(id, slug, 1, "")
+	w.append(nil, of(id, slug, 1, eventlog.Deployed{Commit: hash(id), Steps: twoSteps, DurationMS: 3800}))
 }
 
 func (w *world) start(id, slug string, attempt int, previous string) {

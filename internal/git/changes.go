@@ -32,6 +32,7 @@ const maxChanges = 256 << 10
 // Changes lists the files that differ between two commits, of which it returns at most
 // most. Where commits or clone are not here, that is ErrNoCommit: nothing is fetched.
 func (r *Repo) Changes(ctx context.Context, from, to string, most int) (Changes, error) {
+	defer r.opts.As.Enter()()
 	if err := errors.Join(checkHash(from), checkHash(to)); err != nil {
 		return Changes{}, fmt.Errorf("compare commits: %w", err)
 	}
