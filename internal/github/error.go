@@ -65,6 +65,9 @@ func (e *Error) Advice() string {
 	return ""
 }
 
+// ToWrite makes what is missing that for writing: for what is asked only to write then.
+func (e *Error) ToWrite() { e.Needs = strings.ReplaceAll(e.Needs, "(read)", "(read and write)") }
+
 // permissions are the names of GitHub's pages for those of its headers.
 var permissions = map[string]string{
 	"administration":      "Administration",

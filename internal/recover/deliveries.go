@@ -157,6 +157,9 @@ func (d *Deliveries) Look(ctx context.Context, since time.Time) (lost []Lost, fa
 	}
 	for _, id := range hooks {
 		found, err := d.ofHook(ctx, id, since)
+		if e, ok := errors.AsType[*github.Error](err); ok {
+			e.ToWrite() // to have it sent again
+		}
 		d.set(fmt.Sprintf("webhook %d of %s", id.id, id.repository), err)
 		if err != nil {
 			failed = append(failed, err)

@@ -229,7 +229,7 @@ func TestDeliveries_SayWhatGitHubRefuses(t *testing.T) {
 	s.push(2)
 	s.hub.Grant(githubtest.Token, map[string]string{"statuses": "write"})
 	d := s.deliveries()
-	if failed := s.look(d); len(failed) != 1 || !strings.Contains(failed[0], `it needs the permission "Webhooks" (read), or "Webhooks of the organization" (read)`) || len(d.Troubles()) != 1 {
+	if failed := s.look(d); len(failed) != 1 || !strings.Contains(failed[0], `it needs the permission "Webhooks" (read and write), or "Webhooks of the organization" (read and write)`) || len(d.Troubles()) != 1 {
 		t.Errorf("%q; %q", failed, d.Troubles())
 	}
 	s.hub.Grant(githubtest.Token, map[string]string{"repository_hooks": "read"})

@@ -323,6 +323,19 @@ func TestReporter_MakesOneDeploymentWhereTheAnswerIsLost(t *testing.T) {
 	expect(t, s.states(), "0002: in_progress success")
 }
 
+func TestReporter_NamesThePermissionThatDeploymentsTakeAsAWhole(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.hub.Grant(githubtest.Token, map[string]string{"statuses": "write"})
+	defer s.run(t)()
+	s.append(t, received("a"), forwarded("a", "web", sha(1)), of("a", "web", 1, eventlog.Started{Commit: sha(1)}))
+	s.told(t)
+	troubles, err := outbox.Troubles(t.Context(), s.pool, "here")
+	if err != nil || len(troubles) != 1 || !strings.Contains(troubles[0].Error, `it needs the permission "Deployments" (read and write)`) {
+		t.Errorf("%+v, %v", troubles, err)
+	}
+}
+
 // TestReporter_AgainstAModel has random histories, a GitHub that fails, takes and is lost,
 // and processes that end at any point: in the end each commit has exactly its last state,
 // and no older one came after a newer one.
