@@ -341,6 +341,22 @@ func TestOutbox_TriesTheNewestOfWhatWasRefusedNowAndThen(t *testing.T) {
 	w.hears(t, w.heard()...)
 }
 
+func TestOutbox_TurnThatIsWaitedForIsNoTrouble(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.set(func(context.Context, Item) error { return fmt.Errorf("web: %w", ErrTurn) })
+	defer w.run(t)()
+	w.append(t, "here", "web")
+	eventually(t, "it waits", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
+	troubles, err := Troubles(t.Context(), w.pool, "here")
+	backlogs, also := Backlogs(t.Context(), w.pool, "here")
+	if err != nil || also != nil || len(troubles) > 0 || len(backlogs) != 1 || backlogs[0].Owed != 1 {
+		t.Errorf("troubles: %+v, %v; backlogs: %+v, %v", troubles, err, backlogs, also)
+	}
+	w.set(nil)
+	w.hears(t, "web=1")
+}
+
 func TestOutbox_LeavesWhatWasRefusedADayAgo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

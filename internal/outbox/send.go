@@ -36,6 +36,9 @@ func IsRefused(err error) bool { return errors.As(err, new(refused)) }
 // newest of a scope is tried again now and then.
 func Refused(err error) error { return refused{err} }
 
+// ErrTurn is for Send to return where something else has to be sent before: no failure.
+var ErrTurn = errors.New("it waits for its turn")
+
 type after struct {
 	error
 	pause time.Duration
@@ -209,35 +212,40 @@ func (t *told) over(scope string) {
 
 // failed notes a failure. The first of a kind that is final is logged.
 func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
-	state, pause := "owed", retry.Pause(item.tries, b.o.Pause, lastPause)
+	state, failed, pause := "owed", true, retry.Pause(item.tries, b.o.Pause, lastPause)
 	if a, ok := errors.AsType[after](err); ok {
 		pause = max(a.pause, pause)
 	}
 	probe := min(max(time.Since(item.At), b.o.Probe), probes*b.o.Probe) // each about twice the one before
-	if IsRefused(err) {
+	switch {
+	case IsRefused(err):
 		state, pause = "refused", probe
-	} else if item.refused { // whether it still is was not answered
-		const later = `update public.outbox set next_at = clock_timestamp() + $5 where channel = $1 and instance = $2 and key = $3 and position = $4`
-		_, err := b.o.Pool.Exec(ctx, later, b.o.Channel, b.o.Instance, item.Key, item.Position, max(pause, probe))
-		return err
-	} else if time.Since(item.At)+pause > Lasts {
+	case item.refused: // whether it still is was not answered
+		state, failed, pause = "refused", false, max(pause, probe)
+	case errors.Is(err, ErrTurn):
+		failed = false
+	case time.Since(item.At)+pause > Lasts:
 		state = "given_up"
 	}
 	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "\uFFFD")
 	if len(text) > maxError {
 		text = strings.ToValidUTF8(text[:maxError], "")
 	}
-	const note = `update public.outbox set state = $5, error = $6, failed_at = clock_timestamp(), next_at = clock_timestamp() + $7,
+	if !failed {
+		text = item.err
+	}
+	const note = `update public.outbox set state = $5, error = $6, next_at = clock_timestamp() + $7,
+			failed_at = case when $8 then clock_timestamp() else failed_at end,
 			tries = tries + case state when 'owed' then 1 else 0 end
 		where channel = $1 and instance = $2 and key = $3 and position = $4`
-	if _, err := b.o.Pool.Exec(ctx, note, b.o.Channel, b.o.Instance, item.Key, item.Position, state, text, pause); err != nil {
+	if _, err := b.o.Pool.Exec(ctx, note, b.o.Channel, b.o.Instance, item.Key, item.Position, state, text, pause, failed); err != nil {
 		return err
 	}
 	log := b.log.With("scope", item.Scope, "key", item.Key, "position", item.Position, "error", text)
 	switch {
 	case state == "owed":
 		log.Debug("it is sent again later", "in", pause.Round(time.Millisecond).String())
-	case b.told.again(item.Scope, text), state == "refused" && item.err == text:
+	case state == "refused" && item.err == text, b.told.again(item.Scope, text):
 	case state == "refused":
 		log.Warn("the outside refused what it was told, for good")
 	default:

@@ -19,14 +19,12 @@ type made struct {
 	live            time.Time // when it was deployed, or zero
 }
 
-var errBusy = errors.New("another deployment of the same environment is being told of")
-
 // deployment says the state of a run as that of a deployment of GitHub's, which is made
 // where there is none. A success sets the one that was live before inactive.
 func (r *Reporter) deployment(ctx context.Context, i outbox.Item, b body) error {
 	busy := r.slugs[b.Slug]
 	if busy == nil || !busy.TryLock() { // two at once would both set what was before inactive
-		return errBusy
+		return outbox.ErrTurn
 	}
 	defer busy.Unlock()
 	d, err := r.find(ctx, i.Key, b)
@@ -69,6 +67,9 @@ func (r *Reporter) find(ctx context.Context, key string, b body) (made, error) {
 	}
 	there, err := r.o.GitHub.Deployments(ctx, b.Repository, b.Slug, b.Commit)
 	if err != nil {
+		if e, ok := errors.AsType[*github.Error](err); ok {
+			e.ToWrite() // what is needed as a whole, and not for the list alone
+		}
 		return d, err
 	}
 	description := describe(r.o.Instance + ": " + b.Run) // the instance and the event make it unique

@@ -336,6 +336,22 @@ func TestReporter_NamesThePermissionThatDeploymentsTakeAsAWhole(t *testing.T) {
 	}
 }
 
+// Two runs at one environment are told of one after the other.
+func TestReporter_QueueAtAnEnvironmentIsNoTrouble(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	defer s.run(t)()
+	s.hub.Fail(githubtest.Failure{Method: "POST", Path: "/deployments$", Silent: true})
+	for n, id := range []string{"a", "b"} {
+		s.append(t, received(id), forwarded(id, "web", sha(n)), of(id, "web", 1, eventlog.Started{Commit: sha(n)}))
+	}
+	s.eventually(t, "one waits for the other", "select count(*) = 1 from outbox where tries > 0")
+	if troubles, err := outbox.Troubles(t.Context(), s.pool, "here"); err != nil || len(troubles) > 0 {
+		t.Errorf("%+v, %v", troubles, err)
+	}
+	s.hub.Heal()
+}
+
 // TestReporter_AgainstAModel has random histories, a GitHub that fails, takes and is lost,
 // and processes that end at any point: in the end each commit has exactly its last state,
 // and no older one came after a newer one.
