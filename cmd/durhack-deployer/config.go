@@ -21,8 +21,9 @@ func (c *cli) configCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check [--for COMMAND] [--json]", Short: "Check the configuration",
 		Long: `Reads the configuration and reports everything that is wrong with it: file,
-line, the key, and the nearest known key. Exit 0 means that serve would start, or
-the command that --for names.
+line, the key, and the nearest known key. Exit 0 means that serve, or the
+command that --for names, would start with all of its parts; it also starts where
+only credentials of [github] or [[notify]] cannot be used.
 With --json each error and each warning is an object on standard output.`,
 		Args: takes(),
 		RunE: func(*cobra.Command, []string) error {
@@ -30,7 +31,7 @@ With --json each error and each warning is an object on standard output.`,
 			if !slices.Contains([]string{"serve", "listen", "work"}, program) {
 				return usagef("--for must be serve, listen or work, not %q", program)
 			}
-			refuse := func() error { return daemon.Refuse(cfg, program != "work", program != "listen") }
+			refuse := func() error { return daemon.Wrong(cfg, program != "work", program != "listen") }
 			if asJSON {
 				return c.checkJSON(cfg, err, refuse)
 			}

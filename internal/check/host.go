@@ -39,7 +39,7 @@ func (d *doctor) configuration(context.Context) {
 	if idle := daemon.IdleLimits(d.cfg); idle != "" {
 		d.say(Warn, "see memory_max in docs/operations.md", "%s", idle)
 	}
-	if refused, ok := errors.AsType[*config.Errors](daemon.Refuse(d.cfg, false, true)); ok {
+	if refused, ok := errors.AsType[*config.Errors](daemon.Wrong(d.cfg, false, true)); ok {
 		for _, p := range refused.List {
 			d.say(Fail, p.Suggestion, "%s", p.Message)
 		}

@@ -80,6 +80,7 @@ type Config struct {
 	files    map[string][]byte // and what they name
 	hidden   []Secret
 	problems []*Error
+	missing  []*Error
 }
 
 // HostPort is where a server listens. Port 0 lets the system choose.
@@ -378,6 +379,10 @@ func (c *Config) RequireSecret() error {
 // Problems lists what keeps a worker from starting: files that this user cannot use.
 // Load accepts them, so that a configuration can be shown, and commands work.
 func (c *Config) Problems() []*Error { return slices.Clone(c.problems) }
+
+// Missing lists the credentials that cannot be used for telling GitHub or people. A
+// worker starts without them: pushes do not need them.
+func (c *Config) Missing() []*Error { return slices.Clone(c.missing) }
 
 // Refused is the error that the deployment cannot be run, and why.
 func (d *Deployment) Refused(why, suggestion string) *Error {

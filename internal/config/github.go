@@ -113,11 +113,9 @@ func (d *decoder) privateFile(c *Config, s setting, path string, wrongly func(Se
 	}
 }
 
-// unusable is a problem of the worker's with a file that holds a secret: commands and
-// listeners can do without it, and so can pushes, as long as there is a last good
-// configuration.
+// unusable is a file that holds a secret which a worker cannot use: see Missing.
 func (c *Config) unusable(s setting, path, wrong, advice string) {
-	c.problems = append(c.problems, &Error{s.at.file, s.at.line, s.at.column, s.key, fmt.Sprintf("%s %q cannot be used: %s", s.key, path, wrong), advice})
+	c.missing = append(c.missing, &Error{s.at.file, s.at.line, s.at.column, s.key, fmt.Sprintf("%s %q cannot be used: %s", s.key, path, wrong), advice})
 }
 
 func wrongToken(secret Secret) string {

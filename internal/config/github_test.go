@@ -99,8 +99,8 @@ func TestGitHub_FilesThatCannotBeUsed(t *testing.T) {
 		"deployments = true":  "",
 	} {
 		c, err := parse(environment(), "[github]\n"+text)
-		if err == nil && len(c.Problems()) > 0 {
-			err = c.Problems()[0] // the worker's alone
+		if err == nil && len(c.Missing()) > 0 {
+			err = c.Missing()[0] // the worker's alone
 		}
 		switch {
 		case want == "" && err != nil:
@@ -120,16 +120,16 @@ func TestGitHub_TokenThatOthersMayReadIsWarnedOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := mustParse(t, fmt.Sprintf("[github]\ntoken_file = %q", open))
-	if len(c.Problems()) > 0 || len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), "has mode 0644, so anyone on this machine may use it: chmod 600 it") {
-		t.Errorf("warnings %v, problems %v", c.Warnings, c.Problems())
+	if len(c.Missing()) > 0 || len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0].String(), "has mode 0644, so anyone on this machine may use it: chmod 600 it") {
+		t.Errorf("warnings %v, problems %v", c.Warnings, c.Missing())
 	}
 }
 
 // The listener and commands of other users load a configuration with a token that only
-// the worker's user may read; a worker may not.
+// the worker's user may read; a worker starts without it, too, and says so.
 func TestGitHub_TokenThatMayNotBeReadIsTheWorkersProblem(t *testing.T) {
 	c := mustParse(t, "[github]\ntoken_file = \"/forbidden/token\"")
-	if p := c.Problems(); len(p) != 1 || p[0].Line != 2 || !strings.Contains(p[0].Message, "permission denied") {
+	if p := c.Missing(); len(p) != 1 || len(c.Problems()) > 0 || p[0].Line != 2 || !strings.Contains(p[0].Message, "permission denied") {
 		t.Errorf("problems: %v", p)
 	}
 }

@@ -27,7 +27,7 @@ const (
 type Notify struct {
 	Name string `toml:"name" check:"plain" need:"name = \"team\""`
 	// URL is the service, whose tokens it holds: that of URLFile or of the systemd
-	// credential notify.NAME, too.
+	// credential notify_NAME, too. It is empty where that cannot be used: see Service.
 	URL     Secret   `toml:"url"`
 	URLFile string   `toml:"url_file" check:"dir"`
 	On      []string `toml:"on" choice:"failed recovered deployed interrupted waiting stopped tampered"`
@@ -39,6 +39,23 @@ type Notify struct {
 // Wants says whether it is about that, of a deployment, or of the deployer where slug is "".
 func (n *Notify) Wants(what, slug string) bool {
 	return slices.Contains(n.On, what) && (slug == "" || n.Deployments == nil || slices.Contains(n.Deployments, slug))
+}
+
+// Service is the URL; where its file could not be used when the configuration was read,
+// the one that it has now.
+func (n *Notify) Service() (Secret, error) {
+	if n.URL != "" || n.URLFile == "" {
+		return n.URL, nil
+	}
+	secret, err := thisHost().readSecretFile(n.URLFile)
+	url := strings.TrimSpace(secret.Reveal())
+	if err == nil {
+		err = sender.Check(url)
+	}
+	if err != nil {
+		return "", fmt.Errorf("url_file %q cannot be used: %s", n.URLFile, reason(err))
+	}
+	return Secret(url), nil
 }
 
 const adviceNotify = `write it as shoutrrr's documentation has it for the service, as in "slack://hook:A-B-C@webhook", "ntfy://ntfy.sh/topic" or "generic+https://example.com/hook"`
@@ -117,16 +134,18 @@ func (d *decoder) notifyService(c *Config, one *Notify, key string) {
 			c.unusable(file, path, reason(err), secretFileAdvice(err))
 			return
 		}
-		one.URL = Secret(strings.TrimSpace(secret.Reveal()))
-		if wrong := d.notifyURL(one.URL); wrong != "" {
+		url := Secret(strings.TrimSpace(secret.Reveal()))
+		if wrong := d.notifyURL(url); wrong != "" {
 			c.unusable(file, path, wrong, adviceNotify)
+		} else {
+			one.URL = url
 		}
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 && source == "file" {
 			file.warn(fmt.Sprintf("%s %q can be read by everybody on this host: chmod 640 it, for the deployer's group", file.key, path))
 		}
 	default:
 		at := d.at[key]
-		c.problems = append(c.problems, &Error{at.file, at.line, at.column, key, fmt.Sprintf("[[notify]] %q names no service", one.Name),
+		c.missing = append(c.missing, &Error{at.file, at.line, at.column, key, fmt.Sprintf("[[notify]] %q names no service", one.Name),
 			fmt.Sprintf(`add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify_%s:/path/to/a/file`, one.Name)})
 	}
 }

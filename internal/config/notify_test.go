@@ -36,7 +36,7 @@ func TestNotify(t *testing.T) {
 	}
 	unseen := mustParse(t, notify(`name = "a"`)+notify(`name = "b"`, `url_file = "/forbidden"`)+notify(`name = "c"`, `url_file = "/nowhere"`))
 	var problems []string
-	for _, p := range unseen.Problems() { // which keep a worker from its start, and nobody else
+	for _, p := range unseen.Missing() { // which keep nobody from a start
 		problems = append(problems, p.Error())
 	}
 	if got, want := strings.Join(problems, "\n"), `a.toml:1:3: [[notify]] "a" names no service; add url_file = "/path/to/a/file" with its URL, or url = "...", or give systemd LoadCredential=notify_a:/path/to/a/file

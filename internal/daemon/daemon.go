@@ -68,6 +68,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	if o.Work {
+		for _, missing := range o.Config.Missing() {
+			o.Logger.Error("GitHub or people cannot be told for now, while deploys go on: put the credentials right; a file that was named is read again before each try, anything else at the next start", "error", missing)
+		}
 		if err := errors.Join(keepInstance(o.Config), makeKnownHosts(o.Config)); err != nil {
 			return err
 		}
@@ -151,6 +154,15 @@ func Run(ctx context.Context, o Options) error {
 // Refuse names what must be fixed in the configuration before a daemon with
 // these parts may start.
 func Refuse(cfg *config.Config, listen, work bool) error {
+	return refuse(cfg, listen, work, cfg.Problems())
+}
+
+// Wrong is what Refuse names, and the credentials that a worker starts without.
+func Wrong(cfg *config.Config, listen, work bool) error {
+	return refuse(cfg, listen, work, append(cfg.Problems(), cfg.Missing()...))
+}
+
+func refuse(cfg *config.Config, listen, work bool, problems []*config.Error) error {
 	if listen {
 		if err := cfg.RequireSecret(); err != nil {
 			return err
@@ -159,7 +171,6 @@ func Refuse(cfg *config.Config, listen, work bool) error {
 	if !work {
 		return nil
 	}
-	problems := cfg.Problems()
 	for _, slug := range cfg.Slugs() {
 		d := cfg.Deployments[slug]
 		if !d.Enabled {

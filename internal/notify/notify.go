@@ -7,10 +7,12 @@ package notify
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -44,17 +46,15 @@ type Options struct {
 
 // Notifier words and sends. Create it with New.
 type Notifier struct {
-	o       Options
+	o Options
+
+	mu      sync.Mutex
 	senders map[string]*sender.Sender
 }
 
 // New returns a Notifier.
 func New(o Options) *Notifier {
-	n := &Notifier{o: o, senders: map[string]*sender.Sender{}}
-	for _, entry := range o.Config.Notify {
-		n.senders[entry.Name] = sender.New(entry.URL.Reveal())
-	}
-	return n
+	return &Notifier{o: o, senders: map[string]*sender.Sender{}}
 }
 
 // body is an item's.
@@ -258,10 +258,35 @@ func (n *Notifier) Send(ctx context.Context, item outbox.Item) error {
 
 // send sends to an entry. What is owed to one that is not configured any more is forgotten.
 func (n *Notifier) send(ctx context.Context, entry string, m sender.Message) error {
-	s := n.senders[entry]
-	if s == nil {
+	i := slices.IndexFunc(n.o.Config.Notify, func(one config.Notify) bool { return one.Name == entry })
+	if i < 0 {
 		n.o.Logger.Debug("nobody is to be told any more", "entry", entry, "title", m.Title)
 		return nil
 	}
+	s, err := n.sender(&n.o.Config.Notify[i])
+	if err != nil {
+		return err
+	}
 	return s.Send(ctx, m)
 }
+
+// sender is that of an entry, once its URL is known.
+func (n *Notifier) sender(entry *config.Notify) (*sender.Sender, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.senders[entry.Name]
+	if s == nil {
+		url, err := entry.Service()
+		if err != nil {
+			return nil, err
+		}
+		if url == "" {
+			return nil, errNowhere
+		}
+		s = sender.New(url.Reveal())
+		n.senders[entry.Name] = s
+	}
+	return s, nil
+}
+
+var errNowhere = errors.New("the entry names no service: add url_file or url, as `config check` says, and restart")

@@ -365,7 +365,7 @@ func TestSend_SaysWhatIsRefusedAndForgetsWhoIsGone(t *testing.T) {
 	if err := w.Send(t.Context(), item); err == nil || outbox.IsRefused(err) {
 		t.Errorf("the error is %v", err)
 	}
-	w.senders = nil
+	w.o.Config.Notify = nil
 	if err := w.Send(t.Context(), item); err != nil {
 		t.Errorf("the error is %v", err)
 	}
