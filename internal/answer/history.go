@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -32,6 +33,9 @@ type AttemptRow struct {
 	Signal      string `json:"signal,omitempty"`
 	Reason      string `json:"reason,omitempty"`
 	Detail      string `json:"detail,omitempty"`
+	// CanceledBy is who asked for its end while it ran, and CanceledReason why.
+	CanceledBy     string `json:"canceled_by,omitempty"`
+	CanceledReason string `json:"canceled_reason,omitempty"`
 }
 
 // History reads the newest attempts of a deployment, which need not be
@@ -70,6 +74,7 @@ func newAttemptRow(at projections.Attempt, retry bool) AttemptRow {
 		Deployment: at.Deployment, DeliveryID: at.DeliveryID, Attempt: at.Attempt, Actor: at.Actor, Cause: at.Cause,
 		PreviousCommit: at.PreviousCommit, Commit: at.Commit, OrderedAt: at.AssignedAt, Result: string(at.Outcome),
 		Step: at.Step, ExitCode: at.ExitCode, Signal: at.Signal, Reason: at.Reason, Detail: at.Detail,
+		CanceledBy: at.CanceledBy, CanceledReason: at.CanceledReason,
 	}
 	if at.StartedPosition != 0 {
 		row.StartedAt = &at.StartedAt
@@ -92,6 +97,9 @@ func newAttemptRow(at projections.Attempt, retry bool) AttemptRow {
 func (r AttemptRow) Ended() string {
 	switch projections.Outcome(r.Result) {
 	case projections.OutcomeFailed:
+		if r.CanceledBy != "" {
+			return words.Canceled(r.CanceledBy, r.CanceledReason)
+		}
 		s := "failed at step " + r.Step
 		if r.ExitCode != nil {
 			s += fmt.Sprintf(", exit %d", *r.ExitCode)

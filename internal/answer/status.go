@@ -3,6 +3,8 @@ package answer
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
@@ -29,6 +31,8 @@ type StatusRow struct {
 	Progress   *Progress            `json:"progress,omitempty"`
 	Last       *StatusMark          `json:"last"`
 	Failure    *projections.Failure `json:"failure"`
+	// Canceled says by whom the run was ended that Failure is about, and why.
+	Canceled string `json:"canceled,omitempty"`
 	// Held is what the path holds, where a run that failed has left something else
 	// there than what was deployed last, which Commit and the others name.
 	Held *Held `json:"held,omitempty"`
@@ -62,10 +66,18 @@ func (s Source) Status(ctx context.Context, slugs []string, known map[string]pro
 	if at.Set {
 		when = at.Time // zero at a position: a freeze with an end counts there
 	}
+	var canceled map[string]string
+	if !at.Set {
+		var err error
+		if canceled, err = s.canceled(ctx, slugs, known); err != nil {
+			return nil, err
+		}
+	}
 	for _, slug := range slugs {
 		d, now := s.Config.Deployments[slug], known[slug]
 		row := NewStatusRow(d, now, when)
 		if !at.Set {
+			row.Canceled = canceled[slug]
 			row.Held = s.HeldElse(ctx, d, now)
 			if row.Pending > 0 && row.Running == nil {
 				row.WaitsFor = s.Obstacle(ctx, slug)
@@ -80,6 +92,36 @@ func (s Source) Status(ctx context.Context, slugs []string, known map[string]pro
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// endedAmong is how many of the newest runs are looked through for the one that ended last:
+// one may be going on.
+const endedAmong = 3
+
+// canceled says of the deployments whose newest run failed because somebody canceled it by
+// whom, and why.
+func (s Source) canceled(ctx context.Context, slugs []string, known map[string]projections.Deployment) (map[string]string, error) {
+	var failed []projections.Key
+	for _, slug := range slugs {
+		if known[slug].Failure != nil {
+			failed = append(failed, projections.Key{Instance: s.Config.Instance, Slug: slug})
+		}
+	}
+	if len(failed) == 0 {
+		return nil, nil
+	}
+	runs, err := projections.New(s.Pool, s.Log, slog.New(slog.DiscardHandler)).Runs(ctx, failed, endedAmong)
+	if err != nil {
+		return nil, err
+	}
+	canceled := map[string]string{}
+	for key, newest := range runs {
+		i := slices.IndexFunc(newest, func(a projections.Attempt) bool { return a.Outcome == projections.OutcomeFailed })
+		if i >= 0 {
+			canceled[key.Slug] = Canceled(newest[i])
+		}
+	}
+	return canceled, nil
 }
 
 // NewStatusRow is what the log and the configuration say of a deployment.
@@ -123,6 +165,9 @@ func (r StatusRow) Note(short func(id string) string) string {
 		s := fmt.Sprintf("failed at step %s", r.Failure.Step)
 		if r.Failure.ExitCode != nil {
 			s += fmt.Sprintf(", exit %d", *r.Failure.ExitCode)
+		}
+		if r.Canceled != "" {
+			s = r.Canceled
 		}
 		if r.Last.Type != eventlog.TypeFailed { // something was voided since
 			return s + fmt.Sprintf(": log --deployment %s --type failed", r.Slug)

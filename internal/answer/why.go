@@ -139,7 +139,11 @@ func (y *Story) Verdict() string {
 		case router.StatusDeployed:
 			parts = append(parts, fmt.Sprintf("deployed %s to %s%s", commit, slug, y.live(slug, part)))
 		case router.StatusFailed:
-			parts = append(parts, fmt.Sprintf("failed to deploy %s to %s, at step %s%s", commit, slug, part.Step, y.live(slug, part)))
+			how := "at step " + part.Step
+			if canceled := y.canceled(slug, part.Attempt); canceled != "" {
+				how = canceled
+			}
+			parts = append(parts, fmt.Sprintf("failed to deploy %s to %s, %s%s", commit, slug, how, y.live(slug, part)))
 		case router.StatusVoided:
 			parts = append(parts, fmt.Sprintf("did not deploy %s to %s (%s)%s", commit, slug, part.Reason, y.live(slug, part)))
 		case router.StatusRunning:
@@ -149,6 +153,21 @@ func (y *Story) Verdict() string {
 		}
 	}
 	return fmt.Sprintf("Delivery %s %s.", y.ID, strings.Join(parts, "; it "))
+}
+
+// canceled says by whom an attempt was canceled, and why.
+func (y *Story) canceled(slug string, attempt int) string {
+	for _, e := range y.Events {
+		if e.Type != eventlog.TypeCanceled || e.DeploymentSlug() != slug || e.Attempt != attempt {
+			continue
+		}
+		if data, err := e.Decode(); err == nil {
+			if d, ok := data.(eventlog.Canceled); ok {
+				return words.Canceled(e.Actor, d.Reason)
+			}
+		}
+	}
+	return ""
 }
 
 // Explain says what an event means and what decided it.

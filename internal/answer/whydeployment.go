@@ -141,6 +141,14 @@ func newerAttempt(at projections.Attempt) NewerRow {
 	}
 }
 
+// Canceled says by whom a run was ended that failed for it, and why; "" of any other.
+func Canceled(at projections.Attempt) string {
+	if at.Outcome != projections.OutcomeFailed || at.CanceledBy == "" {
+		return ""
+	}
+	return words.Canceled(at.CanceledBy, at.CanceledReason)
+}
+
 // WhyNotLive says why an attempt is not what is live.
 func WhyNotLive(at projections.Attempt) (why string) {
 	switch at.Outcome {
@@ -149,6 +157,9 @@ func WhyNotLive(at projections.Attempt) (why string) {
 	case projections.OutcomeRunning:
 		why = "it has been running since " + words.Clock(at.StartedAt)
 	case projections.OutcomeFailed:
+		if canceled := Canceled(at); canceled != "" {
+			return "it was " + canceled
+		}
 		why = fmt.Sprintf("it failed at step %s", at.Step)
 		if at.ExitCode != nil {
 			why += fmt.Sprintf(" with exit code %d", *at.ExitCode)

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -335,7 +336,7 @@ func (p *part) text() string {
 		}
 		return "It was live. " + is
 	case projections.OutcomeFailed:
-		return strings.TrimSpace(sentenceOf(plain(a.Error, 400)) + " " + is)
+		return strings.TrimSpace(sentenceOf(plain(cmp.Or(answer.Canceled(a), a.Error), 400)) + " " + is)
 	case projections.OutcomeRunning:
 		return strings.TrimSpace("It is going live. " + is)
 	}
@@ -383,6 +384,9 @@ func (v *deliveryView) verdict(r *request) {
 		case "failed":
 			v.Rest = "at step " + plain(p.attempt.Step, 80) + " of " + joined(at) + subject
 			v.Next = "When it is fixed, push again, or replay this delivery."
+			if answer.Canceled(p.attempt) != "" {
+				v.Status, v.Next = "Canceled", "Replay this delivery to deploy it all the same."
+			}
 		case "deployed":
 			v.Rest = "to " + joined(at) + subject
 		case "voided":

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -171,10 +172,15 @@ func (v *deploymentView) headline() string {
 		return live + " is live; the deployment is disabled"
 	case v.Running != nil:
 		return short(v.Running.Hash) + " is going live"
-	case v.Failed != nil && live != "":
-		return fmt.Sprintf("%s failed; live is %s", orWord(short(v.Failed.Hash), "the newest run"), live)
 	case v.Failed != nil:
-		return fmt.Sprintf("%s failed; nothing was ever live", orWord(short(v.Failed.Hash), "the newest run"))
+		how, is := "failed", "nothing was ever live"
+		if v.Failed.Canceled != "" {
+			how = "was canceled"
+		}
+		if live != "" {
+			is = "live is " + live
+		}
+		return fmt.Sprintf("%s %s; %s", orWord(short(v.Failed.Hash), "the newest run"), how, is)
 	case live != "" && v.Pending > 0:
 		return fmt.Sprintf("%s is live, and %s", live, counted(v.Pending, "push waits", "pushes wait"))
 	case live != "":
@@ -272,11 +278,11 @@ func (r *request) historyLine(a projections.Attempt, site string) historyLine {
 		if e := exit(a.ExitCode, a.Signal); e != "" {
 			l.Result += ", " + e
 		}
+		if canceled := answer.Canceled(a); canceled != "" {
+			l.Result = plain(canceled, 400)
+		}
 	case projections.OutcomeVoided:
 		l.Result = a.Reason
-	}
-	if a.CanceledBy != "" {
-		l.Result += ", canceled by " + plain(a.CanceledBy, maxPerson)
 	}
 	return l
 }

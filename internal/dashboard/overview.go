@@ -77,6 +77,8 @@ type shown struct {
 type failure struct {
 	shown
 	Step, Exit, Error string
+	// Canceled says by whom it was ended, and why.
+	Canceled string
 }
 
 // progress is how far a run is.
@@ -209,6 +211,7 @@ func (r *request) state(d projections.Deployment, runs []projections.Attempt) st
 		s.Failed = &failure{Step: d.Failure.Step, Exit: exit(d.Failure.ExitCode, d.Failure.Signal), Error: plain(d.Failure.Error, 400)}
 		for _, a := range runs {
 			if a.Outcome == projections.OutcomeFailed {
+				s.Failed.Canceled = plain(answer.Canceled(a), 400)
 				s.Failed.shown = shown{commit: commit{Hash: a.Commit}, By: plain(a.Actor, maxPerson), Since: a.EndedAt, Delivery: r.deliveryHref(d.Instance, a.DeliveryID), Attempt: a.Attempt}
 				break
 			}

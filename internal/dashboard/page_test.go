@@ -19,6 +19,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // page is a page that was parsed.
@@ -408,6 +409,63 @@ func TestPages_AreSharedUntilSomethingHappens(t *testing.T) {
 		if mine := w.get("/", http.StatusOK).Body.String(); !strings.Contains(mine, "signed in as") {
 			t.Error("a page for nobody is given to somebody")
 		}
+	}
+}
+
+func TestCanceled_IsSaidOfARunWithWhoAndWhy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.receive("stop-1", "web", "The wrong one")
+	w.start("stop-1", "web", 1, "")
+	canceled := of("stop-1", "web", 1, eventlog.Canceled{Reason: "the wrong one " + hostile})
+	canceled.Actor = "root"
+	w.append(nil, canceled)
+	w.append(nil, of("stop-1", "web", 1, eventlog.Failed{Commit: hash("stop-1"), Step: "build", Signal: "SIGTERM", Error: "canceled", DurationMS: 5}))
+	w.project()
+	const said = "canceled by root: the wrong one"
+	for path, want := range map[string][]string{
+		"/": {"was " + said}, "/deployments/web": {"was " + said, "web: " + short(hash("stop-1")) + " was canceled", "it was " + said}, "/deliveries/stop-1": {"Canceled at step build of web", "C" + said[1:]},
+	} {
+		w.has(path, want...)
+		p := parse(t, path, w.get(path, http.StatusOK).Body.String())
+		p.check()
+		if strings.Contains(text(p.root), "SIGTERM") {
+			t.Errorf("%s tells how the programs ended, too", path)
+		}
+	}
+	source, err := w.handler.o.Source()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := source.Deployments(t.Context(), answer.Moment{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := source.Status(t.Context(), []string{"web", "api"}, known, answer.Moment{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	history, _, err := source.History(t.Context(), "web", projections.Place{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	why, err := source.Why(t.Context(), "stop-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, got := range map[string]string{"status": status[0].Note(short), "history": history[0].Ended(), "why": why.Verdict()} {
+		if !strings.Contains(got, said) || strings.Contains(got, "SIGTERM") {
+			t.Errorf("%s says %q", command, got)
+		}
+	}
+	w.deploy("next", "web", "Another", "")
+	w.project()
+	known, err = source.Deployments(t.Context(), answer.Moment{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := source.Status(t.Context(), []string{"web"}, known, answer.Moment{}); err != nil || status[0].Canceled != "" {
+		t.Errorf("after a success: %q, %v", status[0].Canceled, err)
 	}
 }
 

@@ -29,7 +29,7 @@ func stateOf(a projections.Attempt) (state, why string) {
 	case projections.OutcomeFailed:
 		switch {
 		case a.CanceledBy != "":
-			return github.StateError, fmt.Sprintf("canceled by %s: %s", a.CanceledBy, a.CanceledReason)
+			return github.StateError, words.Canceled(a.CanceledBy, a.CanceledReason)
 		case a.Next != "": // by an interruption
 			return github.StateError, orElse(a.Error, "interrupted: "+a.Detail)
 		}

@@ -71,6 +71,14 @@ func Span(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+// Canceled says by whom something was canceled, and why.
+func Canceled(by, reason string) string {
+	if reason == "" {
+		return "canceled by " + by
+	}
+	return "canceled by " + by + ": " + reason
+}
+
 // Shorten cuts a text that would fill the screen.
 func Shorten(s string, runes int) string {
 	if utf8.RuneCountInString(s) <= runes {
