@@ -48,6 +48,16 @@ deployer log
 deployer status
 deployer verify || fail "verify finds breaches"
 
+say "verify as its timer runs it"
+docs verify
+systemd-analyze verify /etc/systemd/system/durhack-deployer-verify.service /etc/systemd/system/durhack-deployer-verify.timer 2>&1 | tee /tmp/verify
+[ ! -s /tmp/verify ] || fail "systemd-analyze verify has complaints"
+systemctl is-active -q durhack-deployer-verify.timer || fail "the timer does not wait"
+rm /var/lib/durhack-deployer/verified.json # of the verify by hand
+systemctl start durhack-deployer-verify.service || fail "verify by systemd: $(journalctl --no-pager -u durhack-deployer-verify -n 20)"
+journalctl --no-pager -u durhack-deployer-verify -n 20
+[ "$(stat -c '%U' /var/lib/durhack-deployer/verified.json)" = "$user" ] || fail "verify by systemd has not kept what it found"
+
 restarts=$(systemctl show --value -p NRestarts "$unit")
 [ "$restarts" = 2 ] || fail "it was restarted $restarts times, but killed twice"
 
