@@ -136,6 +136,20 @@ func (r QueueRow) Why(next string) string {
 	return "waits in the main queue to be routed: " + next
 }
 
+// DeploymentInLog is Deployment for questions to the log: one that is not configured any
+// more may be in it.
+func (s Source) DeploymentInLog(ctx context.Context, slug string) error {
+	_, unknown := Deployment(s.Config, slug)
+	if unknown == nil {
+		return nil
+	}
+	found, err := s.Few(ctx, eventlog.Filter{Deployment: slug, Limit: 1})
+	if err == nil && len(found) == 0 {
+		err = unknown
+	}
+	return err
+}
+
 // Delivery reads the events of one delivery, whose ID DeliveryID found.
 func (s Source) Delivery(ctx context.Context, id string) ([]eventlog.Event, error) {
 	return collect(s.Log.Find(ctx, eventlog.Filter{Instance: s.Config.Instance, DeliveryID: id}))

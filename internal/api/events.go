@@ -74,13 +74,8 @@ func filterOf(ctx context.Context, source answer.Source, given map[string]string
 			f.Types = append(f.Types, eventlog.Type(t))
 		}
 	}
-	if slug := f.Deployment; slug != "" && source.Config.Deployments[slug] == nil {
-		// One that is not configured any more may be in the log.
-		found, err := source.Few(ctx, eventlog.Filter{Deployment: slug, Limit: 1})
-		if err == nil && len(found) == 0 {
-			_, err = answer.Deployment(source.Config, slug)
-		}
-		if err != nil {
+	if f.Deployment != "" {
+		if err := source.DeploymentInLog(ctx, f.Deployment); err != nil {
 			return f, err
 		}
 	}

@@ -105,7 +105,7 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 	if i >= 0 {
 		d = known[i]
 	} else if r.configured(instance, slug) == nil {
-		return view{}, notFound(fmt.Sprintf("There is no deployment %s", slug), "Neither the configuration nor the log of instance "+plain(instance, 80)+" has one of that name.")
+		return view{}, notFound(fmt.Sprintf("There is no deployment %s", slug), "Neither the configuration nor the log of instance "+plain(instance, 80)+" has one of that name. "+r.deployments())
 	}
 	key := projections.Key{Instance: instance, Slug: slug}
 	runs, err := r.models.Runs(ctx, []projections.Key{key}, chartRuns)

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -156,7 +157,7 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 			continue
 		}
 		if !eventlog.Known(eventlog.Type(t)) {
-			return f, form, badRequest("There is no such type of event", "Choose some of those that the page offers.")
+			return f, form, badRequest("There is no such type of event", "The types are: "+listed(eventlog.Types())+".")
 		}
 		f.Types = append(f.Types, eventlog.Type(t))
 	}
@@ -166,11 +167,23 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 	if f.Instance = q.Get("instance"); f.Instance != "" && !names.Plain(f.Instance) {
 		return f, form, badRequest("That is no name of an instance", "Choose one that the page offers.")
 	}
+	if f.Instance != "" && !r.own(f.Instance) && !slices.Contains(instances, f.Instance) {
+		return f, form, notFound("The log has no instance "+plain(f.Instance, 80), "Its instances are: "+listed(instances)+".")
+	}
 	for _, name := range instances {
 		form.Instances = append(form.Instances, choice{name, name == f.Instance})
 	}
 	if f.Deployment = form.Deployment; f.Deployment != "" && !names.Slug(f.Deployment) {
 		return f, form, badRequest("That is no name of a deployment", "Leave it out, or take one of the first page.")
+	}
+	if f.Deployment != "" {
+		err := r.source.DeploymentInLog(r.Context(), f.Deployment)
+		if unknown, ok := errors.AsType[*answer.Error](err); ok && unknown.Kind == answer.UnknownDeployment {
+			return f, form, notFound("There is no deployment "+f.Deployment, r.deployments())
+		}
+		if err != nil {
+			return f, form, err
+		}
 	}
 	if form.Delivery != "" && !names.DeliveryID(form.Delivery) {
 		return f, form, badRequest("That is no ID of a delivery", "It has letters, digits and dashes.")
@@ -192,6 +205,22 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 		}
 	}
 	return f, form, nil
+}
+
+// deployments names those that there are.
+func (r *request) deployments() string {
+	if len(r.h.o.Config.Deployments) == 0 {
+		return "The configuration has none."
+	}
+	return "The deployments are: " + plain(listed(r.h.o.Config.Slugs()), 2000) + "."
+}
+
+func listed[T ~string](names []T) string {
+	var all []string
+	for _, name := range names {
+		all = append(all, string(name))
+	}
+	return strings.Join(all, ", ")
 }
 
 // moments reads a time as forms and links have it; without a zone it is of UTC.

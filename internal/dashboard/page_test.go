@@ -264,6 +264,22 @@ func TestPages_RefuseWhatIsNone(t *testing.T) {
 	} {
 		parse(t, path, w.get(path, code).Body.String()).check()
 	}
+	for path, want := range map[string]string{
+		"/log?deployment=nope": "There is no deployment nope The deployments are: api, docs, idle, off, web.",
+		"/deployments/nope":    "The deployments are: api, docs, idle, off, web.",
+		"/log?instance=nope":   "The log has no instance nope Its instances are: www1, www2.",
+	} {
+		p := parse(t, path, w.get(path, http.StatusNotFound).Body.String())
+		p.check()
+		if said := text(p.root); !strings.Contains(said, want) {
+			t.Errorf("%s does not say %q:\n%s", path, want, said)
+		}
+	}
+	if said := text(parse(t, "type", w.get("/log?type=%3Cb%3E", http.StatusBadRequest).Body.String()).root); !strings.Contains(said, "The types are: ") || !strings.Contains(said, "canceled") {
+		t.Errorf("of an unknown type: %s", said)
+	}
+	w.has("/log?deployment=idle", "No event matches") // it is configured
+	w.has("/log?deployment=far", "that match")        // of another instance
 	for path, code := range map[string]int{
 		"/deliveries/web-bad/log?deployment=web&attempt=9": 404, "/deliveries/web-bad/log?deployment=..&attempt=1": 400, "/deliveries/web-bad/log": 400, "/deliveries/x/tail": 400,
 		"/assets/nothing.css": 404, "/deliveries/web-bad/log?deployment=main&attempt=1": 400,
