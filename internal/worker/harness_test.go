@@ -220,7 +220,7 @@ func (s *site) start(change ...func(o *Options)) (stop func()) {
 		c(&o)
 	}
 	w := New(o)
-	w.resultGrace = 20 * time.Millisecond
+	w.resultGrace = 2 * time.Second
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
