@@ -1,6 +1,7 @@
 package git
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -43,6 +44,12 @@ func TestAuthored(t *testing.T) {
 		want := map[string]Authored{first: {"Größer, \"as\" ever", author}, second: {"two\x01\x1b[31m", author}}
 		if err != nil || !maps.Equal(got, want) {
 			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if _, err := w.repo.Changes(ctx, elsewhere, second, 3); !errors.Is(err, ErrNoCommit) {
+			t.Errorf("%s: changes of a commit that is not here: %v", name, err)
+		}
+		if changes, err := w.repo.Changes(ctx, first, second, 3); err != nil || changes.Count != 1 {
+			t.Errorf("%s: %+v, %v", name, changes, err)
 		}
 		if after := packs(); len(before) == 0 || !slices.Equal(before, after) {
 			t.Errorf("%s: something was fetched: %q, then %q", name, before, after)

@@ -39,6 +39,17 @@ func (r *Repo) Changes(ctx context.Context, from, to string, most int) (Changes,
 	if !r.exists() {
 		return Changes{}, ErrNoCommit
 	}
+	if r.isPartial() { // of which git would fetch what is missing
+		here, err := r.Authored(ctx, []string{from, to})
+		if err != nil {
+			return Changes{}, err
+		}
+		for _, commit := range []string{from, to} {
+			if _, ok := here[commit]; !ok {
+				return Changes{}, ErrNoCommit
+			}
+		}
+	}
 	here := *r
 	here.vars = []string{"GIT_NO_LAZY_FETCH=1"}
 	form := "--numstat"
