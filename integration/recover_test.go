@@ -76,6 +76,9 @@ func TestRecover_PushesThatGitHubCouldNotDeliver(t *testing.T) {
 	c = append(c, r.pages("main", 1)...)
 	byHand := sent(c[3], c[4])
 	aim()
+	if out := s.must("recover", "--dry-run"); strings.Count(out, "would be") != 1 || !strings.Contains(out, byHand[:8]) || !strings.Contains(out, c[4][:12]) {
+		t.Errorf("recover --dry-run shows a tip that GitHub could not deliver as more than one row:\n%s", out)
+	}
 	if out := s.must("recover"); !strings.Contains(out, "asked again") || strings.Contains(out, "queued") {
 		t.Errorf("recover says:\n%s", out)
 	}
@@ -100,9 +103,14 @@ func TestRecover_TipThatIsFoundAtTheRemote(t *testing.T) {
 	c := r.pages("main", 1)
 	s := newSite(t, pgtest.DSN(t),
 		deployment{slug: "web", repository: "ada/web", remote: r},
-		deployment{slug: "never", repository: "ada/web", remote: r})
+		deployment{slug: "never", repository: "ada/web", remote: r},
+		deployment{slug: "gone", repository: "ada/web", remote: r, branch: "nowhere"})
 	p := s.start("serve")
 	s.must("deploy", "web", "--wait")
+	p.says("the remote has no such branch")
+	if out := s.command("doctor").out; strings.Count(out, "nowhere") != 1 {
+		t.Errorf("doctor tells of a branch that never existed not once:\n%s", out)
+	}
 	c = append(c, r.pages("main", 2)...)
 	if out := s.must("recover", "--dry-run"); !strings.Contains(out, "would be queued") || !strings.Contains(out, c[2][:12]) || strings.Contains(out, "never") {
 		t.Errorf("recover --dry-run says:\n%s", out)

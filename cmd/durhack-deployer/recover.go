@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ left alone. Exit code 1 says that something could not be asked.`,
 
 // recovered is a line of what was missed, and what was done.
 type recovered struct {
-	Found string `json:"found"` // "delivery" or "tip"
+	Found string `json:"found"` // "delivery", also where that is of a tip, or "tip"
 	*recovery.Lost
 	*recovery.Missed
 	// DeliveryID is GitHub's, or the one that the tip was queued as.
@@ -71,12 +72,13 @@ func (c *cli) recover(ctx context.Context, cfg *config.Config, store *daemon.Sto
 	put := func(ctx context.Context, d delivery.Delivery) error { return c.enqueue(ctx, cfg, d) }
 	r := daemon.NewRecovery(cfg, store, put, hub, actor(), c.logger(slog.LevelWarn))
 	var rows []recovered
+	var lost []recovery.Lost
 	var failed []error
 	if r.Deliveries == nil {
 		fmt.Fprintln(c.err, "note: [github] has no credentials, so only the remotes are asked, and not GitHub for what it could not deliver")
 	} else {
-		lost, more, err := r.Deliveries.Look(ctx, since)
-		if err != nil {
+		var more []error
+		if lost, more, err = r.Deliveries.Look(ctx, since); err != nil {
 			return err
 		}
 		failed = append(failed, more...)
@@ -104,6 +106,25 @@ func (c *cli) recover(ctx context.Context, cfg *config.Config, store *daemon.Sto
 		return err
 	}
 	failed = append(failed, more...)
+	if dryRun && len(lost) > 0 { // else what was asked for again is known by now
+		of, err := r.Deliveries.OfTips(ctx, lost, tips)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		for i := range rows {
+			row := &rows[i]
+			m, ok := of[row.DeliveryID]
+			if !ok {
+				continue
+			}
+			if row.Missed = &m; row.Exhausted() {
+				row.Done = "would be queued"
+			}
+			tips = slices.DeleteFunc(tips, func(t recovery.Missed) bool {
+				return t.Branch == m.Branch && t.Commit == m.Commit && t.Repository == m.Repository
+			})
+		}
+	}
 	for _, m := range tips {
 		row := recovered{Found: "tip", Missed: &m, Done: "would be queued"}
 		if !dryRun {
@@ -136,11 +157,16 @@ func (c *cli) printRecovered(out io.Writer, rows []recovered, failed, asJSON boo
 	}
 	t := c.newTable(column{name: "DELIVERY", id: true}, column{name: "SENT", drop: 2}, column{name: "WHAT", text: true}, column{name: "DONE"})
 	for _, r := range rows {
-		if r.Lost != nil {
-			t.row(r.DeliveryID, clock(r.SentAt), fmt.Sprintf("%s could not deliver it: %s", r.Hook, r.Answer), r.Done)
-			continue
+		sent := "-"
+		var what []string
+		if r.Missed != nil {
+			what = append(what, fmt.Sprintf("the tip of %s %s, commit %s, for %s", r.Repository, r.Branch, shortCommit(r.Commit), strings.Join(r.Deployments, ", ")))
 		}
-		t.row(orDash(r.DeliveryID), "-", fmt.Sprintf("the tip of %s %s, commit %s, for %s", r.Repository, r.Branch, shortCommit(r.Commit), strings.Join(r.Deployments, ", ")), r.Done)
+		if r.Lost != nil {
+			sent = clock(r.SentAt)
+			what = append(what, fmt.Sprintf("%s could not deliver it: %s", r.Hook, r.Answer))
+		}
+		t.row(orDash(r.DeliveryID), sent, strings.Join(what, "; "), r.Done)
 	}
 	return t.flush()
 }

@@ -396,6 +396,9 @@ func TestClient_DeliveriesOfEveryKindOfHook(t *testing.T) {
 		if err != nil || len(found) != 5 || found[0].GUID != guids[7] || found[4].GUID != guids[3] || found[0].StatusCode != 502 {
 			t.Fatalf("%s: %+v, %v", of, found, err)
 		}
+		if push, err := c.Push(t.Context(), h, found[4].ID); err != nil || push != (github.Push{Repository: repository, Ref: "refs/heads/main", After: commit}) {
+			t.Errorf("%s: %+v, %v", of, push, err)
+		}
 		s.Aim(id, listener.URL)
 		before := got.Load()
 		if err := c.Redeliver(t.Context(), h, found[4].ID); err != nil {

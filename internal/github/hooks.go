@@ -110,6 +110,35 @@ func (c *Client) deliveries(ctx context.Context, h Hook, query string, page func
 	return nil
 }
 
+// Push is what the payload of a push says of itself.
+type Push struct {
+	Repository, Ref, After string
+}
+
+// Push reads what a delivery of a push was of.
+func (c *Client) Push(ctx context.Context, h Hook, delivery int64) (Push, error) {
+	var found struct {
+		Request struct {
+			Payload struct {
+				Ref, After string
+				Repository struct {
+					FullName string `json:"full_name"`
+				}
+			}
+		}
+	}
+	r := request{
+		what: "read a delivery of " + h.name, method: http.MethodGet,
+		path: fmt.Sprintf("%s/deliveries/%d", h.path, delivery), repository: h.repository, into: &found,
+	}
+	if h.needs != "" {
+		r.needs = h.needs + "=read"
+	}
+	_, err := c.do(ctx, r)
+	p := found.Request.Payload
+	return Push{p.Repository.FullName, p.Ref, p.After}, err
+}
+
 // Redeliver asks GitHub to send a delivery once more, to the same address, under the
 // same GUID.
 func (c *Client) Redeliver(ctx context.Context, h Hook, delivery int64) error {

@@ -172,17 +172,36 @@ func (s *Server) listDeliveries(r *http.Request, m []string, _ []byte) reply {
 	return a
 }
 
-func (s *Server) attempt(_ *http.Request, m []string, _ []byte) reply {
-	h := s.hook(m)
-	if h == nil {
-		return fault(http.StatusNotFound, "Not Found")
+// named finds the delivery that a path names.
+func (s *Server) named(m []string) (h *Hook, a attempt, ok bool) {
+	if h = s.hook(m); h == nil {
+		return nil, a, false
 	}
 	id, _ := strconv.ParseInt(m[len(m)-1], 10, 64)
 	i := slices.IndexFunc(h.deliveries, func(a attempt) bool { return a.ID == id })
 	if i < 0 {
+		return nil, a, false
+	}
+	return h, h.deliveries[i], true
+}
+
+func (s *Server) delivery(_ *http.Request, m []string, _ []byte) reply {
+	h, a, ok := s.named(m)
+	if !ok {
 		return fault(http.StatusNotFound, "Not Found")
 	}
-	again := h.deliveries[i]
+	return reply{status: http.StatusOK, body: struct {
+		attempt
+		URL     string         `json:"url"`
+		Request map[string]any `json:"request"`
+	}{a, h.URL, map[string]any{"headers": map[string]string{"X-GitHub-Delivery": a.GUID}, "payload": json.RawMessage(a.body)}}}
+}
+
+func (s *Server) attempt(_ *http.Request, m []string, _ []byte) reply {
+	h, again, ok := s.named(m)
+	if !ok {
+		return fault(http.StatusNotFound, "Not Found")
+	}
 	again.Redelivery = true
 	s.attempts.Go(func() { s.deliver(h.ID, again) })
 	return reply{status: http.StatusAccepted, body: map[string]any{}}

@@ -16,6 +16,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/internal/router"
 )
 
 const (
@@ -33,6 +34,8 @@ const (
 	// onTheWay is how old a delivery must be that is taken for failed: GitHub waits ten
 	// seconds for an answer.
 	onTheWay = 30 * time.Second
+	// maxRead bounds the deliveries that are read for what they are of.
+	maxRead = 100
 	// overlap is how much of the time before the last look is looked at again, for what was
 	// on its way then, and for clocks that differ.
 	overlap = 5 * time.Minute
@@ -42,6 +45,7 @@ const (
 type GitHub interface {
 	Hook(ctx context.Context, repository string, id int64) (github.Hook, error)
 	Deliveries(ctx context.Context, h github.Hook, since time.Time) ([]github.Delivery, error)
+	Push(ctx context.Context, h github.Hook, delivery int64) (github.Push, error)
 	Redeliver(ctx context.Context, h github.Hook, delivery int64) error
 }
 
@@ -257,6 +261,28 @@ func (d *Deliveries) unknown(ctx context.Context, lost []Lost) ([]Lost, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(lost, func(l Lost) bool { return found[l.GUID] }), nil
+}
+
+// OfTips says, by GUID, which of the lost deliveries is the newest of each tip that was missed, too.
+func (d *Deliveries) OfTips(ctx context.Context, lost []Lost, tips []Missed) (map[string]Missed, error) {
+	of, rest := map[string]Missed{}, slices.Clone(tips)
+	for _, l := range slices.Backward(lost[max(0, len(lost)-maxRead):]) {
+		if len(rest) == 0 {
+			break
+		}
+		push, err := d.o.GitHub.Push(ctx, l.hook, l.id)
+		if err != nil {
+			return of, err
+		}
+		i := slices.IndexFunc(rest, func(m Missed) bool {
+			return push.After == m.Commit && push.Ref == "refs/heads/"+m.Branch && router.SameRepository(push.Repository, m.Repository)
+		})
+		if i >= 0 {
+			of[l.GUID] = rest[i]
+			rest = slices.Delete(rest, i, i+1)
+		}
+	}
+	return of, nil
 }
 
 // received says which deliveries the log knows.

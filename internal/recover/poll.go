@@ -99,7 +99,10 @@ func NewPoll(o PollOptions) *Poll {
 // Found counts the deliveries that were made.
 func (p *Poll) Found() int64 { return p.found.Load() }
 
-// Troubles say which remotes cannot be asked, and which branches are gone.
+// noBranch is no trouble of finding pushes: there are none.
+const noBranch = "the remote has no such branch: nothing is deployed for it, and what is live stays"
+
+// Troubles say which remotes cannot be asked.
 func (p *Poll) Troubles() []string { return p.list() }
 
 // Run asks the remotes when each is due, until ctx ends. An error is one of the log or the queue.
@@ -185,14 +188,10 @@ func (p *Poll) decide(ctx context.Context, r *remote, name string, b *branch, ti
 	log := p.o.Logger.With("remote", r.Name, "branch", name)
 	if tip == "" {
 		if !b.gone {
-			log.Warn("the branch is gone from the remote: nothing is deployed for it, and what is live stays", "deployments", slugs(b.followers))
+			log.Warn(noBranch, "deployments", slugs(b.followers))
 		}
 		b.gone, b.tip = true, ""
-		p.set(r.Name+" "+name, errors.New("the remote has no such branch"))
 		return due, nil
-	}
-	if b.gone {
-		p.set(r.Name+" "+name, nil)
 	}
 	now := p.o.Now()
 	if b.gone = false; b.tip != tip {
@@ -232,7 +231,7 @@ func (p *Poll) Look(ctx context.Context) (all []Missed, failed []error, err erro
 		}
 		for name, b := range r.branches {
 			if tips[name] == "" {
-				failed = append(failed, fmt.Errorf("%s: the remote has no branch %q", r.Name, name))
+				p.o.Logger.Warn(noBranch, "remote", r.Name, "branch", name, "deployments", slugs(b.followers))
 				continue
 			}
 			m, err := missed(ctx, p.o.Options, b.followers, tips[name])
