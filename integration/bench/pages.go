@@ -94,7 +94,7 @@ func pages(ctx context.Context, b *bench) ([]result, error) {
 		}
 		results = append(results,
 			compare("the slowest "+kind.one+", 1,000,000 events", "`status`", "ms", slowest[long], status[long], target{max: 1.5}),
-			compare("all "+kind.all+", 1,000,000 events", "10,000 events", "ms", all[long], all[short], target{max: 2}))
+			compare("all "+kind.all+", 1,000,000 events", "10,000 events", "ms", all[long], all[short], target{max: 1.5}))
 	}
 	return results, nil
 }
