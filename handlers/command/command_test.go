@@ -170,9 +170,7 @@ func TestSearchPaths(t *testing.T) {
 	t.Parallel()
 	remote, commit := sample(t, "main")
 	tools := t.TempDir()
-	if err := os.WriteFile(filepath.Join(tools, "mytool"), []byte("#!/bin/sh\nexit 9\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Program(t, filepath.Join(tools, "mytool"), "#!/bin/sh\nexit 9\n")
 	for name, run := range map[string]string{"found": "mytool", "missing": "othertool"} {
 		h := New(Config{
 			Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote, SearchPaths: []string{tools}},

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestUntried_NamesOtherVersions(t *testing.T) {
@@ -50,9 +52,7 @@ func TestInspect_ReadsWhatIsWantedAndNoMore(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, []byte(text), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Program(t, file, text)
 		return file
 	}
 	h := New(r.Config)

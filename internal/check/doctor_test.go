@@ -477,9 +477,7 @@ restart = ["app", "other"]
 `, script, filepath.Join(s.dir, "app"))
 	// The helper's side: it answers by what the request names, and must be asked in the dry form.
 	text := "#!/bin/sh\nread r\ncase $r in *'\"dry\":true'*) ;; *) exit 9 ;; esac\ncase $r in *other*) echo '{\"done\":true,\"error\":\"not allowed\"}' ;; *) echo '{\"done\":true}' ;; esac\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Program(t, script, text)
 	lines := s.findings(t)
 	if !has(lines, "fail helper", `step "restart other" of app: restart other: the helper says: not allowed`) || has(lines, "fail helper", `"restart app"`) {
 		t.Errorf("findings %q", lines)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestStaleLocks(t *testing.T) {
@@ -139,8 +140,7 @@ func TestCanceled(t *testing.T) {
 	w := newWorld(t)
 	// A remote that never answers.
 	stuck := filepath.Join(t.TempDir(), "ssh")
-	w.write(stuck, "#!/bin/sh\nexec sleep 1000\n")
-	w.must(os.Chmod(stuck, 0o755))
+	testkit.Program(w.t, stuck, "#!/bin/sh\nexec sleep 1000\n")
 	w.repo = Open(w.repo.Dir(), "ssh://example.invalid/x.git", Options{
 		Grace: 50 * time.Millisecond, Vars: []string{"PATH=" + os.Getenv("PATH"), "GIT_SSH_COMMAND=" + stuck},
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestCheckout_IsExactlyTheCommit(t *testing.T) {
@@ -304,10 +305,7 @@ func TestCheckout_NothingOfTheRepositoryRuns(t *testing.T) {
 	w.must(w.deploy("main", first))
 	for _, hook := range []string{"post-checkout", "reference-transaction", "post-index-change", "post-merge"} {
 		path := filepath.Join(w.repo.Dir(), ".git", "hooks", hook)
-		w.write(path, "#!/bin/sh\ntouch "+proof+"\n")
-		if err := os.Chmod(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Program(t, path, "#!/bin/sh\ntouch "+proof+"\n")
 	}
 	w.git(w.repo.Dir(), "config", "core.fsmonitor", "touch "+proof)
 	w.git(w.repo.Dir(), "config", "submodule.recurse", "true")

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // A step, or anyone else who writes to a working tree's .git/config, cannot have the deployer run
@@ -29,8 +31,7 @@ func TestPlanted_ConfigurationRunsNothing(t *testing.T) {
 			w.repo = w.sharing("live")
 			w.must(w.deploy("main", w.git(w.pusher, "rev-parse", "HEAD")))
 			proof, plant := filepath.Join(t.TempDir(), "proof"), filepath.Join(t.TempDir(), "plant")
-			w.write(plant, "#!/bin/sh\ntouch "+proof+"\n")
-			w.must(os.Chmod(plant, 0o755))
+			testkit.Program(w.t, plant, "#!/bin/sh\ntouch "+proof+"\n")
 			value := plant
 			switch {
 			case key == "core.hooksPath":

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // sharing is one of several working trees of the remote, which share a store.
@@ -119,8 +121,7 @@ func TestStore_OneFetchForAll(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
 	counting := filepath.Join(dir, "git")
-	w.write(counting, "#!/bin/sh\n[ $1 != fetch ] || echo $PWD >> "+dir+"/fetches\nexec "+gitProgram(t)+" \"$@\"\n")
-	w.must(os.Chmod(counting, 0o755))
+	testkit.Program(w.t, counting, "#!/bin/sh\n[ $1 != fetch ] || echo $PWD >> "+dir+"/fetches\nexec "+gitProgram(t)+" \"$@\"\n")
 	repos := make([]*Repo, 5)
 	for i := range repos {
 		repos[i] = w.sharing(fmt.Sprint("tree", i))
@@ -194,8 +195,7 @@ func TestStore_NothingInItRuns(t *testing.T) {
 	store, proof := one.lender().dir, filepath.Join(t.TempDir(), "proof")
 	for _, hook := range []string{"post-checkout", "reference-transaction", "post-index-change", "pre-auto-gc", "pre-receive", "post-update"} {
 		path := filepath.Join(store, ".git", "hooks", hook)
-		w.write(path, "#!/bin/sh\ntouch "+proof+"\n")
-		w.must(os.Chmod(path, 0o755))
+		testkit.Program(w.t, path, "#!/bin/sh\ntouch "+proof+"\n")
 	}
 	for _, key := range []string{"core.fsmonitor", "uploadpack.packObjectsHook", "core.alternateRefsCommand", "core.pager", "core.editor"} {
 		w.git(store, "config", key, "touch "+proof)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestSweep(t *testing.T) {
@@ -60,8 +62,7 @@ func TestSweepAfterAFailedFetch(t *testing.T) {
 	next := w.commit("large", map[string]string{"b": noise.String()})
 	w.push("main")
 	limited := filepath.Join(t.TempDir(), "git")
-	w.write(limited, "#!/bin/sh\nulimit -f 64\nexec "+gitProgram(t)+" \"$@\"\n")
-	w.must(os.Chmod(limited, 0o755))
+	testkit.Program(w.t, limited, "#!/bin/sh\nulimit -f 64\nexec "+gitProgram(t)+" \"$@\"\n")
 	w.repo.opts.SearchPaths = []string{filepath.Dir(limited)}
 	if err := w.repo.FetchCommit(t.Context(), "main", next, nil); err == nil {
 		t.Fatal("the fetch has not failed")

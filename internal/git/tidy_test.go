@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func (w *world) packs() int {
@@ -93,8 +95,7 @@ func TestTidy_EndsForAPush(t *testing.T) {
 		w.write(filepath.Join(w.repo.Dir(), fmt.Sprintf(".git/objects/pack/pack-%d.pack", i)), "")
 	}
 	slow := filepath.Join(t.TempDir(), "git")
-	w.write(slow, "#!/bin/sh\ncase $1 in repack) echo > objects/pack/tmp_pack_x; echo > objects/pack/.tmp-1-pack-x.pack; exec sleep 1000;; esac\nexec "+gitProgram(t)+" \"$@\"\n")
-	w.must(os.Chmod(slow, 0o755))
+	testkit.Program(w.t, slow, "#!/bin/sh\ncase $1 in repack) echo > objects/pack/tmp_pack_x; echo > objects/pack/.tmp-1-pack-x.pack; exec sleep 1000;; esac\nexec "+gitProgram(t)+" \"$@\"\n")
 	tidying := *w.repo
 	tidying.opts.SearchPaths = []string{filepath.Dir(slow)}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -25,6 +25,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/xi2/xz"
@@ -214,6 +215,10 @@ func (c *Cluster) fetchFrom(ctx context.Context, source func(context.Context, bu
 	if err := openToAll(tmp); err != nil {
 		return err
 	}
+	// A child that another goroutine forked meanwhile has a program open for writing, and
+	// so not runnable, until its own exec (https://go.dev/issue/22315): forks end first.
+	syscall.ForkLock.RLock()
+	syscall.ForkLock.RUnlock() //nolint:staticcheck // waiting is all
 	if _, err := c.inspect(ctx, filepath.Join(unpacked, "bin")); err != nil {
 		return err
 	}

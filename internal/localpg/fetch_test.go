@@ -21,6 +21,7 @@ import (
 	"testing"
 
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // repository is a stand-in for a Maven repository: it counts what is asked for.
@@ -255,9 +256,7 @@ func standInNPM(t *testing.T, pkg []byte) (said string) {
 		t.Fatal(err)
 	}
 	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" > %[1]s/said\n/usr/bin/env >> %[1]s/said\n/bin/cp %[1]s/package.tgz embedded.tgz\n", dir)
-	if err := os.WriteFile(filepath.Join(dir, "npm"), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Program(t, filepath.Join(dir, "npm"), script)
 	t.Setenv("PATH", dir)
 	return said
 }

@@ -98,13 +98,10 @@ func TestOutcomes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, content := range map[string]string{"plain": "x", "noformat": "\x01\x02", "nointerp": "#!/does/not/exist\n"} {
-		mode := os.FileMode(0o755)
-		if name == "plain" {
-			mode = 0o644
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), mode); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Program(t, filepath.Join(dir, name), content)
+	}
+	if err := os.Chmod(filepath.Join(dir, "plain"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
 		cmd  Command
@@ -153,9 +150,7 @@ func TestExitErrorIsTyped(t *testing.T) {
 func TestSearchPathsComeFirst(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "true"), []byte("#!/bin/sh\nexit 7\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Program(t, filepath.Join(dir, "true"), "#!/bin/sh\nexit 7\n")
 	c := Command{Argv: []string{"true"}, Env: []string{"PATH=/usr/bin:/bin"}}
 	if err := Run(t.Context(), c); err != nil {
 		t.Fatal(err)

@@ -1,13 +1,16 @@
 // Package testkit owns what the tests of many packages need beside a database:
-// to wait for something, to run git by hand, to read what is being written.
+// to wait for something, to run git by hand, to write a program, to read what is being written.
 package testkit
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -63,4 +66,21 @@ func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// Program writes a file that can be run at once, and its directory. The kernel runs no file that somebody
+// has open for writing (ETXTBSY), and a child that another goroutine forks meanwhile
+// would have it open until its own exec (https://go.dev/issue/22315), so nobody forks
+// meanwhile.
+func Program(t TB, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	err := errors.Join(
+		os.MkdirAll(filepath.Dir(path), 0o750),
+		os.WriteFile(path, []byte(text), 0o755), //nolint:gosec // a program, which other users run as well
+	)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
 }
