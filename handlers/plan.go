@@ -115,6 +115,9 @@ type Limits interface {
 type Env struct {
 	// Out receives the output, usually a *RunLog; nil drops it.
 	Out io.Writer
+	// Mask covers the run's secrets; nil covers none. What goes to Out, and the error of a
+	// step, are masked anyhow, but a secret of which only a piece is told is not recognized.
+	Mask func(string) string
 	// Vars is the complete environment of the programs that run: see Environment.
 	Vars []string
 	// SearchPaths are looked at before the PATH of Vars.
@@ -142,6 +145,14 @@ func (e Env) Say(format string, args ...any) {
 	if e.Out != nil {
 		_, _ = fmt.Fprintf(e.Out, format+"\n", args...)
 	}
+}
+
+// Masked is a text without the run's secrets, to tell a part of it.
+func (e Env) Masked(text string) string {
+	if e.Mask == nil {
+		return text
+	}
+	return e.Mask(text)
 }
 
 // GroupDir is the control group that programs start in; nil is ours.

@@ -81,7 +81,7 @@ func (c Config) await(ctx context.Context, env handlers.Env, ask func(context.Co
 			if healthy++; healthy >= c.Successes {
 				return nil
 			}
-		case last == nil || limited.Err() == nil: // else the answer before it says more
+		case last == nil && healthy == 0 || limited.Err() == nil: // else the answer before it says more
 			if last == nil || last.Error() != err.Error() {
 				env.Say("not healthy: %v", err)
 			}
@@ -95,11 +95,19 @@ func (c Config) await(ctx context.Context, env handlers.Env, ask func(context.Co
 			return context.Cause(ctx)
 		case ctx.Err() != nil: // how an earlier program ended is not how the step did
 			return fmt.Errorf("%w; the last answer that was not healthy: %s", context.Cause(ctx), last.Error())
-		case last == nil:
-			return fmt.Errorf("healthy only %d times within %s, and not %d", healthy, c.Timeout, c.Successes)
+		case healthy > 0:
+			return fmt.Errorf("healthy in a row only %d of %d times within %s%s", healthy, c.Successes, c.Timeout, before(last))
 		}
 		return fmt.Errorf("not healthy within %s: %w", c.Timeout, last)
 	}
+}
+
+// before is the last answer that was not healthy, if there was one.
+func before(last error) string {
+	if last == nil {
+		return ""
+	}
+	return "; before that: " + last.Error()
 }
 
 // client asks the app itself: no proxy, no other place that it names, no connection
@@ -110,7 +118,7 @@ var client = &http.Client{
 }
 
 // request asks URL once.
-func (c Config) request(ctx context.Context, _ handlers.Env) error {
+func (c Config) request(ctx context.Context, env handlers.Env) error {
 	limit := min(requestTimeout, c.Timeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
@@ -119,14 +127,14 @@ func (c Config) request(ctx context.Context, _ handlers.Env) error {
 		return fmt.Errorf("ask for its health: %w", err)
 	}
 	req.Header.Set("User-Agent", "durhack-deployer")
-	if err := c.answer(req); err != nil {
+	if err := c.answer(req, env); err != nil {
 		return fmt.Errorf("%s %w", mask.URL(c.URL), err)
 	}
 	return nil
 }
 
 // answer is nil where the answer is healthy.
-func (c Config) answer(req *http.Request) error {
+func (c Config) answer(req *http.Request, env handlers.Env) error {
 	why := func(err error) error {
 		if cause := context.Cause(req.Context()); cause != nil {
 			return cause
@@ -144,10 +152,10 @@ func (c Config) answer(req *http.Request) error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	answered := "answered " + resp.Status
 	if to := resp.Header.Get("Location"); to != "" {
-		answered += fmt.Sprintf(" to %.*q", shown, mask.URL(to))
+		answered += fmt.Sprintf(" to %.*q", shown, env.Masked(mask.URL(to)))
 	}
 	if len(body) > 0 {
-		answered += fmt.Sprintf(", %.*q", shown, body)
+		answered += fmt.Sprintf(", %.*q", shown, env.Masked(string(body)))
 	}
 	switch {
 	case c.Status != 0 && resp.StatusCode != c.Status:

@@ -39,7 +39,7 @@ func check(ctx context.Context, t *testing.T, cfg Config) (handlers.Result, stri
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	r := handlers.Execute(ctx, plan, handlers.Env{Out: &out, Vars: []string{"PATH=/usr/bin:/bin", "STAGE=run"}, Grace: 20 * time.Millisecond}, nil)
+	r := handlers.Execute(ctx, plan, handlers.Env{Out: &out, Mask: strings.NewReplacer("s3cret", "***").Replace, Vars: []string{"PATH=/usr/bin:/bin", "STAGE=run"}, Grace: 20 * time.Millisecond}, nil)
 	if len(r.Steps) != 2 || r.Steps[1].Name != "health" {
 		t.Errorf("steps %+v", r.Steps)
 	}
@@ -60,6 +60,10 @@ func TestHealth_OneAnswer(t *testing.T) {
 		case "/long":
 			w.WriteHeader(http.StatusInternalServerError)
 			fmt.Fprint(w, long+"\x1b")
+		case "/cut":
+			w.Header().Set("Location", long[:197]+"s3cret")
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprint(w, long[:197]+"s3cret")
 		case "/endless":
 			for r.Context().Err() == nil {
 				fmt.Fprint(w, long)
@@ -91,6 +95,7 @@ func TestHealth_OneAnswer(t *testing.T) {
 		"no text":              {url: "/ok", text: "is bad", want: `answered 200 OK, "all is well"; "is bad" is not in it`},
 		"a redirect":           {url: "/moved", want: `answered 302 Found to "/ok?token=abc"`},
 		"a long answer":        {url: "/long", want: `answered 500 Internal Server Error, "` + long[:200] + `"`},
+		"a secret that is cut": {url: "/cut", want: `answered 500 Internal Server Error to "` + long[:197] + `***", "` + long[:197] + `***"`},
 		"an answer to no end":  {url: "/endless", status: 201, want: "answered 200 OK"},
 		"no answer":            {url: "/hang", want: "did not answer: "},
 		"an answer that stops": {url: "/stuck", want: `answered 200 OK, "half", and then no more: `},
@@ -130,6 +135,28 @@ func TestHealth_SuccessesFollowEachOther(t *testing.T) {
 	t.Cleanup(server.Close)
 	if r, _ := check(t.Context(), t, Config{URL: server.URL, Successes: 3, Timeout: time.Minute}); r.Err != nil || asked.Load() != 7 {
 		t.Errorf("asked %d times: %v", asked.Load(), r.Err)
+	}
+}
+
+// A check whose time was over before there were enough healthy answers says so.
+func TestHealth_TooFewSuccesses(t *testing.T) {
+	t.Parallel()
+	for want, answers := range map[string][]error{
+		"healthy in a row only 2 of 3 times within 1s":                   {nil, nil},
+		"healthy in a row only 1 of 3 times within 1s; before that: 503": {errors.New("503"), nil},
+	} {
+		ask := func(ctx context.Context, _ handlers.Env) error {
+			if len(answers) == 0 {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			answer := answers[0]
+			answers = answers[1:]
+			return answer
+		}
+		if err := (Config{Timeout: time.Second, Successes: 3}).await(t.Context(), handlers.Env{}, ask); err == nil || err.Error() != want {
+			t.Errorf("the error is %v, want %q", err, want)
+		}
 	}
 }
 

@@ -115,13 +115,16 @@ func tail(path string) string {
 	}
 	defer f.Close()
 	const most = 8 << 10
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
 		return ""
-	} else if info.Size() > most {
-		_, _ = f.Seek(-most, io.SeekEnd)
 	}
-	text, _ := io.ReadAll(io.LimitReader(f, most))
+	from := max(0, info.Size()-most)
+	text, _ := io.ReadAll(io.NewSectionReader(f, from, most))
 	lines := slices.Collect(strings.Lines(strings.TrimSpace(string(text))))
+	if from > 0 && len(lines) > 1 { // of the first only a piece
+		lines = lines[1:]
+	}
 	if len(lines) == 0 {
 		return ""
 	}

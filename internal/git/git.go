@@ -154,12 +154,11 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	if out == nil {
 		out = io.Discard
 	}
-	masked := mask.NewWriter(out, r.secrets)
 	last := &lastBytes{}
-	both := io.MultiWriter(masked, last)
-	stderr := both
+	masked := mask.NewWriter(io.MultiWriter(last, out), r.secrets)
+	var stderr io.Writer = masked
 	if stdout == nil { // one pipe for both: two would be written from at once
-		stdout, stderr = both, nil
+		stdout, stderr = masked, nil
 	}
 	err := process.Run(ctx, process.Command{
 		Argv: append([]string{"git"}, args...), Dir: dir, Env: r.environment(),
@@ -170,7 +169,7 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	if err == nil {
 		return nil
 	}
-	return &Error{Command: args[0], Message: r.secrets.String(last.message()), Err: err, lasting: lasting.Match(last.b)}
+	return &Error{Command: args[0], Message: last.message(), Err: err, lasting: lasting.Match(last.b)}
 }
 
 // output runs git and returns its standard output without the last newline.

@@ -97,7 +97,7 @@ func (w *Worker) execute(ctx, limited context.Context, job handlers.Job, plan ha
 	result := handlers.Result{Err: check.err, FailedStep: stepPlan}
 	if check.err == nil {
 		result = handlers.Execute(runCtx, plan, handlers.Env{
-			Out: log, Vars: vars, SearchPaths: w.o.SearchPaths, Leftovers: &w.left,
+			Out: log, Mask: log.Mask, Vars: vars, SearchPaths: w.o.SearchPaths, Leftovers: &w.left,
 			Grace: w.o.StepGrace, Nice: w.o.Deployment.Nice, As: w.o.As, Limits: limits, ProcessFile: processFile(r.started.RunLog),
 			Root: w.o.Root, Job: job,
 		}, log)
