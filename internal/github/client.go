@@ -227,17 +227,22 @@ func (c *Client) ask(ctx context.Context, r request, as int64, token string) (ne
 	case len(content) > maxAnswer:
 		return fail(Error{Status: resp.StatusCode, Message: fmt.Sprintf("the answer is larger than %d MiB", maxAnswer>>20)})
 	default:
-		if next, err = c.next(resp.Header.Get("Link")); err != nil {
+		if next, err = c.next(resp); err != nil {
 			return fail(Error{Status: resp.StatusCode, Message: err.Error(), Err: err})
 		}
-		if etag := resp.Header.Get("ETag"); etag != "" && r.method == http.MethodGet {
-			c.keep(key, answer{etag, next, content})
-		}
 	}
-	if r.into != nil {
-		if err := json.Unmarshal(content, r.into); err != nil {
-			return fail(Error{Status: resp.StatusCode, Message: "the answer is not the JSON that was expected", Temporary: true, Err: err})
-		}
+	into := r.into
+	if into == nil && len(content) > 0 { // a proxy's page must not pass for what GitHub says
+		into = new(json.RawMessage)
+	}
+	if into == nil {
+		return next, nil
+	}
+	if err := json.Unmarshal(content, into); err != nil {
+		return fail(Error{Status: resp.StatusCode, Message: "the answer is not the JSON that was expected", Temporary: true, Err: err})
+	}
+	if etag := resp.Header.Get("ETag"); etag != "" && r.method == http.MethodGet {
+		c.keep(key, answer{etag, next, content})
 	}
 	return next, nil
 }
@@ -274,7 +279,8 @@ func (c *Client) note(as int64, resp *http.Response, content []byte) *Error {
 	if remaining, known := number("X-RateLimit-Remaining"); ok && known {
 		reset, _ := number("X-RateLimit-Reset")
 		q.Budget = Budget{limit, remaining, time.Unix(int64(reset), 0)}
-		if spent = remaining == 0; spent && q.Reset.After(now) {
+		// By this clock the hour may be over already; then there are more.
+		if spent = remaining == 0 && q.Reset.After(now); spent {
 			q.until, q.why = q.Reset, fmt.Sprintf("all %d requests of this hour are used up", limit)
 		}
 	}
@@ -341,14 +347,14 @@ func messageOf(content []byte) string {
 
 var nextLink = regexp.MustCompile(`<([^<>]*)>\s*;[^,<]*\brel="?next\b`)
 
-// next is the address of the next page in a Link header, which must be of the same
-// server: the token goes there.
-func (c *Client) next(link string) (string, error) {
-	m := nextLink.FindStringSubmatch(link)
+// next is the address of the next page in the Link headers of an answer, which must be of
+// the same server: the token goes there.
+func (c *Client) next(resp *http.Response) (string, error) {
+	m := nextLink.FindStringSubmatch(strings.Join(resp.Header.Values("Link"), ", "))
 	if m == nil {
 		return "", nil
 	}
-	u, err := c.api.Parse(m[1])
+	u, err := resp.Request.URL.Parse(m[1])
 	if err != nil || !c.ours(u) {
 		return "", fmt.Errorf("the next page is on another server (%s)", oneLine(m[1]))
 	}

@@ -165,16 +165,17 @@ func TestClient_NamesThePermission(t *testing.T) {
 func TestClient_SendsNothingWhileALimitForbidsIt(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]githubtest.Failure{
-		"retry after":  githubtest.SecondaryLimit(90),
-		"message only": githubtest.SecondaryLimit(0),
-		"429":          {Status: http.StatusTooManyRequests, Body: `{"message":"slow down"}`},
-		"primary":      {Status: http.StatusForbidden, Body: `{"message":"API rate limit exceeded"}`, Header: map[string]string{"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": fmt.Sprint(time.Now().Add(20 * time.Minute).Unix())}},
+		"retry after":         githubtest.SecondaryLimit(90),
+		"message only":        githubtest.SecondaryLimit(0),
+		"this clock is ahead": {Status: http.StatusForbidden, Body: `{"message":"API rate limit exceeded"}`, Header: map[string]string{"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": fmt.Sprint(time.Now().Add(-time.Minute).Unix())}},
+		"429":                 {Status: http.StatusTooManyRequests, Body: `{"message":"slow down"}`},
+		"primary":             {Status: http.StatusForbidden, Body: `{"message":"API rate limit exceeded"}`, Header: map[string]string{"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": fmt.Sprint(time.Now().Add(20 * time.Minute).Unix())}},
 	} {
 		s, c, clock := start(t, nil)
 		f.Times = 1
 		s.Fail(f)
 		e := refused(t, c.CreateStatus(t.Context(), repository, commit, pending))
-		if !e.Temporary || !e.RetryAt.After(clock.now()) || e.RetryAt.After(clock.now().Add(21*time.Minute)) {
+		if !e.Temporary || e.Message == "" || !e.RetryAt.After(clock.now()) || e.RetryAt.After(clock.now().Add(21*time.Minute)) {
 			t.Fatalf("%s: %+v", name, e)
 		}
 		again := refused(t, c.CreateStatus(t.Context(), repository, commit, pending))
@@ -222,6 +223,66 @@ func TestClient_TellsWhatPassesFromWhatDoesNot(t *testing.T) {
 	s.Fail(githubtest.Failure{Status: 502, Body: "<html>" + strings.Repeat("x", 5<<20)})
 	if e := refused(t, c.CreateStatus(t.Context(), repository, commit, pending)); !e.Temporary || len(e.Error()) > 500 {
 		t.Errorf("%d bytes: %.100v", len(e.Error()), e)
+	}
+}
+
+// A proxy in between answers all that it is asked with its own page.
+func TestClient_APageIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	s, c, _ := start(t, nil)
+	s.Fail(githubtest.Failure{Status: 200, Body: "<html>Log in to the network</html>", Header: map[string]string{"ETag": `"page"`}})
+	_, err := c.Deployments(t.Context(), repository, "web", "")
+	for _, err := range []error{err, c.CreateStatus(t.Context(), repository, commit, pending)} {
+		if e := refused(t, err); !e.Temporary || !strings.Contains(e.Error(), "not the JSON") {
+			t.Errorf("%v", e)
+		}
+	}
+	s.Heal()
+	if _, err := c.Deployments(t.Context(), repository, "web", ""); err != nil {
+		t.Error(err)
+	}
+	if h := s.Requests()[2].Header; h.Get("If-None-Match") != "" {
+		t.Error("the page is asked for again")
+	}
+}
+
+func TestClient_FindsTheNextPageInEveryFormOfTheHeader(t *testing.T) {
+	t.Parallel()
+	for _, form := range []http.Header{
+		{"Link": {`<%s>; rel="next"`}},
+		{"Link": {`<%s>; rel=next`}},
+		{"Link": {`<%s/first>; rel="prev", <%s>; rel="next", <%s/last>; rel="last"`}},
+		{"Link": {`<%s/first>; rel="prev"`, `<%s>; rel="next"`}},
+	} {
+		for _, next := range []string{"/page2", "page2", "http://HOST/page2"} {
+			var asked atomic.Pointer[string]
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if path := r.URL.Path; strings.HasSuffix(path, "/deliveries") {
+					for _, line := range form["Link"] {
+						w.Header().Add("Link", strings.ReplaceAll(line, "%s", strings.Replace(next, "HOST", r.Host, 1)))
+					}
+				} else {
+					asked.Store(&path)
+				}
+				_, _ = fmt.Fprint(w, "[]")
+			}))
+			c, err := github.New(github.Options{APIURL: server.URL, Token: func() (string, error) { return githubtest.Token, nil }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := c.Hook(t.Context(), repository, 1)
+			if err == nil {
+				_, err = c.Deliveries(t.Context(), h, time.Time{})
+			}
+			want := "/page2"
+			if next == "page2" {
+				want = "/repos/octo/web/hooks/1/page2"
+			}
+			if got := asked.Load(); err != nil || got == nil || *got != want {
+				t.Errorf("%q of %s: %v, %v", form["Link"], next, got, err)
+			}
+			server.Close()
+		}
 	}
 }
 
