@@ -10,6 +10,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/notify"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/projections"
@@ -21,6 +22,16 @@ func newNotifier(o Options, store *Store) *outbox.Outbox {
 		Config: o.Config, Log: store.Log, Logger: o.Logger,
 		Owed: func(ctx context.Context, prefix string) ([]outbox.Item, error) {
 			return outbox.Items(ctx, store.Pool, notify.Channel, o.Config.Instance, prefix)
+		},
+		Subject: func(ctx context.Context, slug, commit string) string {
+			d := o.Config.Deployments[slug]
+			if d == nil || !names.Commit(commit) {
+				return ""
+			}
+			ctx, cancel := context.WithTimeout(ctx, lookWithin)
+			defer cancel()
+			found, _ := Tree(o.Config, d).Authored(ctx, []string{commit}) // the deploy says what is wrong with a clone
+			return found[commit].Subject
 		},
 	})
 	return newOutbox(o, store, outbox.Options{Channel: notify.Channel, Owe: n.Owe, Send: n.Send})

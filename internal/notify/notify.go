@@ -19,6 +19,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
 	"github.com/ducompsoc/durhack-deployer/internal/sender"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -39,9 +40,10 @@ type Options struct {
 	Config *config.Config
 	Logger *slog.Logger
 	// Log and Owed, which reads what is in the outbox under keys that begin so, are
-	// what Owe asks.
-	Log  Log
-	Owed func(ctx context.Context, prefix string) ([]outbox.Item, error)
+	// what Owe asks; and Subject, of a commit that no push tells of: "" where nothing does.
+	Log     Log
+	Owed    func(ctx context.Context, prefix string) ([]outbox.Item, error)
+	Subject func(ctx context.Context, deployment, commit string) string
 }
 
 // Notifier words and sends. Create it with New.
@@ -170,7 +172,15 @@ func (n *Notifier) tell(ctx context.Context, e *eventlog.Event) ([]told, error) 
 	}
 	switch d := data.(type) {
 	case eventlog.Failed:
-		return []told{{config.OnFailed, n.failed(ctx, e, d), d.Step, before != nil}}, nil
+		canceled, err := n.canceled(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		step := d.Step
+		if canceled != "" { // is another failure than that of the step
+			step = "canceled in " + step
+		}
+		return []told{{config.OnFailed, n.failed(ctx, e, d, canceled), step, before != nil}}, nil
 	case eventlog.Deployed:
 		list := []told{{what: config.OnDeployed, message: n.deployed(ctx, e, d, nil)}}
 		if before != nil {
@@ -181,26 +191,56 @@ func (n *Notifier) tell(ctx context.Context, e *eventlog.Event) ([]told, error) 
 	return nil, nil
 }
 
+// canceled says by whom a failed run was canceled, and why; "" where it ended by itself.
+func (n *Notifier) canceled(ctx context.Context, e *eventlog.Event) (text string, err error) {
+	filter := eventlog.Filter{Instance: e.Instance, DeliveryID: e.DeliveryID, Deployment: e.DeploymentSlug(), Types: []eventlog.Type{eventlog.TypeCanceled}}
+	for c, err := range n.o.Log.Find(ctx, filter) {
+		if err != nil {
+			return "", fmt.Errorf("look whether the run was canceled: %w", err)
+		}
+		data, err := c.Decode()
+		if err != nil {
+			return "", err
+		}
+		if d, ok := data.(eventlog.Canceled); ok && c.Attempt == e.Attempt {
+			text = words.Canceled(c.Actor, d.Reason)
+		}
+	}
+	return text, nil
+}
+
+// failure is how a run failed.
+type failure struct {
+	step     string
+	canceled bool
+}
+
 // before is how the run failed that ended last before e; nil where it succeeded, or
 // there is none.
-func (n *Notifier) before(ctx context.Context, e *eventlog.Event) (*projections.Failure, error) {
+func (n *Notifier) before(ctx context.Context, e *eventlog.Event) (*failure, error) {
 	const sameInstant = 10 // events of a deployment that ended it at the very time of e
 	filter := eventlog.Filter{
 		Instance: e.Instance, Deployment: e.DeploymentSlug(), Types: []eventlog.Type{eventlog.TypeDeployed, eventlog.TypeFailed},
 		Until: e.RecordedAt.Add(time.Microsecond), Newest: true, Limit: sameInstant,
 	}
+	var last eventlog.Event
 	state, err := projections.FoldAt(func(yield func(eventlog.Event, error) bool) {
 		for end, err := range n.o.Log.Find(ctx, filter) {
 			if err == nil && end.Position >= e.Position || !yield(end, err) {
 				return
 			}
+			last = end
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look how the run before failed: %w", err)
 	}
 	for _, d := range state.Deployments(e.Instance) {
-		return d.Failure, nil
+		if d.Failure == nil {
+			return nil, nil
+		}
+		canceled, err := n.canceled(ctx, &last)
+		return &failure{d.Failure.Step, canceled != ""}, err
 	}
 	return nil, nil
 }

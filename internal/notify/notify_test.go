@@ -72,6 +72,7 @@ type world struct {
 	events  []eventlog.Event
 	bodies  map[string]eventlog.Payload
 	box     map[string]outbox.Item
+	clone   map[string]string // subjects by commit
 }
 
 func newWorld(t *testing.T, entries ...config.Notify) *world {
@@ -94,6 +95,7 @@ func newWorld(t *testing.T, entries ...config.Notify) *world {
 			}
 			return list, nil
 		},
+		Subject: func(_ context.Context, _, commit string) string { return w.clone[commit] },
 	})
 	return w
 }
@@ -218,6 +220,29 @@ make: *** Error 2`
 	}
 	w.event("delivery-2", "web", eventlog.Failed{Step: "test", Signal: "SIGKILL", Error: "was killed"})
 	if got := w.send(); len(got) != 1 || !strings.Contains(got[0], "The deploy of web was ended by SIGKILL in the step test\nThe error: was killed\nBy octocat\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A run that somebody canceled was not ended by a signal, and its step is not at fault.
+func TestOwe_ARunThatWasCanceledSaysByWhom(t *testing.T) {
+	w := newWorld(t, config.Notify{On: []string{config.OnFailed, config.OnRecovered}})
+	f := eventlog.Failed{Commit: "c0ffee00", Step: "build", Signal: "SIGTERM", Error: "canceled by sam: the wrong one"}
+	w.clone = map[string]string{f.Commit: "Deployed by hand"}
+	w.add("1", "web", eventlog.Canceled{Reason: "the wrong one"})
+	w.events[0].Actor = "sam"
+	w.event("1", "web", f)
+	got := w.send()
+	if len(got) != 1 || !strings.HasPrefix(got[0], "web: the deploy was canceled\nThe deploy of web was canceled in the step build\nWhy: canceled by sam: the wrong one\nCommit c0ffee00 Deployed by hand\n") {
+		t.Errorf("got %q", got)
+	}
+	w.event("2", "web", f) // by itself: another failure
+	w.event("3", "web", eventlog.Deployed{})
+	w.add("4", "web", eventlog.Canceled{})
+	w.event("4", "web", f)
+	w.event("5", "web", eventlog.Deployed{})
+	if got = w.send(); titles(got) != "web: the deploy failed; web: works again; web: the deploy was canceled; web: works again" ||
+		!strings.Contains(got[1], "The one before had failed in the step build") || !strings.Contains(got[3], "The one before was canceled in the step build") {
 		t.Errorf("got %q", got)
 	}
 }

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -10,23 +11,29 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/links"
 	"github.com/ducompsoc/durhack-deployer/internal/sender"
-	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // maxPayload is the largest body that is read for the subject of a commit.
 const maxPayload = 1 << 20
 
-func (n *Notifier) failed(ctx context.Context, e *eventlog.Event, d eventlog.Failed) sender.Message {
-	slug, how := e.DeploymentSlug(), "failed"
+// failed words a failure; canceled says by whom it was canceled, and why, or is "".
+func (n *Notifier) failed(ctx context.Context, e *eventlog.Event, d eventlog.Failed, canceled string) sender.Message {
+	slug, how, title := e.DeploymentSlug(), "failed", "the deploy failed"
 	switch {
+	case canceled != "":
+		how, title = "was canceled", "the deploy was canceled"
 	case d.ExitCode != nil:
 		how = fmt.Sprintf("failed with exit code %d", *d.ExitCode)
 	case d.Signal != "":
 		how = fmt.Sprintf("was ended by %s", d.Signal)
 	}
-	m := sender.Message{Title: slug + ": the deploy failed"}
+	m := sender.Message{Title: slug + ": " + title}
 	inStep(&m, fmt.Sprintf("The deploy of %s %s", slug, how), d.Step)
-	m.Quote("The error:", d.Error)
+	if canceled != "" {
+		m.Quote("Why:", canceled)
+	} else {
+		m.Quote("The error:", d.Error)
+	}
 	n.about(ctx, &m, e, d.Commit)
 	n.tryAgain(&m, e)
 	m.QuoteLines("The last lines:", d.OutputTail)
@@ -55,18 +62,22 @@ func (w *window) again(m sender.Message) sender.Message {
 	return m
 }
 
-func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.Deployed, failure *projections.Failure) sender.Message {
+func (n *Notifier) deployed(ctx context.Context, e *eventlog.Event, d eventlog.Deployed, before *failure) sender.Message {
 	slug := e.DeploymentSlug()
 	took := (time.Duration(d.DurationMS) * time.Millisecond).Round(100 * time.Millisecond)
 	m := sender.Message{Title: slug + ": deployed"}
-	if failure != nil {
+	if before != nil {
+		how := "had failed"
+		if before.canceled {
+			how = "was canceled"
+		}
 		m.Title = slug + ": works again"
-		inStep(&m, fmt.Sprintf("The deploy of %s works again, and took %s. The one before had failed", slug, took), failure.Step)
+		inStep(&m, fmt.Sprintf("The deploy of %s works again, and took %s. The one before %s", slug, took, how), before.step)
 	} else {
 		m.Say("The deploy of %s is live, and took %s.", slug, took)
 	}
 	n.about(ctx, &m, e, d.Commit)
-	if failure != nil && d.Commit == d.PreviousCommit {
+	if before != nil && d.Commit == d.PreviousCommit {
 		m.Say("That is the commit that was live before; the one that failed is not live.")
 	}
 	if one := n.o.Config.Deployments[slug]; one != nil && one.SiteURL != "" {
@@ -93,7 +104,7 @@ func (n *Notifier) interrupted(ctx context.Context, e *eventlog.Event, d eventlo
 func (n *Notifier) about(ctx context.Context, m *sender.Message, e *eventlog.Event, commit string) {
 	if commit != "" {
 		text := "Commit " + commit[:min(len(commit), 12)]
-		if subject := n.subject(ctx, commit); subject != "" {
+		if subject := cmp.Or(n.subject(ctx, commit), n.o.Subject(ctx, e.DeploymentSlug(), commit)); subject != "" {
 			m.Quote(text, subject)
 		} else {
 			m.Say("%s", text)
