@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/nginxconf"
 )
 
@@ -152,15 +153,13 @@ func unique(list []string) []string {
 	return slices.Compact(list)
 }
 
-var hostName = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+\z`)
-
 // certifiable leaves out wildcards, regular expressions, "_", "", ".example.com",
 // variables, addresses, and names without a dot.
 func certifiable(name string) bool {
 	if _, err := netip.ParseAddr(name); err == nil {
 		return false
 	}
-	return len(name) < 254 && hostName.MatchString(name)
+	return names.Host(name)
 }
 
 // mentions says whether a word of the file is a path below dir.

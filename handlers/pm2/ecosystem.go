@@ -19,6 +19,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
 
 // evaluator writes what an ecosystem file exports as JSON.
@@ -294,9 +295,8 @@ func pathOf(vars []string) (dirs []string) {
 }
 
 var (
-	namePattern = regexp.MustCompile(`\A[A-Za-z0-9_@][A-Za-z0-9_.@:-]{0,199}\z`)
-	fileEnding  = regexp.MustCompile(`\.json|\.ya?ml|\.config\.(js|cjs|mjs)`)
-	numeric     = regexp.MustCompile(`\A[0-9]+\z`)
+	fileEnding = regexp.MustCompile(`\.json|\.ya?ml|\.config\.(js|cjs|mjs)`)
+	numeric    = regexp.MustCompile(`\A[0-9]+\z`)
 )
 
 // checkName refuses the names that pm2's command line takes for something else.
@@ -304,7 +304,7 @@ func checkName(name string) error {
 	switch {
 	case name == "":
 		return errors.New("it has no name")
-	case !namePattern.MatchString(name):
+	case !names.App(name):
 		return errors.New("a name is letters, digits and any of _ . @ : -, and begins with a letter, a digit, _ or @")
 	case name == "all" || name == "default":
 		return fmt.Errorf("pm2 takes the name %q for all apps", name)

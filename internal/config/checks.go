@@ -62,12 +62,7 @@ var checks = map[string]func(s setting, text string) string{
 	"uwsgi":         checkUWSGI,
 }
 
-var (
-	// GitHub's rules for user names, with the underscore that managed users
-	// have, and for repository names.
-	repositoryPattern = regexp.MustCompile(`\A[A-Za-z0-9_][A-Za-z0-9_-]{0,99}/[A-Za-z0-9_.-]{1,100}\z`)
-	sqlAlchemyURL     = regexp.MustCompile(`\A(postgres(?:ql)?)\+[a-z0-9_]+://`)
-)
+var sqlAlchemyURL = regexp.MustCompile(`\A(postgres(?:ql)?)\+[a-z0-9_]+://`)
 
 // is makes a check of what says what is wrong with a text and what to do, or "".
 func is(wrongly func(string) (wrong, suggestion string)) func(setting, string) string {
@@ -112,11 +107,9 @@ func checkOrigin(s setting, text string) string {
 	return strings.TrimRight(text, "/")
 }
 
-var headerPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9-]{0,99}\z`)
-
 func wrongUserHeader(name string) (wrong, suggestion string) {
 	const advice = `write the name of a header that only the proxy sets, like "X-Remote-User"`
-	if !headerPattern.MatchString(name) {
+	if !names.Header(name) {
 		return "is not the name of a header", advice
 	}
 	for _, of := range []string{"accept", "authorization", "cookie", "host", "origin", "referer", "sec-", "user-agent"} {
@@ -241,7 +234,7 @@ func wrongRepository(s string) (wrong, suggestion string) {
 	switch {
 	case strings.Contains(s, "://") || strings.HasPrefix(s, "git@"):
 		return "is a URL", `write "owner/name"; a URL to fetch from goes into remote`
-	case !repositoryPattern.MatchString(s) || name == "." || name == "..":
+	case !names.Repository(s):
 		return `is not of the form "owner/name"`, ""
 	case strings.HasSuffix(name, ".git"):
 		return "ends in .git, which no repository's name does", `write "` + strings.TrimSuffix(s, ".git") + `"`
@@ -479,11 +472,8 @@ func wrongUmask(s string) (wrong, suggestion string) {
 	return "", ""
 }
 
-// userName is what useradd makes, and what directories of users have beside.
-var userName = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_.@-]{0,255}\z`)
-
 func wrongUser(s string) (wrong, suggestion string) {
-	if !userName.MatchString(s) {
+	if !names.User(s) {
 		return "is not the name of a user", `write a name of /etc/passwd, like "app"`
 	}
 	return "", ""

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -139,7 +138,7 @@ func parseRules(file string, data []byte) (Rules, error) {
 		}
 	}
 	for _, name := range r.Certificates.Names {
-		if name != "*" && !hostName(strings.TrimPrefix(name, "*.")) {
+		if name != "*" && !names.Host(strings.TrimPrefix(name, "*.")) {
 			return Rules{}, wrong(`certificates.names has %q; write a name like "www.example.com", "*.example.com" for all below one, or "*" for all`, name)
 		}
 	}
@@ -173,10 +172,6 @@ func (r Rules) mayAsk(uid int) error {
 	}
 	return nil
 }
-
-var hostPattern = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+\z`)
-
-func hostName(name string) bool { return len(name) <= 253 && hostPattern.MatchString(name) }
 
 // allowsUnit says whether the unit is one of those that a rule lists.
 func allowsUnit(list []string, unit string) bool {

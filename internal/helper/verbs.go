@@ -229,7 +229,7 @@ func (r Rules) certificate(call Request) (task, error) {
 		return task{}, fmt.Errorf("a certificate has at most %d names, not %d", maxNames, len(args)-1)
 	}
 	for _, name := range args {
-		if !hostName(name) {
+		if !names.Host(name) {
 			return task{}, fmt.Errorf("%q is not the name of a host, in lower case and without a wildcard", name)
 		}
 		if !c.allowsName(name) {

@@ -1,5 +1,5 @@
 // Package names says what may name a deployment, an instance, a delivery, a
-// branch and a commit, and which names are taken. Names become parts of paths, keys and commands, so
+// branch, a commit, a repository, a host and the like, and which names are taken. Names become parts of paths, keys and commands, so
 // everything that takes one from outside asks here.
 package names
 
@@ -38,6 +38,8 @@ const (
 	digits  = "0123456789"
 	letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	hex     = digits + "abcdef"
+
+	hostLetters = digits + "abcdefghijklmnopqrstuvwxyz-"
 )
 
 // of says whether s is from least to most bytes long and only of those characters.
@@ -62,6 +64,45 @@ func Commit(s string) bool { return (len(s) == 40 || len(s) == 64) && CommitBegi
 
 // CommitBeginning says whether git may take s for the beginning of a hash.
 func CommitBeginning(s string) bool { return of(hex, s, 4, 64) }
+
+// Repository says whether s is "owner/name" by GitHub's rules for users, with the
+// underscore that managed ones have, and for repositories.
+func Repository(s string) bool {
+	owner, name, _ := strings.Cut(s, "/")
+	return of(letters+digits+"_-", owner, 1, 100) && owner[0] != '-' &&
+		of(letters+digits+"_.-", name, 1, 100) && name != "." && name != ".."
+}
+
+// Host says whether s is the whole name of a host, in lower case.
+func Host(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if !of(hostLetters, label, 1, 63) || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+	}
+	return len(s) <= 253 && strings.Contains(s, ".")
+}
+
+// Header says whether s may name a header of HTTP, in letters, digits and dashes.
+func Header(s string) bool { return of(letters+digits+"-", s, 1, 100) && s[0] != '-' }
+
+// User says whether s is what useradd makes, or what directories of users have beside.
+func User(s string) bool {
+	return of(letters+digits+"_.@-", s, 1, 256) && of(letters+"_", s[:1], 1, 1)
+}
+
+// EventName says whether s may be what GitHub calls an event.
+func EventName(s string) bool {
+	return len(s) >= 1 && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// HookID says whether s may be the number that GitHub gives a webhook.
+func HookID(s string) bool { return of(letters+digits+"_-", s, 1, 64) }
+
+// App says whether s may name an app of pm2.
+func App(s string) bool {
+	return of(letters+digits+"_.@:-", s, 1, 200) && !strings.ContainsAny(s[:1], ".:-")
+}
 
 // WrongBranch says what keeps refs/heads/ followed by s from being a ref that git
 // accepts (git-check-ref-format(1)) and that JSON can hold, and what to do; ""

@@ -2,6 +2,7 @@ package names
 
 import (
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -31,6 +32,54 @@ func TestNames(t *testing.T) {
 			if test.is(s) {
 				t.Errorf("%s(%q) is true", name, s)
 			}
+		}
+	}
+}
+
+// TestNames_AreWhatPatternsSay compares with patterns, which are shorter to read and, with
+// their counts, too large to be compiled by every start.
+func TestNames_AreWhatPatternsSay(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		is      func(string) bool
+		pattern string
+	}{
+		"Repository": {Repository, `[A-Za-z0-9_][A-Za-z0-9_-]{0,99}/[A-Za-z0-9_.-]{1,100}`},
+		"Host":       {Host, `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+`},
+		"Header":     {Header, `[A-Za-z0-9][A-Za-z0-9-]{0,99}`},
+		"User":       {User, `[A-Za-z_][A-Za-z0-9_.@-]{0,255}`},
+		"EventName":  {EventName, `[!-~]{1,64}`},
+		"HookID":     {HookID, `[A-Za-z0-9_-]{1,64}`},
+		"App":        {App, `[A-Za-z0-9_@][A-Za-z0-9_.@:-]{0,199}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pattern := regexp.MustCompile(`\A` + test.pattern + `\z`)
+			compare := func(s string) {
+				beside := name == "Repository" && (strings.HasSuffix(s, "/.") || strings.HasSuffix(s, "/..")) || name == "Host" && len(s) > 253
+				if got, want := test.is(s), pattern.MatchString(s) && !beside; got != want {
+					t.Errorf("%s(%q) is %v", name, s, got)
+				}
+			}
+			for n := range 260 {
+				compare(strings.Repeat("a", n))
+				compare(strings.Repeat("a", n) + "/b")
+				compare("a/" + strings.Repeat("b", n))
+				compare(strings.Repeat("a", n) + ".example")
+			}
+			compare(strings.Repeat("a", 101) + "/b")
+			rapid.Check(t, func(t *rapid.T) {
+				compare(rapid.StringMatching(`[aZ0_./@:!~ \n\x{fc}-]{0,6}`).Draw(t, "s"))
+				compare(rapid.StringMatching(test.pattern).Draw(t, "good"))
+			})
+		})
+	}
+	if !Host(strings.Repeat("a.", 126)+"a") || Host(strings.Repeat("a.", 127)+"a") {
+		t.Error("a host's name is not bounded by 253 bytes")
+	}
+	for _, s := range []string{"a/.", "a/.."} {
+		if Repository(s) {
+			t.Errorf("Repository(%q)", s)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"mime"
 	"net/http"
 	"os"
-	"regexp"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
@@ -94,11 +93,6 @@ func (h *Handler) enqueue(w http.ResponseWriter, r *http.Request, b *body, start
 	return rec, false
 }
 
-var (
-	eventPattern  = regexp.MustCompile(`\A[!-~]{1,64}\z`)
-	hookIDPattern = regexp.MustCompile(`\A[A-Za-z0-9_-]{1,64}\z`)
-)
-
 // describe turns the headers into a delivery without its body.
 func (h *Handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer) {
 	fail := func(status int, reason, message string) (delivery.Delivery, *answer) {
@@ -111,7 +105,7 @@ func (h *Handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer
 			"X-GitHub-Delivery must be present exactly once, with 1 to 64 letters, digits and dashes")
 	}
 	event, ok := single(r.Header, "X-Github-Event")
-	if !ok || !eventPattern.MatchString(event) {
+	if !ok || !names.EventName(event) {
 		return fail(http.StatusBadRequest, "event_invalid",
 			"X-GitHub-Event must be present exactly once, with 1 to 64 printable characters and no space")
 	}
@@ -141,7 +135,7 @@ func (h *Handler) describe(r *http.Request, b *body) (delivery.Delivery, *answer
 		Source:      "github",
 		Salt:        delivery.NewSalt(),
 	}
-	if hook, ok := single(r.Header, "X-Github-Hook-Id"); ok && hookIDPattern.MatchString(hook) {
+	if hook, ok := single(r.Header, "X-Github-Hook-Id"); ok && names.HookID(hook) {
 		d.HookID = hook
 	}
 	return d, nil
