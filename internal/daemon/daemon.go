@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -143,6 +144,7 @@ func Run(ctx context.Context, o Options) error {
 		stopWorking()
 	})
 	tellSystemd(o.Logger, "READY=1")
+	debug.FreeOSMemory() // a start leaves more behind than what comes after it uses
 	<-working.Done()
 	state.enter(phaseDraining, "")
 	o.Logger.Info("draining")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -142,6 +143,7 @@ func work(ctx context.Context, o Options, main *queue.Queue, state *condition) e
 	state.enter(phaseWorking, "")
 	o.Logger.Info("working", "instance", o.Config.Instance, "deployments", len(o.Config.Deployments))
 	warnOfOrphans(o.Config, o.Logger)
+	debug.FreeOSMemory() // as in Run, for what has begun since
 	parts.Wait()
 	projected(projecting, p, o.Logger)
 	state.signing.last(projecting, o.Logger)
