@@ -374,17 +374,34 @@ func TestCheckout_WritesNothingOutside(t *testing.T) {
 		w.must(err)
 		return b
 	}
-	for _, name := range []string{"..", ".git", ".GIT", "."} {
-		// As git itself would not make it: a folder of that name with a file in it.
-		forged := fmt.Sprintf("100644 a\x00%s40000 %s\x00%s", raw("HEAD:a"), name, raw("HEAD:later"))
+	folder := func(name string) string { return fmt.Sprintf("40000 %s\x00%s", name, raw("HEAD:later")) }
+	file := func(name string) string { return fmt.Sprintf("100644 %s\x00%s", name, raw("HEAD:a")) }
+	beside := filepath.Join(outside, "beside")
+	for _, forged := range []string{
+		// As git itself would not make them.
+		folder(".."), folder(".git"), folder(".GIT"), folder("."), file("."), file("a//b"), file(beside),
+		file("../" + filepath.Base(w.repo.Dir()) + ".beside"), file("../outside/beside"),
+		strings.Replace(folder("../outside/sub"), "40000", "160000", 1),
+	} {
+		w.must(errors.Join(os.RemoveAll(beside), os.RemoveAll(w.repo.Dir()+".beside")))
 		w.write(filepath.Join(filepath.Dir(w.bare), "tree"), forged)
 		tree := w.git(w.pusher, "hash-object", "-w", "-t", "tree", "--literally", "../tree")
 		bad := w.git(w.pusher, "commit-tree", "-m", "bad", tree)
 		w.git(w.pusher, "push", "--quiet", "--force", w.bare, bad+":refs/heads/main")
-		if err := w.deploy("main", bad); err == nil {
-			t.Errorf("a folder called %q was checked out", name)
+		if err := w.deploy("main", bad); err == nil || !strings.Contains(err.Error(), "it leads out of the working tree, or into .git") {
+			t.Errorf("%q: %v", forged, err)
+		}
+		// What the checkout would have written is not what the next one takes away.
+		w.write(beside, "mine")
+		w.write(w.repo.Dir()+".beside", "mine")
+		w.must(w.deploy("main", through))
+		for _, name := range []string{beside, w.repo.Dir() + ".beside"} {
+			if !exists(name) {
+				t.Errorf("%q: %s was removed", forged, name)
+			}
 		}
 	}
+	w.must(os.Remove(beside))
 	w.push("main")
 	w.must(os.Remove(filepath.Join(w.repo.Dir(), "later")))
 	w.must(w.deploy("main", below))

@@ -24,6 +24,20 @@ type entry struct{ mode, hash string }
 // files are entries by their path, which is relative to the working tree.
 type files map[string]entry
 
+// errOutside is of a path that git itself would neither commit nor write.
+var errOutside = errors.New("it leads out of the working tree, or into .git: commit again without it")
+
+// isInside says whether a path, which anyone may have put into a tree, stays in the
+// working tree and out of its .git.
+func isInside(path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" || part == "." || part == ".." || strings.EqualFold(part, ".git") {
+			return false
+		}
+	}
+	return true
+}
+
 // tree lists the files of a commit.
 func (r *Repo) tree(ctx context.Context, commit string) (files, error) {
 	text, err := r.list(ctx, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit)
@@ -34,6 +48,9 @@ func (r *Repo) tree(ctx context.Context, commit string) (files, error) {
 	for line := range strings.SplitSeq(text, "\x00") {
 		info, path, _ := strings.Cut(line, "\t")
 		if field := strings.Fields(info); len(field) == 3 { // mode, type, hash
+			if !isInside(path) {
+				return nil, fmt.Errorf("commit %s has a file %q: %w", commit, path, errOutside)
+			}
 			list[path] = entry{mode: field[0], hash: field[2]}
 		}
 	}
@@ -53,6 +70,9 @@ func (r *Repo) index(ctx context.Context) (tracked, hidden files, err error) {
 		field := strings.Fields(info) // tag, mode, hash, stage
 		if len(field) != 4 {
 			continue
+		}
+		if !isInside(path) {
+			return nil, nil, fmt.Errorf("the index has a file %q: %w", path, errOutside)
 		}
 		tracked[path] = entry{mode: field[1], hash: field[2]}
 		if tag := field[0]; tag == "S" || tag != strings.ToUpper(tag) {

@@ -79,7 +79,7 @@ func (r *Repo) lastHead() string {
 func (r *Repo) damaged(ctx context.Context, commit string) bool {
 	list, err := r.tree(ctx, commit)
 	if err != nil {
-		return ctx.Err() == nil
+		return ctx.Err() == nil && !errors.Is(err, errOutside)
 	}
 	var hashes bytes.Buffer
 	for _, e := range list {

@@ -116,3 +116,21 @@ func TestPlanted_PipesAreNotWaitedFor(t *testing.T) {
 		}
 	}
 }
+
+// An index with a path that git would not take is made again.
+func TestPlanted_IndexLeadsElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/aaa/b", "../a/b", ".git/b"} {
+		w := newWorld(t)
+		w.must(w.deploy("main", func() string { c := w.commit("first", map[string]string{"aaaa/b": "1"}); w.push("main"); return c }()))
+		index := filepath.Join(w.repo.Dir(), ".git", "index")
+		b, err := os.ReadFile(index)
+		w.must(err)
+		w.must(os.WriteFile(index, []byte(strings.Replace(string(b), "aaaa/b", path, 1)), 0o644))
+		next := w.commit("next", map[string]string{"aaaa/b": "2"})
+		w.push("main")
+		if err := w.deploy("main", next); err != nil || w.live("aaaa/b") != "2" {
+			t.Errorf("%s: %v\n%s", path, err, &w.out)
+		}
+	}
+}
