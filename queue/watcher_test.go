@@ -73,6 +73,12 @@ func TestNextPassesOverWhatRests(t *testing.T) {
 	if second, then := w.Rest(first); pause <= 0 || second != 2*pause || again || !then {
 		t.Errorf("it rests for %v (%v), then for %v (%v)", pause, again, second, then)
 	}
+	restFor := func(pause time.Duration) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.resting[first.Name] = rest{until: time.Now().Add(pause), pause: pause}
+	}
+	restFor(time.Hour)
 	if got := next(t, w, 2); !slices.Equal(got, []Entry{second}) {
 		t.Errorf("while it rests: %v", got)
 	}
@@ -82,6 +88,7 @@ func TestNextPassesOverWhatRests(t *testing.T) {
 	if err := w.Done(second); err != nil {
 		t.Fatal(err)
 	}
+	restFor(firstRest)
 	if got := next(t, w, 2); !slices.Equal(got, []Entry{first}) {
 		t.Errorf("after its rest: %v", got)
 	}

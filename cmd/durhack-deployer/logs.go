@@ -159,6 +159,10 @@ func (c *cli) logsOf(ctx context.Context, cfg *config.Config, store *daemon.Stor
 			if end = nil; run.Type == eventlog.TypeVoided {
 				run = nil
 			}
+		} else if latest, _, err := newestRun(ctx, store, filter, 0); err != nil {
+			return err
+		} else if latest != nil && latest.Position > head { // it waited, and has begun since
+			run, end = latest, nil
 		}
 	}
 	switch {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/samplelog"
+	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
 // patience bounds everything that a script waits for.
@@ -229,7 +230,8 @@ func cmdPush(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// await ID TYPE [ATTEMPT] waits until the log has that event of a delivery.
+// await ID TYPE [ATTEMPT] waits until the log has that event of a delivery, and the read
+// models have it or have stopped: commands wait for them only for a moment.
 func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && (len(args) == 2 || len(args) == 3), "await ID TYPE [ATTEMPT]")
 	attempt := "1"
@@ -251,6 +253,8 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return false // also before the daemon has migrated
 	})
+	_, err = projections.New(pool, log, discard()).Await(ctx, patience)
+	ts.Check(err)
 }
 
 // sql STATEMENT runs a statement on the script's database, as its owner.

@@ -153,14 +153,20 @@ func (w writer) Write(p []byte) (int, error) {
 func TestStepTimeout(t *testing.T) {
 	t.Parallel()
 	remote, commit := sample(t, "main")
-	h := New(Config{Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote}, Steps: []StepConfig{
-		{Name: "endless", Run: []string{"sleep", "1000"}, Timeout: 2 * time.Second}, // long enough for it to start
-	}})
-	plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
-	if err != nil {
-		t.Fatal(err)
+	run := func(timeout time.Duration) handlers.Result {
+		h := New(Config{Source: source.Source{Path: filepath.Join(t.TempDir(), "live"), Remote: remote}, Steps: []StepConfig{
+			{Name: "endless", Run: []string{"sleep", "1000"}, Timeout: timeout},
+		}})
+		plan, err := h.Plan(t.Context(), handlers.Job{Branch: "main", Commit: commit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil, nil)}, nil)
 	}
-	r := handlers.Execute(t.Context(), plan, handlers.Env{Vars: handlers.Environment(handlers.Job{}, nil, nil)}, nil)
+	r := run(time.Second)
+	if r.Signal == "" { // it had not started by then
+		r = run(20 * time.Second)
+	}
 	if !errors.As(r.Err, new(*handlers.TimeoutError)) || r.FailedStep != "endless" || r.Signal != "SIGTERM" || r.ExitCode != nil {
 		t.Errorf("result %+v", r)
 	}

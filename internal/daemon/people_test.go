@@ -62,7 +62,11 @@ func TestWorkerStartsWithoutTheCredentialsOfWhatFollows(t *testing.T) {
 	d := s.run(true, true)
 	s.push(d, "d1")
 	s.expectDeployed(d, "d1")
-	if n := strings.Count(d.out.String(), `level=ERROR msg="GitHub or people cannot be told for now, while deploys go on: `); n != 2 {
+	untold := func() int {
+		return strings.Count(d.out.String(), `level=ERROR msg="GitHub or people cannot be told for now, while deploys go on: `)
+	}
+	s.wait(d, "it says what is wrong", func() bool { return untold() >= 2 })
+	if n := untold(); n != 2 {
 		t.Errorf("%d errors in the log, want one for each file:\n%s", n, d.out)
 	}
 	for file, content := range map[string]string{token: githubtest.Token, url: "generic+" + people.URL + "/?disabletls=yes"} {

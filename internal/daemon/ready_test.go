@@ -176,9 +176,9 @@ func TestAdminPortInUse(t *testing.T) {
 	d := s.run(true, true)
 	s.push(d, "d1")
 	s.expectDeployed(d, "d1")
-	if !strings.Contains(d.out.String(), "no admin pages: the default address is in use") {
-		t.Errorf("no warning in\n%s", d.out)
-	}
+	s.wait(d, "it warns", func() bool {
+		return strings.Contains(d.out.String(), "no admin pages: the default address is in use")
+	})
 	s.mustStop(d)
 	s.cfg.AdminSet = true
 	d = s.run(true, true)

@@ -40,6 +40,7 @@ type office struct {
 	t      *testing.T
 	cfg    *config.Config
 	log    *eventlog.Log
+	models *projections.Projector
 	logins Logins
 	url    string
 	remote string // who connects to it
@@ -70,6 +71,7 @@ func openOffice(t *testing.T, set func(*config.Config)) *office {
 		t.Fatal(err)
 	}
 	models := projections.New(pool, log, quiet)
+	s.models = models
 	routing := router.New(router.Options{Instance: "www1", Queue: watched, Log: log, Rules: func() []router.Rule { return router.Rules(s.cfg) }, Logger: quiet})
 	ctx, stop := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
@@ -132,9 +134,13 @@ type answered struct {
 	body string
 }
 
-// ask sends a request, with headers as "Name: value".
+// ask sends a request, with headers as "Name: value", once the read models are up to
+// the log: a person is not made to wait for them for long.
 func (s *office) ask(method, path string, form url.Values, headers ...string) answered {
 	s.t.Helper()
+	if _, err := s.models.Await(s.t.Context(), time.Minute); err != nil {
+		s.t.Fatal(err)
+	}
 	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		s.t.Fatal(err)

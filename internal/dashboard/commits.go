@@ -83,12 +83,13 @@ type commits struct {
 	// clone asks a deployment's clone, and absent is when it did not tell of a commit.
 	clone  func(ctx context.Context, d *config.Deployment, commits []string) (map[string]git.Authored, error)
 	absent *cache[absent, time.Time]
+	within time.Duration // see clonesWithin
 }
 
 type absent struct{ deployment, commit string }
 
 func newCommits(o Options) *commits {
-	return &commits{known: newCache[string, named](8192), clone: o.Authored, absent: newCache[absent, time.Time](8192)}
+	return &commits{known: newCache[string, named](8192), clone: o.Authored, absent: newCache[absent, time.Time](8192), within: clonesWithin}
 }
 
 // wanted is a commit to be named, and the deployment that has it in its clone, nil where it is
@@ -191,7 +192,7 @@ func (c *commits) cloned(ctx context.Context, all []wanted) {
 		}
 		ask[one.of] = append(ask[one.of], one.hash)
 	}
-	ctx, cancel := context.WithTimeout(ctx, clonesWithin)
+	ctx, cancel := context.WithTimeout(ctx, c.within)
 	defer cancel()
 	left := clonesAsked
 	for d, hashes := range ask { // in no order: each has its turn, sooner or later

@@ -66,7 +66,7 @@ func (w *world) patient(remote string, patience time.Duration) (*Repo, *notes) {
 	return r, said
 }
 
-const soon = 6 * time.Second // so the first pause is 50 ms
+const soon = 12 * time.Second // so the first pause is 100 ms
 
 func TestFetchCommitWaitsForARemoteThatIsAway(t *testing.T) {
 	t.Parallel()
@@ -81,7 +81,7 @@ func TestFetchCommitWaitsForARemoteThatIsAway(t *testing.T) {
 	w.must(repo.FetchCommit(t.Context(), "main", commit, &w.out))
 	w.must(repo.Checkout(t.Context(), commit, &w.out))
 	w.assertLive(commit)
-	if len(said.lines) != 3 || !strings.Contains(said.lines[0], "503; asking again in 50ms") {
+	if len(said.lines) != 3 || !strings.Contains(said.lines[0], "503; asking again in 100ms") {
 		t.Errorf("said %q", said.lines)
 	}
 }

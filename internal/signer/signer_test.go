@@ -261,10 +261,10 @@ func TestStarvedSignerSaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.append(t, eventlog.Received{Event: "push"})
+	testkit.Wait(t, "the trouble", func() bool {
+		return strings.Contains(s.Trouble(), "the log goes to position 2, and nothing after 1 is signed, since ")
+	})
 	testkit.Wait(t, "the error", func() bool { return strings.Contains(f.said.String(), "level=ERROR msg=\"the log is not signed") })
-	if trouble := s.Trouble(); !strings.Contains(trouble, "the log goes to position 2, and nothing after 1 is signed, since ") {
-		t.Errorf("trouble is %q", trouble)
-	}
 	if err := release(); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -222,20 +223,22 @@ func TestMemory_NewestBodyGetsItFirst(t *testing.T) {
 }
 
 func TestBody_BelowTheLeastRateIsCutOff(t *testing.T) {
-	m := newMemory(time.Second)
-	var deadlines []time.Time
-	begin := time.Now()
-	l := m.lease(ordinary, begin.Add(time.Hour), func(at time.Time) { deadlines = append(deadlines, at) })
-	defer l.release()
-	for range 2 {
-		if err := errors.Join(l.grow(context.Background(), 0), l.read()); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(time.Second)
+		var deadlines []time.Time
+		begin := time.Now()
+		l := m.lease(ordinary, begin.Add(time.Hour), func(at time.Time) { deadlines = append(deadlines, at) })
+		defer l.release()
+		for range 2 {
+			if err := errors.Join(l.grow(context.Background(), 0), l.read()); err != nil {
+				t.Fatal(err)
+			}
+			l.got(1)
 		}
-		l.got(1)
-	}
-	if last := deadlines[1]; last.After(begin.Add(tooSlow + time.Second)) {
-		t.Errorf("a byte bought its sender %v", last.Sub(begin))
-	}
+		if last := deadlines[1]; last.After(begin.Add(tooSlow + time.Second)) {
+			t.Errorf("a byte bought its sender %v", last.Sub(begin))
+		}
+	})
 }
 
 // Memory follows what has come in, not what was promised.

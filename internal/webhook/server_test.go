@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -130,6 +131,7 @@ func TestPut_DiskThatHangs(t *testing.T) {
 			t.Fatalf("%d %v %s", r.status, r.header, r.body)
 		}
 	}
+	testkit.Wait(t, "the writes hang", func() bool { return len(g.entered) >= maxPuts })
 	if n := len(g.entered); n != maxPuts {
 		t.Errorf("%d writes hang, want %d", n, maxPuts)
 	}
@@ -199,12 +201,12 @@ func (f *fixture) drip(head string, b byte) string {
 }
 
 func TestSlowClientsAreCutOff(t *testing.T) {
-	f := start(t, Limits{Header: time.Second, Idle: time.Second, Request: 2 * time.Second},
-		func(o *Options) { o.BodyTimeout = time.Second })
+	t.Parallel()
+	f := start(t, Limits{Request: 4 * time.Second}, func(o *Options) { o.BodyTimeout = time.Second })
+	hasty := start(t, Limits{Header: time.Second, Idle: time.Second}, nil) // where no answer is expected
 	signed := "POST " + pathWebhook + " HTTP/1.1\r\nHost: x\r\nX-Hub-Signature-256: " + sign(secret, pushBody) + "\r\n"
 	var wg sync.WaitGroup
 	for _, c := range []struct{ what, head, want string }{
-		{"headers", "POST /github-webhook HTTP/1.1\r\nX-Slow: ", ""},
 		{"a small body", signed + "Content-Length: 100000\r\n\r\n", "HTTP/1.1 408 "},
 		{"a large body", signed + "Content-Length: 20000000\r\n\r\n", "HTTP/1.1 408 "},
 		{"a body in chunks", signed + "Transfer-Encoding: chunked\r\n\r\nfffff\r\n", "HTTP/1.1 408 "},
@@ -217,10 +219,11 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 			}
 		})
 	}
+	wg.Go(func() { hasty.drip("POST /github-webhook HTTP/1.1\r\nX-Slow: ", 'a') })
 	// Nothing at all, and nothing after an answer.
 	for _, first := range []string{"", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"} {
 		wg.Go(func() {
-			c, err := net.Dial("tcp", f.addr)
+			c, err := net.Dial("tcp", hasty.addr)
 			if err != nil {
 				t.Error(err)
 				return
@@ -244,6 +247,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 
 // A handler that sets no deadlines of its own is protected too.
 func TestServe_OwnLimit(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -256,7 +260,7 @@ func TestServe_OwnLimit(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() {
-		served <- NewServer(h, slog.New(slog.DiscardHandler), Limits{Header: time.Second, Request: time.Second}).Serve(ctx, ln)
+		served <- NewServer(h, slog.New(slog.DiscardHandler), Limits{Request: 3 * time.Second}).Serve(ctx, ln)
 	}()
 	f := &fixture{t: t, addr: ln.Addr().String()}
 	if said := f.drip("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", 'a'); !strings.HasPrefix(said, "HTTP/1.1 418 ") {
@@ -271,12 +275,14 @@ func TestServe_OwnLimit(t *testing.T) {
 // A slow disk is not a slow client: the limits on the body must not end the write
 // or the answer.
 func TestPut_SlowIsStillAcknowledged(t *testing.T) {
+	t.Parallel()
 	var g *gate
-	f := start(t, Limits{Request: time.Second},
-		func(o *Options) { g = newGate(o.Queue); o.Queue, o.BodyTimeout = g, time.Second })
+	const short = 3 * time.Second
+	f := start(t, Limits{Request: short},
+		func(o *Options) { g = newGate(o.Queue); o.Queue, o.BodyTimeout = g, short })
 	go func() {
 		<-g.entered
-		time.Sleep(1200 * time.Millisecond)
+		time.Sleep(short + 200*time.Millisecond)
 		close(g.pass)
 	}()
 	if r := f.post(push("a", pushBody), pushBody); r.status != 202 {

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
-	"github.com/ducompsoc/durhack-deployer/handlers/command"
-	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 )
 
@@ -293,10 +291,7 @@ func TestPendingLatest(t *testing.T) {
 	// A newer one that cannot be had takes nobody's place.
 	s.order("e9", c9, false)
 	s.order("lost", strings.Repeat("ab", 20), false)
-	s.run(latest, func(o *Options) { // it is not waited for as long as a late one would be
-		handler := command.New(command.Config{Source: source.Source{Path: s.live(), Remote: s.remote(), FetchTimeout: 5 * time.Second}})
-		o.Handler = handler
-	})
+	s.run(latest)
 	s.expect("e9", "forwarded 1", "started 1", "deployed 1")
 	s.expect("lost", "forwarded 1", "started 1", "failed 1")
 	s.checkRuns()

@@ -166,7 +166,11 @@ func TestOrphansAreEndedOnTheirHostOnly(t *testing.T) {
 				return env.Run(ctx, "", nil, "sleep", "1000")
 			}}}}, handlers.Env{ProcessFile: processFile(started.RunLog), Vars: []string{"PATH=" + os.Getenv("PATH")}, Grace: time.Second}, nil)
 		}()
-		s.wait("the orphan runs", func() bool { return s.exists("runs/web/d-1.process") })
+		// Before it runs, the file names no process.
+		s.wait("the orphan runs", func() bool {
+			file := s.read("runs/web/d-1.process")
+			return file != "" && !strings.Contains(file, `"pid":0,`)
+		})
 		s.run()
 		s.expect("d", "forwarded 1", "started 1", "interrupted 1", "started 2", "deployed 2")
 		// Reaped or not, Execute has returned if and only if the process was ended.
