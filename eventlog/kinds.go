@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 )
 
 // kind is what the log knows of one type of event.
@@ -106,6 +107,15 @@ func Types() []Type {
 		types[i] = k.typ
 	}
 	return types
+}
+
+// TypeNames is Types for people.
+func TypeNames() string {
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = string(k.typ)
+	}
+	return strings.Join(names, ", ")
 }
 
 // RunTypes lists the types of the events of a run, which are those that a Fence of a

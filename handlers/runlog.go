@@ -103,9 +103,6 @@ func RunLogName(deliveryID string, attempt int) string {
 	return fmt.Sprintf("%s-%d.log", deliveryID, attempt)
 }
 
-// Path is where the file is.
-func (l *RunLog) Path() string { return l.path }
-
 // Write takes output of the running step. It never fails.
 func (l *RunLog) Write(p []byte) (int, error) {
 	_, _ = l.mask.Write(p)

@@ -33,27 +33,20 @@ func Roles(ctx context.Context, conn *pgx.Conn) (bool, error) {
 // SetRole makes the connection work as AppRole; it is made for a pool's
 // AfterConnect. It does nothing where the database does not use roles (see
 // Roles), so a pool is to be opened after the database was migrated.
-func SetRole(ctx context.Context, conn *pgx.Conn) error {
-	roles, err := Roles(ctx, conn)
-	if err != nil || !roles {
-		return err
-	}
-	if _, err := conn.Exec(ctx, "set role "+AppRole); err != nil {
-		return fmt.Errorf("work as role %s (is %s a member of it?): %w", AppRole, conn.Config().User, err)
-	}
-	return nil
-}
+func SetRole(ctx context.Context, conn *pgx.Conn) error { return setRole(ctx, conn, AppRole) }
 
 // SetOwner makes the connection work as OwnerRole, who may write what AppRole may
 // not: for an import. It does nothing where the database does not use roles; the
 // connecting role is the owner then.
-func SetOwner(ctx context.Context, conn *pgx.Conn) error {
+func SetOwner(ctx context.Context, conn *pgx.Conn) error { return setRole(ctx, conn, OwnerRole) }
+
+func setRole(ctx context.Context, conn *pgx.Conn, role string) error {
 	roles, err := Roles(ctx, conn)
 	if err != nil || !roles {
 		return err
 	}
-	if _, err := conn.Exec(ctx, "set role "+OwnerRole); err != nil {
-		return fmt.Errorf("work as role %s, which owns the log (is %s a member of it?): %w", OwnerRole, conn.Config().User, err)
+	if _, err := conn.Exec(ctx, "set role "+role); err != nil {
+		return fmt.Errorf("work as role %s (is %s a member of it?): %w", role, conn.Config().User, err)
 	}
 	return nil
 }

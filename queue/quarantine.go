@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 const (
@@ -124,10 +125,7 @@ func reasonText(reason error) string {
 		}
 		return '?'
 	}, text)
-	if len(text) > maxReason {
-		text = strings.ToValidUTF8(text[:maxReason], "")
-	}
-	return text + "\n"
+	return words.Cut(text, maxReason, "") + "\n"
 }
 
 // Quarantined returns the names of the files in quarantine, in order, without

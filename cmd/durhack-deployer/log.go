@@ -44,7 +44,7 @@ to another.`,
 			}
 			for _, t := range types {
 				if !eventlog.Known(eventlog.Type(t)) {
-					return usagef("--type: unknown event type %q; one of: %s", t, typeNames())
+					return usagef("--type: unknown event type %q; one of: %s", t, eventlog.TypeNames())
 				}
 				filter.Types = append(filter.Types, eventlog.Type(t))
 			}
@@ -115,7 +115,7 @@ to another.`,
 	jsonFlag(cmd, &asJSON)
 	cmd.AddCommand(c.logExportCommand(), c.logImportCommand())
 	_ = cmd.RegisterFlagCompletionFunc("deployment", c.completeSlug) // fails only for a flag that is not there
-	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(strings.Split(typeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(strings.Split(eventlog.TypeNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -186,12 +186,4 @@ func followLog(ctx context.Context, log *eventlog.Log, filter eventlog.Filter, e
 		return nil
 	}
 	return err
-}
-
-func typeNames() string {
-	var names []string
-	for _, t := range eventlog.Types() {
-		names = append(names, string(t))
-	}
-	return strings.Join(names, ", ")
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // refusal is why there is no certificate, as far as certbot's output and log tell.
@@ -70,7 +72,7 @@ func readRefusal(said string, now time.Time) refusal {
 	} else if m := last(anyError.FindAllStringSubmatch(said, -1)); m != nil {
 		r.detail = strings.TrimSpace(m[0])
 	}
-	r.detail = strings.ToValidUTF8(r.detail[:min(len(r.detail), maxDetail)], "")
+	r.detail = words.Cut(strings.ToValidUTF8(r.detail, ""), maxDetail, "")
 	if !r.limited() {
 		return r
 	}

@@ -2,9 +2,7 @@ package nginx
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -30,14 +28,7 @@ type limit struct {
 
 func readState(file string) (state, error) {
 	var s state
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &s)
-	}
-	if err != nil {
+	if _, err := durable.ReadJSON(file, &s); err != nil {
 		return s, fmt.Errorf("read what is known of nginx: %w; remove %s if it is broken", err, file)
 	}
 	return s, nil

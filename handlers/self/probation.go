@@ -65,18 +65,12 @@ func (h *Handler) starts() int {
 
 // Resume implements handlers.Resumer.
 func (h *Handler) Resume(ctx context.Context, deliveryID string, attempt int) (bool, error) {
-	text, err := os.ReadFile(h.probationFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
 	var p probation
-	if err == nil {
-		err = json.Unmarshal(text, &p)
-	}
+	found, err := durable.ReadJSON(h.probationFile(), &p)
 	if err != nil {
 		return true, fmt.Errorf("the new version's probation cannot be read, so nobody knows whether it came up: %w", err)
 	}
-	if p.DeliveryID != deliveryID || p.Attempt != attempt {
+	if !found || p.DeliveryID != deliveryID || p.Attempt != attempt {
 		return false, nil // of an earlier run
 	}
 	switch running := h.running(); {

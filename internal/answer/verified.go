@@ -1,17 +1,14 @@
 package answer
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
 )
 
 // Verified is what the last `verify` on this host has found.
@@ -31,16 +28,13 @@ func VerifiedPath(cfg *config.Config) string { return filepath.Join(cfg.StateDir
 
 // LastVerify reads it; nil where nobody has verified yet.
 func LastVerify(cfg *config.Config) (*Verified, error) {
-	raw, err := os.ReadFile(VerifiedPath(cfg))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
 	var v Verified
-	if err == nil {
-		err = json.Unmarshal(raw, &v)
-	}
+	found, err := durable.ReadJSON(VerifiedPath(cfg), &v)
 	if err != nil {
 		return nil, fmt.Errorf("read what the last verify found: %w", err)
+	}
+	if !found {
+		return nil, nil
 	}
 	return &v, nil
 }

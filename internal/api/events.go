@@ -69,7 +69,7 @@ func filterOf(ctx context.Context, source answer.Source, given map[string]string
 	if types := given["type"]; types != "" {
 		for t := range strings.SplitSeq(types, ",") {
 			if !eventlog.Known(eventlog.Type(t)) {
-				return f, wrongf("type: unknown event type %q; one or several, separated by commas, of: %s", t, typeNames())
+				return f, wrongf("type: unknown event type %q; one or several, separated by commas, of: %s", t, eventlog.TypeNames())
 			}
 			f.Types = append(f.Types, eventlog.Type(t))
 		}
@@ -89,14 +89,6 @@ func filterOf(ctx context.Context, source answer.Source, given map[string]string
 		}
 	}
 	return f, nil
-}
-
-func typeNames() string {
-	var names []string
-	for _, t := range eventlog.Types() {
-		names = append(names, string(t))
-	}
-	return strings.Join(names, ", ")
 }
 
 // page reads the next events that the filter chooses, or the newest, and says whether

@@ -21,6 +21,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/lock"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 const (
@@ -177,12 +178,7 @@ func (d *doctor) queues(context.Context) {
 }
 
 // counted is "1 queue", "2 queues".
-func counted(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
-}
+func counted(n int, what string) string { return words.Counted(n, what, what+"s") }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/notify"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -74,7 +75,7 @@ func (c *condition) look(ctx context.Context, cfg *config.Config) (list []notify
 		if breaches := v.OfLog(); len(breaches) > 0 {
 			list = append(list, notify.Condition{
 				What: config.OnTampered, Key: "verify",
-				Text: fmt.Sprintf("verify, at %s:", v.At.UTC().Format("2006-01-02 15:04 UTC")), Quoted: strings.Join(breaches, "; "),
+				Text: fmt.Sprintf("verify, at %s:", words.UTC(v.At)), Quoted: strings.Join(breaches, "; "),
 			})
 		}
 	}
@@ -115,7 +116,7 @@ func waits(ctx context.Context, cfg *config.Config, p *projections.Projector) ([
 		}
 		list = append(list, notify.Condition{
 			What: config.OnWaiting, Deployment: a.Deployment, Delivery: a.DeliveryID, Key: a.DeliveryID + " " + a.Deployment, Since: a.AssignedAt,
-			Text:   fmt.Sprintf("- %s, since %s: commit %s, delivery %s, by", a.Deployment, a.AssignedAt.UTC().Format("2006-01-02 15:04 UTC"), a.Commit[:min(len(a.Commit), 12)], a.DeliveryID),
+			Text:   fmt.Sprintf("- %s, since %s: commit %s, delivery %s, by", a.Deployment, words.UTC(a.AssignedAt), words.ShortCommit(a.Commit), a.DeliveryID),
 			Quoted: a.Actor,
 		})
 	}

@@ -3,9 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
@@ -54,14 +53,7 @@ func openRefusals(cfg *config.Config, log *slog.Logger) *refusals {
 
 func readRefusals(path string) (map[int64]map[string]int, error) {
 	minutes := map[int64]map[string]int{}
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return minutes, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &minutes)
-	}
-	if err != nil {
+	if _, err := durable.ReadJSON(path, &minutes); err != nil {
 		return nil, fmt.Errorf("read the refused requests: %w", err)
 	}
 	return minutes, nil

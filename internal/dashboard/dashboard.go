@@ -19,6 +19,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -336,7 +337,7 @@ func (h *Handler) problem(r *http.Request, err error) *problem {
 		Known: []string{
 			"Pushes are accepted meanwhile, and wait in the main queue.",
 			fmt.Sprintf("This is instance %s, which has %s: %s.", h.o.Config.Instance,
-				counted(len(h.o.Config.Deployments), "deployment", "deployments"), strings.Join(h.o.Config.Slugs(), ", ")),
+				words.Counted(len(h.o.Config.Deployments), "deployment", "deployments"), strings.Join(h.o.Config.Slugs(), ", ")),
 		},
 	}
 }
@@ -349,9 +350,9 @@ func behind(lag projections.Lag) string {
 	case lag.Version == 0 && lag.Head > 0:
 		return "The read models are being built for the first time: until then nothing is shown of what the log has."
 	case lag.Version != lag.Wanted && lag.Events > 0:
-		return fmt.Sprintf("This is %s behind the log, until the read models of this version are built.", counted(int(lag.Events), "event", "events"))
+		return fmt.Sprintf("This is %s behind the log, until the read models of this version are built.", words.Counted(lag.Events, "event", "events"))
 	case lag.Events > 0 && lag.Seconds > 2:
-		return fmt.Sprintf("This is %s behind the log.", counted(int(lag.Events), "event", "events"))
+		return fmt.Sprintf("This is %s behind the log.", words.Counted(lag.Events, "event", "events"))
 	}
 	return ""
 }

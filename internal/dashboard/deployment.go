@@ -12,6 +12,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -182,7 +183,7 @@ func (v *deploymentView) headline() string {
 		}
 		return fmt.Sprintf("%s %s; %s", orWord(short(v.Failed.Hash), "the newest run"), how, is)
 	case live != "" && v.Pending > 0:
-		return fmt.Sprintf("%s is live, and %s", live, counted(v.Pending, "push waits", "pushes wait"))
+		return fmt.Sprintf("%s is live, and %s", live, words.Counted(v.Pending, "push waits", "pushes wait"))
 	case live != "":
 		return live + " is live"
 	case v.Pending > 0:

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // bar is a rectangle of a drawing, and what it stands for.
@@ -58,9 +60,9 @@ func sparkLabel(runs []run) string {
 	case len(runs) == 0:
 		return "No runs yet"
 	case n["ok"] == len(runs):
-		return fmt.Sprintf("The last %s: all deployed", counted(len(runs), "run", "runs"))
+		return fmt.Sprintf("The last %s: all deployed", words.Counted(len(runs), "run", "runs"))
 	}
-	label := fmt.Sprintf("The last %s: %d deployed", counted(len(runs), "run", "runs"), n["ok"])
+	label := fmt.Sprintf("The last %s: %d deployed", words.Counted(len(runs), "run", "runs"), n["ok"])
 	for _, c := range []struct{ class, word string }{{"bad", "failed"}, {"cut", "interrupted"}, {"now", "running"}} {
 		if n[c.class] > 0 {
 			label += fmt.Sprintf(", %d %s", n[c.class], c.word)

@@ -13,6 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // logView is the page of events.
@@ -124,7 +125,7 @@ func logPage(ctx context.Context, r *request) (view, error) {
 	default:
 		v.Headline = fmt.Sprintf("Events %s to %s", thin(events[0].Position), thin(events[len(events)-1].Position))
 		if filtered {
-			v.Headline = counted(len(events), "event", "events") + " " + map[bool]string{true: "that match, and there are more", false: "that match"}[more]
+			v.Headline = words.Counted(len(events), "event", "events") + " " + map[bool]string{true: "that match, and there are more", false: "that match"}[more]
 		}
 		v.Lead = fmt.Sprintf("The newest first, from %s to %s.", events[0].RecordedAt.Format("2006-01-02 15:04:05 UTC"), events[len(events)-1].RecordedAt.Format("2006-01-02 15:04:05 UTC"))
 	}

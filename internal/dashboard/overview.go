@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -397,7 +398,7 @@ func headline(items []item) string {
 	part("failed", "has failed", "have failed")
 	part("running", "is running", "are running")
 	part("waiting", "waits", "wait")
-	all := counted(active, "deployment", "deployments")
+	all := words.Counted(active, "deployment", "deployments")
 	live := n["live"] + n["held"]
 	switch {
 	case len(items) == 0:
@@ -456,7 +457,7 @@ func (r *request) lead(keys []projections.Key, runs map[projections.Key][]projec
 	if deployed+failed == 0 {
 		return fmt.Sprintf("Nothing was deployed in the last %d days.", leadDays)
 	}
-	text := fmt.Sprintf("%s%s in the last %d days", more, counted(deployed+failed, "deploy", "deploys"), leadDays)
+	text := fmt.Sprintf("%s%s in the last %d days", more, words.Counted(deployed+failed, "deploy", "deploys"), leadDays)
 	if failed > 0 {
 		text += fmt.Sprintf(", %s%d failed", more, failed)
 	} else {

@@ -10,6 +10,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // proofView is the page that says what can be proved of the log.
@@ -63,7 +64,7 @@ func proofPage(ctx context.Context, r *request) (view, error) {
 func (v *proofView) tell() {
 	switch {
 	case v.Verified != nil && len(v.Verified.Breaches) > 0:
-		v.Class, v.Headline = "failed", "The last verify found "+counted(len(v.Verified.Breaches), "breach", "breaches")
+		v.Class, v.Headline = "failed", "The last verify found "+words.Counted(len(v.Verified.Breaches), "breach", "breaches")
 		v.Lead = "What to do is in the operator's guide; nothing fixes a breach of the log itself."
 	case v.Trouble != "":
 		v.Class, v.Headline = "failed", "What was signed cannot be read"

@@ -8,14 +8,6 @@ import (
 	"unicode/utf8"
 )
 
-// counted is "1 push", "2 pushes".
-func counted(n int, one, more string) string {
-	if n == 1 {
-		more = one
-	}
-	return fmt.Sprintf("%d %s", n, more)
-}
-
 // took is a duration as a person says it.
 func took(d time.Duration) string {
 	switch {

@@ -132,7 +132,7 @@ func TestWriteFile_IsAllOrNothing(t *testing.T) {
 				}
 				f := &faults{op: op, after: after}
 				d := mustOpen(t, dir, WithOps(func(o Ops) Ops { f.Ops = o; return f }))
-				if err := d.WriteFile("state", []byte("new"), 0); !errors.Is(err, errInjected) {
+				if err := d.write("state", []byte("new"), 0, (*Staged).Replace); !errors.Is(err, errInjected) {
 					t.Fatalf("reported %v", err)
 				}
 				b, err := os.ReadFile(filepath.Join(dir, "state"))
@@ -160,7 +160,7 @@ func TestCreateFile_IsAllOrNothing(t *testing.T) {
 			dir := t.TempDir()
 			f := &faults{op: op, after: after}
 			d := mustOpen(t, dir, WithOps(func(o Ops) Ops { f.Ops = o; return f }))
-			if err := d.CreateFile("key", []byte("new"), 0o600); !errors.Is(err, errInjected) {
+			if err := d.write("key", []byte("new"), 0o600, (*Staged).Publish); !errors.Is(err, errInjected) {
 				t.Errorf("%s, after %v: reported %v", op, after, err)
 			}
 			named := op == "dirsync" || op == "publish" && after
@@ -220,7 +220,7 @@ func TestFile_ModeFollowsTheDirectory(t *testing.T) {
 		if err := publish(d, "x", "y"); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.WriteFile("secret", []byte("y"), 0o600); err != nil {
+		if err := d.write("secret", []byte("y"), 0o600, (*Staged).Replace); err != nil {
 			t.Fatal(err)
 		}
 		sub, err := d.Sub("sub")
@@ -410,7 +410,7 @@ func TestDir_NamesStayInside(t *testing.T) {
 		if err := publish(d, name, "x"); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("publish %q: %v", name, err)
 		}
-		if err := d.WriteFile(name, nil, 0); !errors.Is(err, fs.ErrInvalid) {
+		if err := d.write(name, nil, 0, (*Staged).Replace); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("write %q: %v", name, err)
 		}
 	}

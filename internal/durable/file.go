@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,37 +19,38 @@ import (
 // It is on disk when WriteFile returns nil. Mode 0 is the reading and writing
 // bits of the directory's mode.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
-	dir, err := Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close() //nolint:errcheck // nothing was written through this descriptor
-	return dir.WriteFile(filepath.Base(path), data, mode)
-}
-
-// WriteFile is the function of that name for a file of this directory.
-func (d *Dir) WriteFile(name string, data []byte, mode fs.FileMode) error {
-	return d.file(mode, data, func(s *Staged) error { return s.Replace(name) })
+	return write(path, data, mode, (*Staged).Replace)
 }
 
 // CreateFile makes a file that is not there yet, in one step; fs.ErrExist where
 // there is one. Mode is as in WriteFile. It is on disk when CreateFile returns nil.
 func CreateFile(path string, data []byte, mode fs.FileMode) error {
+	return write(path, data, mode, (*Staged).Publish)
+}
+
+// ReadJSON decodes the content of a file; false where there is none.
+func ReadJSON(path string, into any) (found bool, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, into)
+	}
+	return err == nil, err
+}
+
+func write(path string, data []byte, mode fs.FileMode, give func(*Staged, string) error) error {
 	dir, err := Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written through this descriptor
-	return dir.CreateFile(filepath.Base(path), data, mode)
+	return dir.write(filepath.Base(path), data, mode, give)
 }
 
-// CreateFile is the function of that name for a file of this directory.
-func (d *Dir) CreateFile(name string, data []byte, mode fs.FileMode) error {
-	return d.file(mode, data, func(s *Staged) error { return s.Publish(name) })
-}
-
-// file writes a file, lets name give it its name, and syncs.
-func (d *Dir) file(mode fs.FileMode, data []byte, name func(*Staged) error) error {
+// write writes a file, has give give it its name, and syncs.
+func (d *Dir) write(name string, data []byte, mode fs.FileMode, give func(*Staged, string) error) error {
 	staged, err := d.stage(mode, func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
@@ -57,7 +59,7 @@ func (d *Dir) file(mode fs.FileMode, data []byte, name func(*Staged) error) erro
 		return err
 	}
 	defer staged.Discard()
-	if err := name(staged); err != nil {
+	if err := give(staged, name); err != nil {
 		return err
 	}
 	return d.Sync()

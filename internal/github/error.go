@@ -5,7 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // Error is why GitHub did not do what was asked. Its text never has a token in it.
@@ -111,9 +112,5 @@ const maxMessage = 300
 
 // oneLine makes text from outside a short line that does nothing to a terminal.
 func oneLine(s string) string {
-	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "") + "..."
-	}
-	return s
+	return words.Cut(words.OneLine(s), maxMessage, "...")
 }

@@ -17,7 +17,6 @@ const (
 	StateSuccess    = "success"
 	StateFailure    = "failure"
 	StateError      = "error"
-	StateQueued     = "queued"      // of a deployment
 	StateInProgress = "in_progress" // of a deployment
 	StateInactive   = "inactive"    // of a deployment
 )

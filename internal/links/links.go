@@ -13,15 +13,10 @@ func Home(origin string) string {
 }
 
 // Delivery is the address of what became of a delivery, or "".
-func Delivery(origin, id string) string { return under(origin, "deliveries", id) }
-
-// Deployment is the address of a deployment's page, or "".
-func Deployment(origin, slug string) string { return under(origin, "deployments", slug) }
-
-func under(origin, kind, name string) string {
+func Delivery(origin, id string) string {
 	home := Home(origin)
 	if home == "" {
 		return ""
 	}
-	return home + kind + "/" + url.PathEscape(name)
+	return home + "deliveries/" + url.PathEscape(id)
 }

@@ -3,11 +3,8 @@ package notify
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -77,15 +74,8 @@ func standingPath(stateDir string) string { return filepath.Join(stateDir, "noti
 
 // readStanding reads what was told; nothing where there is no file.
 func readStanding(stateDir string) ([]*standing, error) {
-	raw, err := os.ReadFile(standingPath(stateDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
 	var list []*standing
-	if err == nil {
-		err = json.Unmarshal(raw, &list)
-	}
-	if err != nil {
+	if _, err := durable.ReadJSON(standingPath(stateDir), &list); err != nil {
 		return nil, fmt.Errorf("read what was told: %w", err)
 	}
 	return list, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/links"
 	"github.com/ducompsoc/durhack-deployer/internal/sender"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // maxPayload is the largest body that is read for the subject of a commit.
@@ -57,7 +58,7 @@ func (w *window) again(m sender.Message) sender.Message {
 	last := m.Parts
 	m.Title += " " + times
 	m.Parts = nil
-	m.Say("The same failure has come %s within the hour since %s. The last one:", times, clock(w.Since))
+	m.Say("The same failure has come %s within the hour since %s. The last one:", times, words.UTC(w.Since))
 	m.Parts = append(m.Parts, last...)
 	return m
 }
@@ -111,7 +112,7 @@ func (n *Notifier) about(ctx context.Context, m *sender.Message, e *eventlog.Eve
 		}
 	}
 	m.Quote("By", e.Actor)
-	m.Say("Deployer: %s, %s", e.Instance, clock(e.RecordedAt))
+	m.Say("Deployer: %s, %s", e.Instance, words.UTC(e.RecordedAt))
 	if link := links.Delivery(n.o.Config.Origin, e.DeliveryID); link != "" {
 		m.Say("More: %s", link)
 	}
@@ -143,8 +144,6 @@ func (n *Notifier) subject(ctx context.Context, commit string) string {
 	}
 	return ""
 }
-
-func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
 // Hello is what `notify test` sends.
 func Hello(cfg *config.Config, entry string) sender.Message {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 const (
@@ -227,10 +228,7 @@ func (b *Outbox) failed(ctx context.Context, item owed, err error) error {
 	case time.Since(item.At)+pause > Lasts:
 		state = "given_up"
 	}
-	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "\uFFFD")
-	if len(text) > maxError {
-		text = strings.ToValidUTF8(text[:maxError], "")
-	}
+	text := words.Cut(strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "\uFFFD"), maxError, "")
 	if !failed {
 		text = item.err
 	}

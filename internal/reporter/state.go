@@ -2,9 +2,7 @@ package reporter
 
 import (
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
@@ -69,6 +67,5 @@ func orElse(s, other string) string {
 
 // describe makes a text one line that GitHub takes.
 func describe(text string) string {
-	fields := strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
-	return words.Shorten(strings.Join(fields, " "), github.MaxDescription)
+	return words.Shorten(words.OneLine(text), github.MaxDescription)
 }

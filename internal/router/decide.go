@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // Rule is the router's view of one configured deployment.
@@ -301,14 +301,4 @@ func quote(s string) string { return fmt.Sprintf("%q", truncate(s, maxText)) }
 
 func bounded(s string) string { return truncate(strings.ToValidUTF8(s, "\uFFFD"), maxText) }
 
-// truncate keeps whole runes, and at most limit bytes with the dots included.
-func truncate(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	cut := limit - len("...")
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "..."
-}
+func truncate(s string, limit int) string { return words.Cut(s, limit, "...") }

@@ -5,7 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
-	"unicode/utf8"
+
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 const (
@@ -148,13 +149,4 @@ func line(text string) string {
 	}, text))
 }
 
-// cut bounds a text in bytes, between two characters.
-func cut(text string, most int) string {
-	const end = " ..."
-	if len(text) <= most {
-		return text
-	}
-	for most -= len(end); !utf8.RuneStart(text[most]); most-- {
-	}
-	return text[:most] + end
-}
+func cut(text string, most int) string { return words.Cut(text, most, " ...") }

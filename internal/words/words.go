@@ -1,11 +1,12 @@
-// Package words owns how numbers, moments, durations and hashes are written for people, and JSON so
-// that it drives no terminal.
+// Package words owns how numbers, moments, durations, hashes and what others wrote are written for
+// people, and JSON so that it drives no terminal.
 package words
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -41,7 +42,7 @@ func ShortCommit(commit string) string {
 }
 
 // Counted is "1 delivery", "2 deliveries".
-func Counted(n int64, one, more string) string {
+func Counted[N int | int64](n N, one, more string) string {
 	if n == 1 {
 		more = one
 	}
@@ -54,6 +55,9 @@ const ClockLayout = "2006-01-02 15:04:05-07:00"
 
 // Clock is a moment in the reader's zone, to the second.
 func Clock(t time.Time) string { return t.Local().Format(ClockLayout) }
+
+// UTC is a moment for those who are anywhere, to the minute.
+func UTC(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
 // Millis is a short duration.
 func Millis(ms int64) string {
@@ -77,6 +81,22 @@ func Canceled(by, reason string) string {
 		return "canceled by " + by
 	}
 	return "canceled by " + by + ": " + reason
+}
+
+// OneLine is a text from outside in one line that does nothing to a terminal.
+func OneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\uFFFD"), func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
+}
+
+// Cut bounds a text to so many bytes, between two characters. Where it cuts, end comes
+// behind what is left, and counts.
+func Cut(text string, most int, end string) string {
+	if len(text) <= most {
+		return text
+	}
+	for most = max(0, most-len(end)); most > 0 && !utf8.RuneStart(text[most]); most-- {
+	}
+	return text[:most] + end
 }
 
 // Shorten cuts a text that would fill the screen.

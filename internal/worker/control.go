@@ -13,6 +13,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -106,7 +107,7 @@ func (w *Worker) pinned(job mirror.Entry) *eventlog.Voided {
 	return &eventlog.Voided{
 		Reason: eventlog.ReasonPinned,
 		Detail: fmt.Sprintf("deployment %q is pinned to commit %s by %s: %s; to go on: durhack-deployer unpin %s --deploy, or for this commit alone: durhack-deployer deploy %s --ref %s --override",
-			job.Deployment, short(pin.Commit), pin.Actor, pin.Reason, job.Deployment, job.Deployment, job.Commit),
+			job.Deployment, words.ShortCommit(pin.Commit), pin.Actor, pin.Reason, job.Deployment, job.Deployment, job.Commit),
 	}
 }
 
@@ -160,7 +161,7 @@ func (w *Worker) restore(ctx context.Context, r run, end []eventlog.Data) (*even
 		return nil, nil
 	}
 	live := w.seen.liveDelivery
-	reason := fmt.Sprintf(`on_failure = "rollback": commit %s failed, delivery %s, attempt %d`, short(r.started.Commit), r.deliveryID, r.attempt)
+	reason := fmt.Sprintf(`on_failure = "rollback": commit %s failed, delivery %s, attempt %d`, words.ShortCommit(r.started.Commit), r.deliveryID, r.attempt)
 	state, order, n := projections.NewState(), eventlog.Order{}, 0
 	for e, err := range w.o.Log.Find(ctx, eventlog.Filter{Instance: w.o.Instance, DeliveryID: live}) {
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/mirror"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
 
@@ -110,14 +111,14 @@ func (w *Worker) void(ctx context.Context, all *backlog, i int, out io.Writer) (
 		if newer := all.newer(ctx, i, out); newer != nil {
 			return &eventlog.Voided{
 				Reason: eventlog.ReasonSuperseded, SupersededBy: newer.DeliveryID,
-				Detail: fmt.Sprintf("delivery %s (commit %s) came later and %s", newer.DeliveryID, short(newer.Commit), why),
+				Detail: fmt.Sprintf("delivery %s (commit %s) came later and %s", newer.DeliveryID, words.ShortCommit(newer.Commit), why),
 			}, nil
 		}
 	}
 	if live := w.seen.live; job.Restores && live != job.Commit {
 		return &eventlog.Voided{
 			Reason: eventlog.ReasonSuperseded, SupersededBy: w.seen.liveDelivery,
-			Detail: fmt.Sprintf("commit %s, which was to be put back, is not what was live any more: commit %s went live meanwhile", short(job.Commit), short(live)),
+			Detail: fmt.Sprintf("commit %s, which was to be put back, is not what was live any more: commit %s went live meanwhile", words.ShortCommit(job.Commit), words.ShortCommit(live)),
 		}, nil
 	}
 	return w.stale(ctx, job, out)
@@ -167,22 +168,18 @@ func (w *Worker) stale(ctx context.Context, job mirror.Entry, out io.Writer) (*e
 	switch {
 	case compareErr != nil:
 		return nil, fmt.Errorf("tell whether commit %s is behind what is live (%s): %w; to put it live whether it is or not: durhack-deployer deploy %s --ref %s",
-			short(job.Commit), short(live), compareErr, job.Deployment, job.Commit)
+			words.ShortCommit(job.Commit), words.ShortCommit(live), compareErr, job.Deployment, job.Commit)
 	case err != nil:
 		return nil, fmt.Errorf("commit %s is behind what is live (%s); ask the remote whether the branch was moved back to it: %w",
-			short(job.Commit), short(live), err)
+			words.ShortCommit(job.Commit), words.ShortCommit(live), err)
 	}
-	at := fmt.Sprintf("not the tip of %q (%s)", job.Branch, short(tip))
+	at := fmt.Sprintf("not the tip of %q (%s)", job.Branch, words.ShortCommit(tip))
 	if tip == "" {
 		at = fmt.Sprintf("its branch %q is gone", job.Branch)
 	}
 	return &eventlog.Voided{
 		Reason: eventlog.ReasonStale,
 		Detail: fmt.Sprintf("commit %s is an ancestor of what is live (%s) and %s; to go back on purpose: durhack-deployer deploy %s --ref %s",
-			short(job.Commit), short(live), at, job.Deployment, job.Commit),
+			words.ShortCommit(job.Commit), words.ShortCommit(live), at, job.Deployment, job.Commit),
 	}, nil
-}
-
-func short(commit string) string {
-	return commit[:min(12, len(commit))]
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // threeCommits pushes three commits and puts the last live.
@@ -37,7 +38,7 @@ func TestStale(t *testing.T) {
 	s.order("late", c2, false)
 	s.run()
 	s.expect("late", "forwarded 1", "voided 1")
-	if v := last[eventlog.Voided](s, "late"); v.Reason != eventlog.ReasonStale || v.Commit != c2 || !strings.Contains(v.Detail, short(c3)) || !strings.Contains(v.Detail, "--ref "+c2) {
+	if v := last[eventlog.Voided](s, "late"); v.Reason != eventlog.ReasonStale || v.Commit != c2 || !strings.Contains(v.Detail, words.ShortCommit(c3)) || !strings.Contains(v.Detail, "--ref "+c2) {
 		t.Errorf("voided: %+v", v)
 	}
 

@@ -3,9 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -177,16 +175,9 @@ func saveResult(file string, end []eventlog.Data) error {
 
 // loadResult returns nil when there is none.
 func loadResult(file string) ([]eventlog.Data, error) {
-	raw, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the result: %w", err)
-	}
 	var stored []storedResult
-	if err := json.Unmarshal(raw, &stored); err != nil {
-		return nil, fmt.Errorf("decode the result: %w", err)
+	if _, err := durable.ReadJSON(file, &stored); err != nil {
+		return nil, fmt.Errorf("read the result: %w", err)
 	}
 	var end []eventlog.Data
 	for _, s := range stored {
