@@ -35,8 +35,9 @@ func readAs[T Delivery | Attempt | deploymentRow](ctx context.Context, p *Projec
 }
 
 // Deployments reads the deployments of an instance ("" for all), by slug. One
-// that no event has named is not among them.
-func (p *Projector) Deployments(ctx context.Context, instance string) ([]Deployment, error) {
+// that no event has named is not among them, but where it is one of also: a freeze of all
+// holds that, too.
+func (p *Projector) Deployments(ctx context.Context, instance string, also ...Key) ([]Deployment, error) {
 	var list []Deployment
 	err := read(ctx, p, deploymentsTable, "where $1 = '' or instance = $1 order by instance, slug", func(row deploymentRow) error {
 		list = append(list, row.record().Deployment)
@@ -45,7 +46,7 @@ func (p *Projector) Deployments(ctx context.Context, instance string) ([]Deploym
 	if err != nil {
 		return nil, fmt.Errorf("read deployments: %w", err)
 	}
-	return withoutAll(list), nil
+	return withoutAll(list, also), nil
 }
 
 // Freezes are the newest freeze of all deployments of an instance and that of one of

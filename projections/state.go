@@ -94,19 +94,16 @@ func fold(events iter.Seq2[eventlog.Event, error], applied func(*State, *eventlo
 	return s, nil
 }
 
-// Deployments lists the deployments of an instance ("" for all), by slug.
-func (s *State) Deployments(instance string) []Deployment {
+// Deployments lists the deployments of an instance ("" for all), by slug, and those of
+// also that no event has named.
+func (s *State) Deployments(instance string, also ...Key) []Deployment {
 	var list []Deployment
 	for _, d := range s.deployments {
 		if instance == "" || d.Instance == instance {
 			list = append(list, d.snapshot())
 		}
 	}
-	list = withoutAll(list)
-	slices.SortFunc(list, func(a, b Deployment) int {
-		return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Slug, b.Slug))
-	})
-	return list
+	return withoutAll(list, also)
 }
 
 // Holds are the newest freeze and the newest pin of a deployment, ended or not; nil
@@ -120,7 +117,7 @@ func (s *State) Holds(instance, slug string) (frozen, pinned *Hold) {
 		}
 		list = append(list, d.Deployment)
 	}
-	one := withoutAll(list)[0]
+	one := withoutAll(list, nil)[0]
 	return one.Frozen, one.Pinned
 }
 
@@ -142,9 +139,15 @@ func (s *State) Delivery(instance, id string) (Delivery, bool) {
 	return Delivery{}, false
 }
 
-// withoutAll gives each deployment that of its own freeze and the one of all that lasts
-// longer, and leaves out what stands for all.
-func withoutAll(list []Deployment) []Deployment {
+// withoutAll gives each deployment, and those of also that are not in the list, that of its
+// own freeze and the one of all that lasts longer, and leaves out what stands for all. They
+// are sorted by instance and slug.
+func withoutAll(list []Deployment, also []Key) []Deployment {
+	for _, key := range also {
+		if !slices.ContainsFunc(list, func(d Deployment) bool { return d.Instance == key.Instance && d.Slug == key.Slug }) {
+			list = append(list, Deployment{Instance: key.Instance, Slug: key.Slug, Status: StatusNever})
+		}
+	}
 	all := map[string]*Hold{}
 	for _, d := range list {
 		if d.Slug == All {
@@ -157,6 +160,9 @@ func withoutAll(list []Deployment) []Deployment {
 			list[i].Frozen = h
 		}
 	}
+	slices.SortFunc(list, func(a, b Deployment) int {
+		return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Slug, b.Slug))
+	})
 	return list
 }
 

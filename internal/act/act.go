@@ -71,7 +71,7 @@ func (p *Person) state(ctx context.Context, slug string) (projections.Deployment
 	if _, err := p.Models.Await(ctx, time.Second); err != nil {
 		return projections.Deployment{}, err
 	}
-	list, err := p.Models.Deployments(ctx, p.Config.Instance)
+	list, err := p.Models.Deployments(ctx, p.Config.Instance, answer.Keys(p.Config)...)
 	if err != nil {
 		return projections.Deployment{}, fmt.Errorf("read the state of the deployments: %w", err)
 	}

@@ -76,6 +76,14 @@ func Deployment(cfg *config.Config, slug string) (*config.Deployment, error) {
 	return nil, &Error{Kind: UnknownDeployment, err: fmt.Errorf("unknown deployment %q; one of: %s", slug, strings.Join(cfg.Slugs(), ", "))}
 }
 
+// Keys are those of the deployments that are configured.
+func Keys(cfg *config.Config) (keys []projections.Key) {
+	for _, slug := range cfg.Slugs() {
+		keys = append(keys, projections.Key{Instance: cfg.Instance, Slug: slug})
+	}
+	return keys
+}
+
 // Deployments reads the read model, or folds the log up to a moment.
 func (s Source) Deployments(ctx context.Context, at Moment) (map[string]projections.Deployment, error) {
 	var list []projections.Deployment
@@ -90,7 +98,7 @@ func (s Source) Deployments(ctx context.Context, at Moment) (map[string]projecti
 		if err != nil {
 			return nil, err
 		}
-		if list, err = models.Deployments(ctx, s.Config.Instance); err != nil {
+		if list, err = models.Deployments(ctx, s.Config.Instance, Keys(s.Config)...); err != nil {
 			return nil, fmt.Errorf("read the state of the deployments: %w", err)
 		}
 	}

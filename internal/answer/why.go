@@ -51,8 +51,7 @@ func (s Source) Why(ctx context.Context, id string) (*Story, error) {
 		return nil, err
 	}
 	y.held = s.Held(ctx, known)
-	y.configured = func(slug string) bool { return s.Config.Deployments[slug] != nil }
-	y.obstacle = func(slug string) string { return s.Obstacle(ctx, slug) }
+	y.ahead = func(slug string) string { return s.Ahead(ctx, id, slug, known[slug]) }
 	return y, nil
 }
 
@@ -79,16 +78,21 @@ func (y *Story) live(slug string, part router.Part) string {
 	return fmt.Sprintf("; live now is %s, by delivery %s", words.ShortCommit(d.Live.Commit), d.Live.DeliveryID)
 }
 
-// ahead counts, of a part that waits, what the deployment has to do.
-func (y *Story) ahead(slug string) string {
-	d := y.known[slug]
+// Ahead says what a delivery waits for at a deployment of this instance.
+func (s Source) Ahead(ctx context.Context, id, slug string, d projections.Deployment) string {
+	now := time.Now()
 	switch {
-	case y.configured != nil && !y.configured(slug):
+	case s.Config.Deployments[slug] == nil:
 		return ", which is not in the configuration, so that nobody deploys it"
-	case d.Running != nil && d.Running.DeliveryID != y.ID:
+	case d.Frozen.Active(now):
+		return ", which is " + HoldNotes(d, now)[0]
+	case d.Running != nil && d.Running.DeliveryID != id:
 		return fmt.Sprintf(", which is busy with %s of delivery %s", words.ShortCommit(d.Running.Commit), d.Running.DeliveryID)
-	case y.obstacle != nil && y.obstacle(slug) != "":
-		return ", which does not begin: " + y.obstacle(slug)
+	}
+	if why := s.Obstacle(ctx, slug); why != "" {
+		return ", which does not begin: " + why
+	}
+	switch {
 	case d.Status == projections.StatusNever:
 		return ""
 	case d.Pending > 1:
@@ -107,10 +111,8 @@ type Story struct {
 	known map[string]projections.Deployment
 	// held is what the paths hold that do not hold what was deployed last.
 	held map[string]*Held
-	// configured says whether a deployment is; nil where all are.
-	configured func(slug string) bool
-	// obstacle says what keeps a deployment from beginning; nil where nobody knows.
-	obstacle func(slug string) string
+	// ahead says what a part that waits waits for; nil where nobody knows.
+	ahead func(slug string) string
 }
 
 // NewStory is the story of a delivery by its events alone.
@@ -149,7 +151,11 @@ func (y *Story) Verdict() string {
 		case router.StatusRunning:
 			parts = append(parts, fmt.Sprintf("is deploying %s to %s now", commit, slug))
 		default:
-			parts = append(parts, fmt.Sprintf("waits to deploy %s to %s%s", commit, slug, y.ahead(slug)))
+			ahead := ""
+			if y.ahead != nil {
+				ahead = y.ahead(slug)
+			}
+			parts = append(parts, fmt.Sprintf("waits to deploy %s to %s%s", commit, slug, ahead))
 		}
 	}
 	return fmt.Sprintf("Delivery %s %s.", y.ID, strings.Join(parts, "; it "))

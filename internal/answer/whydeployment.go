@@ -104,7 +104,7 @@ func (s Source) WhyDeployment(ctx context.Context, slug string) (*DeploymentStor
 	}
 	for _, at := range attempts {
 		if at.AssignedPosition > after {
-			a.Newer = append(a.Newer, newerAttempt(at))
+			a.Newer = append(a.Newer, newerAttempt(at, now))
 		}
 	}
 	if err := a.voided(ctx, s, d, after); err != nil {
@@ -134,10 +134,10 @@ func liveAttempt(ctx context.Context, models *projections.Projector, instance, s
 	return projections.Attempt{AssignedPosition: live.Position}, nil
 }
 
-func newerAttempt(at projections.Attempt) NewerRow {
+func newerAttempt(at projections.Attempt, d projections.Deployment) NewerRow {
 	return NewerRow{
 		DeliveryID: at.DeliveryID, Attempt: at.Attempt, Commit: at.Commit, Actor: at.Actor, At: at.AssignedAt,
-		Outcome: string(at.Outcome), Why: WhyNotLive(at), position: at.AssignedPosition,
+		Outcome: string(at.Outcome), Why: WhyNotLive(at, d), position: at.AssignedPosition,
 	}
 }
 
@@ -149,11 +149,14 @@ func Canceled(at projections.Attempt) string {
 	return words.Canceled(at.CanceledBy, at.CanceledReason)
 }
 
-// WhyNotLive says why an attempt is not what is live.
-func WhyNotLive(at projections.Attempt) (why string) {
+// WhyNotLive says why an attempt is not what is live at its deployment.
+func WhyNotLive(at projections.Attempt, d projections.Deployment) (why string) {
 	switch at.Outcome {
 	case projections.OutcomeWaiting:
 		why = "it waits its turn"
+		if d.Frozen.Active(time.Now()) {
+			why = "it waits, and " + at.Deployment + " is frozen"
+		}
 	case projections.OutcomeRunning:
 		why = "it has been running since " + words.Clock(at.StartedAt)
 	case projections.OutcomeFailed:

@@ -31,7 +31,7 @@ type place struct {
 
 // readModels are the read models, as of now.
 type readModels interface {
-	Deployments(ctx context.Context, instance string) ([]projections.Deployment, error)
+	Deployments(ctx context.Context, instance string, also ...projections.Key) ([]projections.Deployment, error)
 	Attempts(ctx context.Context, f projections.AttemptFilter) ([]projections.Attempt, error)
 }
 

@@ -27,7 +27,7 @@ type world struct {
 	looks   int
 }
 
-func (w *world) Deployments(context.Context, string) ([]projections.Deployment, error) {
+func (w *world) Deployments(context.Context, string, ...projections.Key) ([]projections.Deployment, error) {
 	return w.deployments, nil
 }
 

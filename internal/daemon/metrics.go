@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/github"
 	"github.com/ducompsoc/durhack-deployer/internal/metrics"
@@ -100,7 +101,7 @@ func lookAtDeployments(cfg *config.Config, tally *metrics.Tally, show metrics.Sh
 		return
 	}
 	known := map[string]projections.Deployment{}
-	for _, d := range tally.Deployments() {
+	for _, d := range tally.Deployments(answer.Keys(cfg)...) {
 		known[d.Slug] = d
 	}
 	now := time.Now()

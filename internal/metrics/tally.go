@@ -195,10 +195,10 @@ func among[S ~string](vocabulary []S, s S) string {
 }
 
 // Deployments are those of the instance as of Position.
-func (t *Tally) Deployments() []projections.Deployment {
+func (t *Tally) Deployments(also ...projections.Key) []projections.Deployment {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.state.Deployments(t.instance)
+	return t.state.Deployments(t.instance, also...)
 }
 
 // Describe is of prometheus.Collector.
