@@ -79,6 +79,7 @@ func NewDesk(o DeskOptions) *Desk {
 		d.posts.HandleFunc("POST /deliveries/{id}/"+verb, d.acts(verb))
 	}
 	d.posts.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", "GET, HEAD")
 		d.refuse(w, r, &refusal{http.StatusMethodNotAllowed, "Nothing can be done here", "The buttons of a page say what can be done about it."})
 	})
 	return d
@@ -265,6 +266,10 @@ type Offer struct{ Actor, Token string }
 // messengers open links before people do.
 func (d *Desk) offer(w http.ResponseWriter, r *http.Request) {
 	token := r.URL.Query().Get("token")
+	if token == "" {
+		d.refuse(w, r, &refusal{http.StatusForbidden, "It takes a link to log in", "`durhack-deployer login`, on the host, prints one: it works once, within a minute."})
+		return
+	}
 	logins, err := d.o.Logins()
 	if err != nil {
 		d.refuse(w, r, err)
@@ -527,27 +532,36 @@ func (d *Desk) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	page, known := errors.AsType[*refusal](err)
 	asked, wrong := errors.AsType[*answer.Error](err)
 	refused, acted := errors.AsType[*act.Error](err)
+	slug := r.PathValue("slug")
 	switch {
 	case known:
 	case errors.Is(err, errNoLogin):
 		page = linkIsOver
-	case wrong && asked.Kind == answer.UnknownDeployment, wrong && asked.Kind == answer.UnknownDelivery:
-		page = &refusal{http.StatusNotFound, spelled(err), sentenceOf(asked.Hint)}
+	case wrong && (asked.Kind == answer.UnknownDeployment || asked.Kind == answer.UnknownDelivery):
+		page = refusalOf(http.StatusNotFound, slug, err, asked.Hint)
 	case wrong:
-		page = &refusal{http.StatusBadRequest, spelled(err), sentenceOf(asked.Hint)}
+		page = refusalOf(http.StatusBadRequest, slug, err, asked.Hint)
 	case acted && refused.Wrong:
-		page = &refusal{http.StatusBadRequest, spelled(err), sentenceOf(refused.Hint)}
+		page = refusalOf(http.StatusBadRequest, slug, err, refused.Hint)
 	case acted:
-		page = &refusal{http.StatusConflict, spelled(err), sentenceOf(refused.Hint)}
+		page = refusalOf(http.StatusConflict, slug, err, refused.Hint)
 	default:
 		d.o.Log.Warn("what was asked for at the dashboard could not be done", "path", r.URL.Path, "error", err)
-		page = &refusal{http.StatusServiceUnavailable, "That could not be done now", spelled(err)}
+		page = &refusal{http.StatusServiceUnavailable, "That could not be done now", sentenceOf(words.Shorten(err.Error(), 1000))}
 	}
 	d.o.Tell(w, r, page.Code, "problem", page.Headline, page)
 }
 
-// spelled is an error as a line of its own, bounded: it may quote what others wrote.
-func spelled(err error) string { return sentenceOf(words.Shorten(err.Error(), 1000)) }
+// refusalOf is the page of an error and its hint, bounded: it may quote what others wrote.
+// What an error says behind a semicolon is no part of the headline, and a name that it begins
+// with, the slug or a hash, is no word to be capitalised.
+func refusalOf(code int, slug string, err error, hint string) *refusal {
+	headline, more, _ := strings.Cut(words.Shorten(err.Error(), 1000), "; ")
+	if first, _, _ := strings.Cut(headline, " "); first != slug && !names.CommitBeginning(first) {
+		headline = sentenceOf(headline)
+	}
+	return &refusal{code, strings.TrimRight(headline, "."), strings.TrimSpace(sentenceOf(more) + " " + sentenceOf(hint))}
+}
 
 func sentenceOf(text string) string {
 	first, size := utf8.DecodeRuneInString(text)

@@ -347,16 +347,17 @@ func TestDesk_Refuses(t *testing.T) {
 		{name: "a long reason", form: url.Values{"reason": {strings.Repeat("é", 501)}}, headers: []string{cookie}, code: 400, says: "The reason is too long"},
 		{name: "a long form", form: url.Values{"reason": {strings.Repeat("a", 20000)}}, headers: []string{cookie}, code: 413, says: "This is too long"},
 		{name: "another kind of form", headers: []string{cookie, "Content-Type: multipart/form-data; boundary=x"}, code: 415, says: "no form of the dashboard"},
-		{name: "an unknown deployment", path: "/deployments/hell/freeze", headers: []string{cookie}, code: 404, says: "one of: hello, off."},
+		{name: "an unknown deployment", path: "/deployments/hell/freeze", headers: []string{cookie}, code: 404, says: "One of: hello, off."},
 		{name: "a disabled deployment", path: "/deployments/off/deploy", headers: []string{cookie}, code: 409, says: "Set enabled = true"},
-		{name: "what is not frozen", path: "/deployments/hello/thaw", headers: []string{cookie}, code: 409, says: "Hello is not frozen."},
-		{name: "what is not pinned", path: "/deployments/hello/unpin", headers: []string{cookie}, code: 409, says: "Hello is not pinned."},
+		{name: "what is not frozen", path: "/deployments/hello/thaw", headers: []string{cookie}, code: 409, says: `"hello is not frozen"`},
+		{name: "what is not pinned", path: "/deployments/hello/unpin", headers: []string{cookie}, code: 409, says: `"hello is not pinned"`},
 		{name: "where nothing is live", path: "/deployments/hello/pin", headers: []string{cookie}, code: 409, says: "`durhack-deployer freeze hello` lets pushes wait"},
 		{name: "where nothing was live", path: "/deployments/hello/rollback", headers: []string{cookie}, code: 409, says: "nothing to go back to"},
 		{name: "an unknown delivery", path: "/deliveries/nothing/replay", headers: []string{cookie}, code: 400, says: "has no delivery"},
-		{name: "what does not run", path: "/deliveries/nothing/cancel", form: url.Values{"deployment": {"hello"}}, headers: []string{cookie}, code: 409, says: "Nothing runs at hello."},
-		{name: "where nothing runs", path: "/deployments/hello/cancel", headers: []string{cookie}, code: 409, says: "Nothing runs at hello."},
+		{name: "what does not run", path: "/deliveries/nothing/cancel", form: url.Values{"deployment": {"hello"}}, headers: []string{cookie}, code: 409, says: `"Nothing runs at hello"`},
+		{name: "where nothing runs", path: "/deployments/hello/cancel", headers: []string{cookie}, code: 409, says: `"Nothing runs at hello"`},
 		{name: "a token that was made up", path: "/login", form: url.Values{"token": {"x"}}, code: 403, says: "`durhack-deployer login` prints another one"},
+		{name: "no link", method: "GET", path: "/login", code: 403, says: "It takes a link to log in"},
 		{name: "a link that was made up", method: "GET", path: "/login?token=x", code: 403, says: "`durhack-deployer login` prints another one"},
 		{name: "a login from another site", path: "/login", form: url.Values{"token": {newToken(t, s.logins)}}, headers: []string{"Sec-Fetch-Site: cross-site"}, code: 403, says: "came from another site"},
 	} {
@@ -519,9 +520,9 @@ func TestDesk_OldPage(t *testing.T) {
 		form url.Values
 		says string
 	}{
-		{"/deployments/hello/pin", url.Values{"live": {first}}, "222222222222 is live at hello meanwhile, and not 111111111111."},
-		{"/deliveries/" + ids[1] + "/cancel", url.Values{"deployment": {"hello"}, "attempt": {"1"}}, "This run of hello has ended, and another one goes on."},
-		{"/deliveries/" + running + "/cancel", url.Values{"deployment": {"hello"}, "attempt": {"2"}}, "This run of hello has ended, and another one goes on."},
+		{"/deployments/hello/pin", url.Values{"live": {first}}, "222222222222 is live at hello meanwhile, and not 111111111111"},
+		{"/deliveries/" + ids[1] + "/cancel", url.Values{"deployment": {"hello"}, "attempt": {"1"}}, "This run of hello has ended, and another one goes on"},
+		{"/deliveries/" + running + "/cancel", url.Values{"deployment": {"hello"}, "attempt": {"2"}}, "This run of hello has ended, and another one goes on"},
 	} {
 		old.form.Set("reason", "because")
 		if page := s.ask("POST", old.path, old.form, cookie); page.StatusCode != http.StatusConflict || !strings.Contains(page.body, old.says) {

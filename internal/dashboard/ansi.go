@@ -109,7 +109,7 @@ func terminalLine(b *strings.Builder, line string, s style) style {
 		}
 		r, size := utf8.DecodeRuneInString(line)
 		switch {
-		case r == '\t', r != utf8.RuneError && unicode.IsPrint(r):
+		case r == '\t', r != utf8.RuneError && unicode.IsGraphic(r):
 			text.WriteRune(r)
 		case r >= ' ' && r != 0x7f: // broken UTF-8, and what turns the order of letters
 			text.WriteRune(utf8.RuneError)

@@ -26,6 +26,7 @@ func TestTerminalText(t *testing.T) {
 		"\x1b]8;;https://evil.example\x1b\\link\x1b]8;;\x1b\\":  "link",
 		"\x1b[2J\x1b[1;1Hgone\x1b[K":                            "gone",
 		"a\u202eb\x00c\x9bd\xff":                                "a\ufffdbc\ufffdd\ufffd",
+		"10\u00a0%, 1\u202f000, 　":                              "10\u00a0%, 1\u202f000, 　",
 		"\x1b[31":                                               "",
 		"\x1b":                                                  "",
 		"tab\there":                                             "tab\there",

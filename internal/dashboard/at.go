@@ -22,6 +22,8 @@ type atView struct {
 	Event    *logLine
 	Items    []then
 	Many     bool
+	// ToCome says that another moment was asked for, which is still to come.
+	ToCome bool
 	// The slider goes over the last month, in minutes since From.
 	From         time.Time
 	Minutes, Now int
@@ -46,7 +48,7 @@ func atPage(ctx context.Context, r *request) (view, error) {
 	q := r.URL.Query()
 	text := strings.TrimSpace(q.Get("time"))
 	if text == "" && q.Get("minutes") != "" {
-		from, err := number(q.Get("from"))
+		from, err := number(cmp.Or(q.Get("from"), strconv.FormatInt(v.From.UnixMilli(), 10)))
 		minutes, minutesErr := strconv.Atoi(q.Get("minutes"))
 		if err != nil || minutesErr != nil || minutes < 0 || minutes > monthMinutes {
 			return view{}, badRequest("That is no moment of the last month", "Move the slider, or write a time.")
@@ -58,10 +60,9 @@ func atPage(ctx context.Context, r *request) (view, error) {
 		if err != nil {
 			return view{}, badRequest("That is no time", "Write it as 2026-01-31 15:04, in UTC.")
 		}
-		if at.After(r.now) {
-			at = r.now
+		if v.ToCome = at.After(r.now); !v.ToCome {
+			v.At = at
 		}
-		v.At = at
 	}
 	v.Text = v.At.Format("2006-01-02T15:04")
 	v.Now = min(monthMinutes, max(0, int(v.At.Sub(v.From).Minutes())))

@@ -12,6 +12,8 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -107,6 +109,7 @@ func New(o Options) *Handler {
 	h.assets = readAssets()
 	h.pages = parsePages(h.assets)
 	h.mux.HandleFunc("GET /assets/{name}", h.asset)
+	h.mux.HandleFunc("GET /favicon.ico", h.favicon)
 	h.mux.HandleFunc("GET /{$}", h.page(overviewPage))
 	h.mux.HandleFunc("GET /deployments/{slug}", h.page(deploymentPage))
 	h.mux.HandleFunc("GET /deliveries/{id}", h.page(deliveryPage))
@@ -115,10 +118,25 @@ func New(o Options) *Handler {
 	h.mux.HandleFunc("GET /log", h.page(logPage))
 	h.mux.HandleFunc("GET /at", h.page(atPage))
 	h.mux.HandleFunc("GET /proof", h.page(proofPage))
-	h.mux.HandleFunc("/", h.page(func(context.Context, *request) (view, error) {
-		return view{}, notFound("There is no such page", "The pages are named at the top.")
-	}))
+	for short, long := range map[string]string{"/deployments": "/", "/deliveries": "/log?type=received"} {
+		h.mux.Handle("GET "+short, http.RedirectHandler(long, http.StatusSeeOther))
+	}
+	h.mux.HandleFunc("/", h.nothing)
 	return h
+}
+
+// nothing answers for what is no page: where a slash at its end is too much, with the page.
+func (h *Handler) nothing(w http.ResponseWriter, r *http.Request) {
+	if trimmed := strings.TrimRight(r.URL.Path, "/"); trimmed != r.URL.Path && trimmed != "" {
+		http.Redirect(w, r, (&url.URL{Path: trimmed, RawQuery: r.URL.RawQuery}).String(), http.StatusSeeOther)
+		return
+	}
+	h.refuse(w, r, http.StatusNotFound, "There is no such page", "The pages are named at the top.")
+}
+
+// refuse answers with a page that needs nothing of the log.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, code int, headline, next string) {
+	h.Tell(w, r, code, "problem", headline, &problem{Code: code, Headline: headline, Next: next})
 }
 
 // ServeHTTP answers a request.
@@ -180,6 +198,9 @@ type problem struct {
 	Headline string
 	Next     string
 	Known    []string
+	// Links lead to what may be meant, Back to the page where it was asked for.
+	Links []other
+	Back  string
 }
 
 func (p *problem) Error() string { return p.Headline }
@@ -278,12 +299,20 @@ func (m made) of(lag projections.Lag, now time.Time) bool {
 // Tell answers with a page that is made from a template and needs nothing of the log.
 func (h *Handler) Tell(w http.ResponseWriter, r *http.Request, code int, name, title string, data any) {
 	if refused, ok := data.(*refusal); ok {
-		data = &problem{Code: refused.Code, Headline: refused.Headline, Next: refused.Next}
+		data = &problem{Code: refused.Code, Headline: refused.Headline, Next: refused.Next, Back: actsOn(r)}
 	}
 	h.headers(w)
 	f := h.frame(r)
 	f.view = view{name: name, Title: title, Skip: "what it says", Data: data}
 	h.render(w, code, f)
+}
+
+// actsOn is the page that has the button which was used; "" where there is none.
+func actsOn(r *http.Request) string {
+	if r.Method == http.MethodPost && (r.PathValue("slug") != "" || r.PathValue("id") != "") {
+		return path.Dir(r.URL.Path)
+	}
+	return ""
 }
 
 // frame is what all pages of a request begin with.

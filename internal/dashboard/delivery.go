@@ -3,7 +3,9 @@ package dashboard
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -43,11 +45,13 @@ type part struct {
 	Text             string
 	Progress         *progress
 	Live             *commit
-	StepsTitle       string
-	Steps            []stepBar
-	Plan             string
-	Attempts         []attemptLink
-	attempt          projections.Attempt
+	// now is the deployment as it is.
+	now        projections.Deployment
+	StepsTitle string
+	Steps      []stepBar
+	Plan       string
+	Attempts   []attemptLink
+	attempt    projections.Attempt
 }
 
 type attemptLink struct {
@@ -144,14 +148,29 @@ func (r *request) elsewhere(ctx context.Context, id string) (view, error) {
 	if err == nil && full != id {
 		return view{redirect: r.deliveryHref(r.h.o.Config.Instance, full)}, nil
 	}
-	if unknown, ok := answer.IsUnknownDelivery(err); ok && unknown.Unrouted != nil {
-		return view{}, notFound("Delivery "+short(id)+" is not in the log yet", plain(unknown.Unrouted.Why(r.source.Obstacle(ctx, "")), 400))
+	return view{}, r.noDelivery(ctx, id, err)
+}
+
+// noDelivery is the page for an ID, or the beginning of one, that names no delivery, and why.
+func (r *request) noDelivery(ctx context.Context, id string, why error) error {
+	p := &problem{
+		Code: http.StatusNotFound, Headline: "The log has no delivery " + plain(id, 70),
+		Next: "The log lists the deliveries; one that never came is on GitHub's “Recent deliveries” page.", Links: []other{{"The deliveries in the log", "/log?type=received"}},
 	}
-	next := "The log lists the deliveries; one that never came is on GitHub's “Recent deliveries” page."
-	if err != nil {
-		next = plain(err.Error(), 600)
+	asked, known := errors.AsType[*answer.Error](why)
+	switch {
+	case why != nil && !known:
+		return why
+	case known && asked.Unrouted != nil:
+		p.Headline, p.Next = "Delivery "+short(id)+" is not in the log yet", sentenceOf(plain("it "+asked.Unrouted.Why(r.source.NotRouted(ctx)), 400))
+	case known && asked.Kind == answer.Ambiguous:
+		p.Headline, p.Next, p.Links = "Several deliveries begin with "+plain(id, 70), sentenceOf(asked.Hint)+" They are:", nil
+		for _, line := range asked.Candidates {
+			full, _, _ := strings.Cut(line, " ")
+			p.Links = append(p.Links, other{plain(line, 200), r.deliveryHref(r.h.o.Config.Instance, full)})
+		}
 	}
-	return view{}, notFound("The log has no delivery "+short(id), next)
+	return p
 }
 
 // parts are the newest attempts at each deployment, or those that are asked for.
@@ -232,13 +251,14 @@ func (r *request) tellParts(ctx context.Context, v *deliveryView) error {
 	for i := range v.Parts {
 		p := &v.Parts[i]
 		site := r.site(v.Instance, p.Deployment)
-		for _, d := range known {
-			if d.Slug == p.Deployment && d.Live != nil {
-				live := r.h.commits.of(site, d.Live.Commit)
-				p.Live = &live
-			}
+		if j := slices.IndexFunc(known, func(d projections.Deployment) bool { return d.Slug == p.Deployment }); j >= 0 {
+			p.now = known[j]
 		}
-		p.Text = p.text()
+		if p.now.Live != nil {
+			live := r.h.commits.of(site, p.now.Live.Commit)
+			p.Live = &live
+		}
+		p.Text = p.text(ctx, r)
 		durations, err := r.of(v.Instance).Durations(ctx, p.Deployment)
 		if err != nil {
 			return err
@@ -323,7 +343,7 @@ func decoded(e eventlog.Event) eventlog.Data {
 }
 
 // text says in a sentence what became of the delivery at the deployment.
-func (p *part) text() string {
+func (p *part) text(ctx context.Context, r *request) string {
 	a := p.attempt
 	is := ""
 	if p.Live != nil && a.Commit != p.Live.Hash {
@@ -340,7 +360,12 @@ func (p *part) text() string {
 	case projections.OutcomeRunning:
 		return strings.TrimSpace("It is going live. " + is)
 	}
-	why := plain(answer.WhyNotLive(a), 500)
+	why := plain(answer.WhyNotLive(a, p.now), 500)
+	if a.Outcome == projections.OutcomeWaiting && r.own(a.Instance) {
+		if ahead := r.source.Ahead(ctx, a.DeliveryID, a.Deployment, p.now); ahead != "" {
+			why = plain("it waits for "+a.Deployment+ahead, 500)
+		}
+	}
 	return strings.TrimSpace(sentenceOf(why) + " " + is)
 }
 

@@ -97,17 +97,15 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	known, err := r.models.Deployments(ctx, instance)
+	known, err := r.models.Deployments(ctx, instance, answer.Keys(r.h.o.Config)...)
 	if err != nil {
 		return view{}, err
 	}
-	i := slices.IndexFunc(known, func(d projections.Deployment) bool { return d.Slug == slug })
-	d := projections.Deployment{Instance: instance, Slug: slug, Status: projections.StatusNever}
-	if i >= 0 {
-		d = known[i]
-	} else if r.configured(instance, slug) == nil {
-		return view{}, notFound(fmt.Sprintf("There is no deployment %s", slug), "Neither the configuration nor the log of instance "+plain(instance, 80)+" has one of that name. "+r.deployments())
+	i := slices.IndexFunc(known, func(d projections.Deployment) bool { return d.Instance == instance && d.Slug == slug })
+	if i < 0 {
+		return view{}, r.noDeployment(slug, "Neither the configuration nor the log of instance "+plain(instance, 80)+" has one of that name. ")
 	}
+	d := known[i]
 	key := projections.Key{Instance: instance, Slug: slug}
 	runs, err := r.models.Runs(ctx, []projections.Key{key}, chartRuns)
 	if err != nil {

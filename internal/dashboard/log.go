@@ -1,9 +1,11 @@
 package dashboard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -122,6 +124,9 @@ func logPage(ctx context.Context, r *request) (view, error) {
 		v.Headline, v.Lead = "The log is empty", "The first push that GitHub sends is its first event. durhack-deployer doctor says what is still to be done."
 	case len(events) == 0:
 		v.Headline, v.Lead = "No event matches", "Ask for less, or look at another page."
+		if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
+			v.Lead = "The time from which events are asked for is not before that until which they are."
+		}
 	default:
 		v.Headline = fmt.Sprintf("Events %s to %s", thin(events[0].Position), thin(events[len(events)-1].Position))
 		if filtered {
@@ -180,7 +185,7 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 	if f.Deployment != "" {
 		err := r.source.DeploymentInLog(r.Context(), f.Deployment)
 		if unknown, ok := errors.AsType[*answer.Error](err); ok && unknown.Kind == answer.UnknownDeployment {
-			return f, form, notFound("There is no deployment "+f.Deployment, r.deployments())
+			return f, form, r.noDeployment(f.Deployment, "")
 		}
 		if err != nil {
 			return f, form, err
@@ -190,8 +195,12 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 		return f, form, badRequest("That is no ID of a delivery", "It has letters, digits and dashes.")
 	}
 	if f.DeliveryID = form.Delivery; f.DeliveryID != "" {
-		if id, err := r.source.DeliveryOf(r.Context(), instances, f.DeliveryID); err == nil {
-			f.DeliveryID = id
+		of := instances
+		if f.Instance != "" || len(of) == 0 {
+			of = []string{cmp.Or(f.Instance, r.h.o.Config.Instance)}
+		}
+		if f.DeliveryID, err = r.source.DeliveryOf(r.Context(), of, form.Delivery); err != nil {
+			return f, form, r.noDelivery(r.Context(), form.Delivery, err)
 		}
 	}
 	for _, one := range []struct {
@@ -208,12 +217,13 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 	return f, form, nil
 }
 
-// deployments names those that there are.
-func (r *request) deployments() string {
-	if len(r.h.o.Config.Deployments) == 0 {
-		return "The configuration has none."
+// noDeployment is the page for a slug that is none, with those that there are.
+func (r *request) noDeployment(slug, why string) error {
+	p := &problem{Code: http.StatusNotFound, Headline: "There is no deployment " + slug, Next: why + "The configuration has none."}
+	for _, known := range r.h.o.Config.Slugs() {
+		p.Next, p.Links = why+"The deployments are:", append(p.Links, other{known, r.deploymentHref(r.h.o.Config.Instance, known)})
 	}
-	return "The deployments are: " + plain(listed(r.h.o.Config.Slugs()), 2000) + "."
+	return p
 }
 
 func listed[T ~string](names []T) string {

@@ -112,18 +112,9 @@ var urgency = map[string]int{"failed": 0, "running": 1, "waiting": 2, "held": 3,
 
 func overviewPage(ctx context.Context, r *request) (view, error) {
 	cfg := r.h.o.Config
-	known, err := r.models.Deployments(ctx, "")
+	known, err := r.models.Deployments(ctx, "", answer.Keys(cfg)...)
 	if err != nil {
 		return view{}, err
-	}
-	listed := map[projections.Key]bool{}
-	for _, d := range known {
-		listed[projections.Key{Instance: d.Instance, Slug: d.Slug}] = true
-	}
-	for _, slug := range cfg.Slugs() {
-		if !listed[projections.Key{Instance: cfg.Instance, Slug: slug}] {
-			known = append(known, projections.Deployment{Instance: cfg.Instance, Slug: slug, Status: projections.StatusNever})
-		}
 	}
 	var keys []projections.Key
 	for _, d := range known {

@@ -229,7 +229,7 @@ func TestPages_SayWhatIsAsked(t *testing.T) {
 	w.fill()
 	w.has("/", "Of 5 deployments, 1 has failed and 1 is running", "At least 23 deploys in the last 7 days, at least 2 failed",
 		short(hash("web-24"))+" Change 24", "failed at step build", "Going live: "+short(hash("api-2")), "in place of "+short(hash("api-1")),
-		"Step 2 of 3, checkout", "Pinned to "+short(hash("docs-1"))+" by ann", "Frozen by ann", "1 waits", "No push to main of octo/idle has come yet", "www2", "usually")
+		"Step 2 of 3, checkout", "Pinned to "+short(hash("docs-1"))+" by ann", "Frozen by ann", "1 waits", "No push to main of octo/idle was deployed yet", "www2", "usually")
 	w.has("/deployments/web", "web: "+short(hash("web-bad"))+" failed; live is "+short(hash("web-24")), "written by Zoë", "it failed at step build", "logo.png", "+3 −1", "and 2 more",
 		"25 deployed", "Older", "The last 27 runs")
 	w.has("/deployments/docs", "pinned", "voided")
@@ -265,9 +265,13 @@ func TestPages_RefuseWhatIsNone(t *testing.T) {
 		parse(t, path, w.get(path, code).Body.String()).check()
 	}
 	for path, want := range map[string]string{
-		"/log?deployment=nope": "There is no deployment nope The deployments are: api, docs, idle, off, web.",
-		"/deployments/nope":    "The deployments are: api, docs, idle, off, web.",
-		"/log?instance=nope":   "The log has no instance nope Its instances are: www1, www2.",
+		"/log?deployment=nope":                             "There is no deployment nope The deployments are: api docs idle off web ",
+		"/deployments/nope":                                "The deployments are: api docs idle off web ",
+		"/log?delivery=unknown":                            "The log has no delivery unknown The log lists the deliveries",
+		"/log?delivery=far-1&instance=www1":                "The log has no delivery far-1 ",
+		"/assets/nothing.css":                              "There is no such file",
+		"/deliveries/web-bad/log?deployment=web&attempt=9": "There is no such run log here It was removed when it was old",
+		"/log?instance=nope":                               "The log has no instance nope Its instances are: www1, www2.",
 	} {
 		p := parse(t, path, w.get(path, http.StatusNotFound).Body.String())
 		p.check()
@@ -286,6 +290,23 @@ func TestPages_RefuseWhatIsNone(t *testing.T) {
 	} {
 		w.get(path, code)
 	}
+	for path, to := range map[string]string{"/deployments": "/", "/deliveries/": "/deliveries", "/deliveries": "/log?type=received", "/log/?type=voided": "/log?type=voided", "/deployments/web/": "/deployments/web"} {
+		if got := w.get(path, http.StatusSeeOther).Header().Get("Location"); got != to {
+			t.Errorf("%s leads to %q", path, got)
+		}
+	}
+	if kind := w.get("/favicon.ico", http.StatusOK).Header().Get("Content-Type"); kind != "image/svg+xml" {
+		t.Errorf("the icon is %s", kind)
+	}
+	for _, id := range []string{"twin-00001", "twin-00002"} {
+		w.receive(id, "idle", "x")
+	}
+	for _, path := range []string{"/deliveries/twin-0", "/log?delivery=twin-0"} {
+		p := parse(t, path, w.get(path, http.StatusNotFound).Body.String())
+		if !slices.Contains(p.links(), "/deliveries/twin-00002") {
+			t.Errorf("%s does not lead to what may be meant: %s", path, text(p.root))
+		}
+	}
 	// The beginning of an ID leads to the whole.
 	if to := w.get("/deliveries/ping-", http.StatusNotFound); to.Header().Get("Location") != "" {
 		t.Error("five characters are taken for a beginning")
@@ -296,10 +317,53 @@ func TestPages_RefuseWhatIsNone(t *testing.T) {
 	}
 }
 
+// What holds the deployment, or is going on at it, is told of one that was never live, too.
+func TestPages_OfWhatWasNeverLive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.append(nil, of("freeze-1", "", 1, eventlog.Frozen{Reason: "all stop"}))
+	w.project()
+	for _, path := range []string{"/", "/deployments/idle"} {
+		w.has(path, "Frozen by ann", "It is frozen: the next one waits until it is thawed.")
+	}
+	w.receive("first", "idle", "The first")
+	w.project()
+	w.has("/deployments/idle", "the first push waits", "Nothing was live here before.", "it waits, and idle is frozen")
+	w.has("/deliveries/first", "Waiting at idle", "It waits for idle, which is frozen since", "all stop.")
+	w.append(nil, of("thaw-1", "", 1, eventlog.Thawed{}))
+	w.start("first", "idle", 1, "")
+	w.project()
+	if said := text(parse(t, "idle", w.get("/deployments/idle", http.StatusOK).Body.String()).root); strings.Contains(said, "was deployed yet") || !strings.Contains(said, "is going live") {
+		t.Errorf("while the first one runs: %s", said)
+	}
+}
+
+func TestPlain(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"a\nb\tc\u2028d\u0085e": "a b c d e", "1\u202f000\u00a0€": "1\u202f000\u00a0€", "a\u202eb\x1bc\x00": "a\ufffdb\ufffdc\ufffd", "abcdefghijk": "abcdefghi…",
+	} {
+		if got := plain(in, 10); got != want {
+			t.Errorf("%q is shown as %q, not %q", in, got, want)
+		}
+	}
+}
+
+func TestTicked(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"run `a <b>` now": "run <code>a &lt;b&gt;</code> now", "`x`": "<code>x</code>", "one ` alone": "one ` alone", "`a` and `b": "<code>a</code> and `b", "": "",
+	} {
+		if got := string(ticked(in)); got != want {
+			t.Errorf("%q is shown as %q, not %q", in, got, want)
+		}
+	}
+}
+
 func TestPages_SayWhatToDoWhereThereIsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.has("/", "4 deployments, and nothing deployed yet", "No push to main of octo/web has come yet")
+	w.has("/", "4 deployments, and nothing deployed yet", "No push to main of octo/web was deployed yet")
 	w.has("/log", "The log is empty")
 	w.has("/at", "Nothing was recorded yet")
 	w.has("/proof", "The log is empty, so there is nothing to prove yet")

@@ -39,7 +39,7 @@ func readAssets() map[string]asset {
 func (h *Handler) asset(w http.ResponseWriter, r *http.Request) {
 	a, ok := h.assets[r.PathValue("name")]
 	if !ok {
-		http.NotFound(w, r)
+		h.refuse(w, r, http.StatusNotFound, "There is no such file", "The pages are named at the top.")
 		return
 	}
 	w.Header().Set("Content-Type", a.kind)
@@ -49,20 +49,45 @@ func (h *Handler) asset(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(a.content) // a client that does not read it does not get it
 }
 
+// favicon is what browsers ask for beside what is no page, as a run log.
+func (h *Handler) favicon(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", kinds[".svg"])
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	_, _ = w.Write(h.assets["icon.svg"].content) // a client that does not read it does not get it
+}
+
+// ticked shows what stands between backticks as what is to be typed.
+func ticked(s string) template.HTML {
+	parts := strings.Split(template.HTMLEscapeString(s), "`")
+	var b strings.Builder
+	for i, part := range parts {
+		switch {
+		case i%2 == 1 && i < len(parts)-1:
+			b.WriteString("<code>" + part + "</code>")
+		case i%2 == 1: // nothing ends it
+			b.WriteString("`" + part)
+		default:
+			b.WriteString(part)
+		}
+	}
+	return template.HTML(b.String()) //nolint:gosec // it was escaped
+}
+
 // parsePages makes a template of each page, within the layout.
 func parsePages(assets map[string]asset) map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(template.FuncMap{
-		"asset": func(name string) string { return "/assets/" + name + "?v=" + assets[name].digest },
-		"ago":   func(t time.Time) template.HTML { return moment(t, ago(t, time.Now())) },
-		"clock": func(t time.Time) template.HTML { return moment(t, "") },
-		"hour":  hour,
-		"took":  took,
-		"short": short,
-		"thin":  thin,
-		"add":   func(a, b int) int { return a + b },
-		"add64": func(a, b int64) int64 { return a + b },
-		"plain": func(s string) string { return plain(s, 400) },
-		"tab":   func(href, text string, here bool) tab { return tab{href, text, here} },
+		"asset":  func(name string) string { return "/assets/" + name + "?v=" + assets[name].digest },
+		"ago":    func(t time.Time) template.HTML { return moment(t, ago(t, time.Now())) },
+		"clock":  func(t time.Time) template.HTML { return moment(t, "") },
+		"hour":   hour,
+		"took":   took,
+		"ticked": ticked,
+		"short":  short,
+		"thin":   thin,
+		"add":    func(a, b int) int { return a + b },
+		"add64":  func(a, b int64) int64 { return a + b },
+		"plain":  func(s string) string { return plain(s, 400) },
+		"tab":    func(href, text string, here bool) tab { return tab{href, text, here} },
 	}).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/act.html"))
 	pages := map[string]*template.Template{}
 	for _, name := range []string{"overview", "deployment", "delivery", "log", "at", "proof", "problem", "login"} {

@@ -147,18 +147,18 @@ func (h *Handler) runOf(w http.ResponseWriter, r *http.Request) (slug, id string
 	slug, id = r.URL.Query().Get("deployment"), r.PathValue("id")
 	attempt, err := strconv.Atoi(r.URL.Query().Get("attempt"))
 	if err != nil || attempt < 1 || !names.Slug(slug) || !names.DeliveryID(id) {
-		http.Error(w, "name a delivery, its deployment and an attempt", http.StatusBadRequest)
+		h.refuse(w, r, http.StatusBadRequest, "That is no run log", "Name a delivery, its deployment and an attempt, as the page of a delivery does.")
 		return "", "", 0, false
 	}
 	return slug, id, attempt, true
 }
 
-func missing(w http.ResponseWriter, err error) {
-	code := http.StatusInternalServerError
+func (h *Handler) missing(w http.ResponseWriter, r *http.Request, err error) {
+	code, next := http.StatusInternalServerError, plain(err.Error(), 300)
 	if errors.Is(err, fs.ErrNotExist) {
-		code = http.StatusNotFound
+		code, next = http.StatusNotFound, "It was removed when it was old, it is on another host, or it could not be written."
 	}
-	http.Error(w, "there is no such run log here", code)
+	h.refuse(w, r, code, "There is no such run log here", next)
 }
 
 // wholeLog streams a run log as it is.
@@ -169,7 +169,7 @@ func (h *Handler) wholeLog(w http.ResponseWriter, r *http.Request) {
 	}
 	file, whole, err := h.open(slug, id, attempt)
 	if err != nil {
-		missing(w, err)
+		h.missing(w, r, err)
 		return
 	}
 	defer file.Close()
@@ -186,7 +186,7 @@ func (h *Handler) logTail(w http.ResponseWriter, r *http.Request) {
 	}
 	file, whole, err := h.open(slug, id, attempt)
 	if err != nil {
-		missing(w, err)
+		h.missing(w, r, err)
 		return
 	}
 	_ = file.Close()
@@ -198,7 +198,7 @@ func (h *Handler) logTail(w http.ResponseWriter, r *http.Request) {
 	}
 	text, _, err := h.end(slug, id, attempt)
 	if err != nil {
-		missing(w, err)
+		h.missing(w, r, err)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -60,7 +60,9 @@ func short(s string) string { return s[:min(8, len(s))] }
 func plain(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
-		case r == '\n' || r == '\t' || r == '\r':
+		case unicode.Is(unicode.Zs, r): // no-break spaces and the like
+			return r
+		case unicode.IsSpace(r):
 			return ' '
 		case !unicode.IsPrint(r):
 			return utf8.RuneError
