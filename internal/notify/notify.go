@@ -235,14 +235,12 @@ func (n *Notifier) before(ctx context.Context, e *eventlog.Event) (*failure, err
 	if err != nil {
 		return nil, fmt.Errorf("look how the run before failed: %w", err)
 	}
-	for _, d := range state.Deployments(e.Instance) {
-		if d.Failure == nil {
-			return nil, nil
-		}
-		canceled, err := n.canceled(ctx, &last)
-		return &failure{d.Failure.Step, canceled != ""}, err
+	one := state.Deployments(e.Instance)
+	if len(one) == 0 || one[0].Failure == nil {
+		return nil, nil
 	}
-	return nil, nil
+	canceled, err := n.canceled(ctx, &last)
+	return &failure{one[0].Failure.Step, canceled != ""}, err
 }
 
 // windows are the newest of each entry, deployment and step.
