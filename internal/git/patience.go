@@ -67,7 +67,7 @@ var lasting = regexp.MustCompile(`(?i)` + strings.Join([]string{
 	`repository\b.* not found`, `(project|repository)\b.* could not be found`, `does not exist`, `not exported`,
 	`does not appear to be a git repository`, `dubious ownership`,
 	`host key verification failed`, `no matching (host key|key exchange|cipher|mac)`, `bad (configuration option|owner or permissions)`,
-	`certificate`, `unable to find remote helper`, `is not a git command`, `transport '.*' not allowed`, `cannot run `,
+	`certificate`, `unable to find remote helper`, `is not a git command`, `no (url|submodule mapping) found`, `transport '.*' not allowed`, `cannot run `,
 	`no space left on device`, `disk quota exceeded`, `read-only file system`,
 }, "|"))
 

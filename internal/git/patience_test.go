@@ -178,6 +178,8 @@ func TestLastingAnswersAreNotWaitedFor(t *testing.T) {
 func TestLastingWords(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
+		"fatal: No url found for submodule path 'lib' in .gitmodules":                                                      true,
+		"fatal: no submodule mapping found in .gitmodules for path 'lib'":                                                  true,
 		"fatal: unable to access 'https://h/': The requested URL returned error: 503":                                      false,
 		"fatal: unable to access 'https://h/': The requested URL returned error: 429":                                      false,
 		"fatal: unable to access 'https://h/': The requested URL returned error: 408":                                      false,
@@ -200,8 +202,8 @@ func TestLastingWords(t *testing.T) {
 		"kex_exchange_identification: Connection closed by remote host":                                                    false,
 		"fatal: early EOF\nfatal: fetch-pack: invalid index-pack output":                                                   false,
 		"fatal: remote error: upload-pack: not our ref " + strings.Repeat("ab", 20):                                        false,
-		"remote: Internal Server Error":               false,
-		"fatal: write error: No space left on device": true,
+		"remote: Internal Server Error":                                                                                    false,
+		"fatal: write error: No space left on device":                                                                      true,
 	} {
 		if lasting.MatchString(text) != want {
 			t.Errorf("%q: lasting is %v", text, !want)

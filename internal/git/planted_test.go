@@ -134,3 +134,54 @@ func TestPlanted_IndexLeadsElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// The same of the clone of a submodule, whose remote has a name that everybody knows.
+func TestPlanted_ConfigurationOfASubmodule(t *testing.T) {
+	t.Parallel()
+	for key, refused := range map[string]bool{
+		"core.worktree": false, "core.fsmonitor": false, "core.hooksPath": false,
+		"remote.origin.uploadpack": true, "remote.origin.vcs": true, "include.path": true,
+	} {
+		t.Run(key, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.withSubmodules()
+			bare, lib := w.library("lib")
+			w.commit("first", map[string]string{"a": "1"})
+			w.must(w.deploy("main", w.submodule("lib", bare, w.commitIn(bare, lib, map[string]string{"f": "1"}))))
+			dir := t.TempDir()
+			proof, plant := filepath.Join(dir, "proof"), filepath.Join(dir, "plant")
+			testkit.Program(t, plant, "#!/bin/sh\ntouch "+proof+"\n")
+			elsewhere := filepath.Join(dir, "elsewhere")
+			w.must(os.Mkdir(elsewhere, 0o755))
+			value := plant
+			switch key {
+			case "core.worktree":
+				value = elsewhere
+			case "core.hooksPath":
+				value = elsewhere
+				w.must(os.Symlink(plant, filepath.Join(elsewhere, "post-checkout")))
+			case "include.path":
+				value = filepath.Join(dir, "more")
+				w.write(value, "[remote \"origin\"]\nuploadpack = "+plant+"\n")
+			}
+			w.git(filepath.Join(w.repo.Dir(), "lib"), "config", key, value)
+			w.write(filepath.Join(w.repo.Dir(), "lib", "upload"), "mine")
+			next := w.submodule("lib", bare, w.commitIn(bare, lib, map[string]string{"f": "2"}))
+			err := w.deploy("main", next)
+			if refused && (err == nil || !strings.Contains(err.Error(), "config --unset-all remote.origin.")) {
+				t.Errorf("the error is %v", err)
+			}
+			if refused {
+				w.git(filepath.Join(w.repo.Dir(), "lib"), "config", "--unset-all", key)
+				err = w.deploy("main", next)
+			}
+			if err != nil || w.live("lib/f") != "2" || w.live("lib/upload") != "mine" {
+				t.Errorf("f is %q, upload is %q, %v", w.live("lib/f"), w.live("lib/upload"), err)
+			}
+			if exists(proof) || exists(filepath.Join(elsewhere, "f")) {
+				t.Error("it was run, or written to")
+			}
+		})
+	}
+}

@@ -58,6 +58,9 @@ func (r *Repo) prepareSubmodules(ctx context.Context, wanted files) error {
 			}
 			continue
 		}
+		if err := sub.planted(ctx); err != nil {
+			return err
+		}
 		commit := wanted[name].hash
 		inside, err := sub.tree(ctx, commit)
 		if err != nil { // not here yet
@@ -86,6 +89,20 @@ func (r *Repo) prepareSubmodules(ctx context.Context, wanted files) error {
 		}
 	}
 	return nil
+}
+
+// planted is an error where the configuration of a submodule's clone, which a step can write
+// to, has another program fetch. (Our own remote has a name that nobody can guess.)
+func (r *Repo) planted(ctx context.Context) error {
+	keys, err := r.output(ctx, r.dir, "config", "--local", "--includes", "--name-only", "--get-regexp", `^remote\..*\.(uploadpack|vcs)$`)
+	if exitCode(err) == 1 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	key, _, _ := strings.Cut(keys, "\n")
+	return fmt.Errorf("the configuration of %s names a program in %s; run `git -C %[1]s config --unset-all %[2]s` as the deployer's user, then deploy again", r.dir, key)
 }
 
 func submodulesOf(list files) []string {
