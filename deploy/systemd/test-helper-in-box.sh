@@ -69,6 +69,18 @@ deployer logs app-3 | grep 'status=3' > /dev/null || fail "the run log: $(deploy
 deploys app-4 four
 ends app-4 deployed
 app_runs four || fail "the app runs $(cat /run/app.live)"
+# One that says nothing of its type is started for systemd as soon as it has a process.
+cp /etc/systemd/system/app.service /tmp/app.service
+for restarts in no always; do
+  printf '[Service]\nRestart=%s\nRestartSec=100ms\nExecStart=/bin/sh -c "echo cannot find the database >&2; exit 3"\n' $restarts > /etc/systemd/system/app.service
+  systemctl daemon-reload
+  deploys app-4-$restarts "loops $restarts"
+  ends app-4-$restarts failed
+  failed_with app-4-$restarts 'app.service was restarted, and has '
+  deployer logs app-4-$restarts | grep 'cannot find the database' > /dev/null || fail "the run log: $(deployer logs app-4-$restarts)"
+done
+cp /tmp/app.service /etc/systemd/system/
+systemctl daemon-reload
 
 say "what no rule names is refused"
 sed -i 's/^restart = .*/restart = ["app.service", "other"]/' /etc/durhack-deployer/deployer.toml
@@ -99,6 +111,13 @@ refused "$user" '{"verb":"certificate","args":["a.example.com","--pre-hook=reboo
 refused "$user" '{"verb":"restart","args":["app.service"],"env":{"A":"b"}}' ''
 refused "$user" 'restart app.service' ''
 
+say "a long argument begins no line of the journal"
+forged='verb=restart args=[forged.service] uid=0 '
+refused "$user" "{\"verb\":\"restart\",\"args\":[\"$(for _ in $(seq 1500); do printf '%s' "$forged"; done)\"]}" 'takes the name of one unit'
+refused "$user" "{\"$(for _ in $(seq 1500); do printf '%s' "$forged"; done)\":1}" ''
+journalctl --sync
+journalctl --no-pager -o cat -t durhack-deployer-helper | grep forged | grep -v -e '^time=[^ ]* level=[A-Z]* msg=' -e '^durhack-deployer: read the request' && fail "lines of root's journal are forged"
+
 say "a stranger"
 refused nobody '{"verb":"restart","args":["app.service"]}' 'Permission denied'
 chmod 666 "$socket_file"
@@ -114,13 +133,19 @@ chown "$user" "$rules"
 refused "$user" '{"verb":"restart","args":["app.service"]}' 'does not belong to root'
 chown root "$rules"
 
-say "many calls at once leave the socket in place"
-calls=()
-for _ in $(seq 100); do
-  as "$user" '{"verb":"restart","args":["app.service"],"dry":true}' > /dev/null 2>&1 &
-  calls+=($!)
-done
-wait "${calls[@]}" || true
+say "many calls at once are answered, and too many leave the socket in place"
+# at_once CALLS asks so many times at once.
+at_once() {
+  local calls=() n
+  for n in $(seq "$1"); do
+    as "$user" '{"verb":"restart","args":["app.service"],"dry":true}' > "/tmp/call-$n" 2>&1 &
+    calls+=($!)
+  done
+  wait "${calls[@]}" || true
+}
+at_once 40
+[ "$(cat /tmp/call-* | grep -c '"done":true')" = 40 ] || fail "of 40 calls at once not all were answered: $(cat /tmp/call-*)"
+at_once 150
 systemctl is-active -q durhack-deployer-helper.socket || fail "the socket is gone"
 as "$user" '{"verb":"restart","args":["app.service"],"dry":true}' | grep '"done":true' > /dev/null || fail "it does not answer any more"
 

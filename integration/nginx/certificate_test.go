@@ -110,6 +110,12 @@ func TestCertificate_RateLimitIsRememberedAndTheOthersGoLive(t *testing.T) {
 	if n := c.orders.Load() - asked; n != 1 {
 		t.Errorf("%d orders: the CA was asked again", n)
 	}
+	// certbot's log still has the limit: it is not the answer to the next question.
+	_ = c.pebble.Process.Kill()
+	out, r = s.deploy(s.push(map[string]string{"production/[b.test].nginxconf": "", "production/[c.test].nginxconf": s.tlsServer("c.test", "c1", "c.test")}))
+	if r.FailedStep != "certificates" || strings.Contains(r.Err.Error(), "rateLimited") {
+		t.Errorf("got %v\n%s", r.Err, out)
+	}
 }
 
 func TestCertificate_DueOneIsOnlyAWarning(t *testing.T) {

@@ -66,7 +66,7 @@ func (c Client) Call(ctx context.Context, r Request, out io.Writer) error {
 	return nil
 }
 
-var errNoResult = errors.New("the helper ended without a result: root's journal says why (journalctl -u 'durhack-deployer-helper@*')")
+var errNoResult = errors.New("the helper ended without a result: root's journal says why (journalctl -u 'durhack-deployer-helper*')")
 
 func (c Client) dial(ctx context.Context, line []byte, answers *answers) error {
 	dialer := net.Dialer{Timeout: requestWithin}

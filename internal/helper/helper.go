@@ -46,6 +46,11 @@ const (
 	// maxOutput bounds the output of a call.
 	maxOutput = 4 << 20
 
+	// maxLogged and maxLoggedArgs bound what the journal holds of a request, in runes: it cuts
+	// lines at 48 KiB, and what comes behind the cut would look like a line of the helper's.
+	maxLogged     = 300
+	maxLoggedArgs = 3000
+
 	// requestWithin bounds the wait for a request, and for a reader of the answer.
 	requestWithin = 10 * time.Second
 	// verbWithin bounds what a verb does, callWithin the whole call.

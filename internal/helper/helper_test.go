@@ -220,6 +220,24 @@ func TestHelper_TakesNoRequestThatItDoesNotKnow(t *testing.T) {
 		}
 		conn.Close()
 	}
+	// A line that the journal cuts would go on as one of the helper's.
+	long := strings.Repeat("\u2028msg=asked verb=restart args=[shadow.service] ", 1000)
+	w.call(t, Request{Verb: long})
+	w.call(t, Request{Verb: "restart", Args: []string{long}})
+	w.call(t, Request{Verb: "restart", Actor: long})
+	conn, err := net.Dial("unix", w.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = fmt.Fprintf(conn, "{%q:1}\n", long)
+	_, _ = io.ReadAll(conn)
+	w.ask(t, "restart") // so that the one before is told of
+	for line := range strings.Lines(w.journal.String()) {
+		if len(line) >= 48<<10 {
+			t.Errorf("a line of %d bytes in the journal: %.100s", len(line), line)
+		}
+	}
 	if _, wrong := w.ask(t, "restart", strings.Repeat("x", maxRequest)); !strings.Contains(wrong, "too long") {
 		t.Errorf("the error is %q", wrong)
 	}
@@ -282,14 +300,30 @@ func TestHelper_TellsTheAnswerOfTheCA(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "letsencrypt.log")
 	text := "2026-11-27 DEBUG: hello\nHTTP 429\nRetry-After: 3600\nacme.messages.Error: urn:ietf:params:acme:error:rateLimited :: too many\nAttributeError: can't set attribute\n"
-	if err := os.WriteFile(log, []byte(text), 0o600); err != nil {
+	said := log + ".said"
+	if err := os.WriteFile(said, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	certbot := script(t, `echo "AttributeError: can't set attribute"; exit 1`)
+	certbot := script(t, fmt.Sprintf(`if [ -e %[1]s.new ]; then mv %[1]s.new %[1]s; fi; cat %[1]s.said >> %[1]s; echo "AttributeError: can't set attribute"; exit 1`, log))
 	w := listen(t, rules(t, fmt.Sprintf("[certificates]\nnames = [\"*\"]\ncommand = [%q]\nlog = %q\n", certbot, log)))
-	out, wrong := w.ask(t, "certificate", "www.example.com", "www.example.com")
-	if !strings.Contains(out, "HTTP 429\nRetry-After: 3600\nacme.messages.Error: urn:") || strings.Contains(out, "hello") || !strings.HasSuffix(wrong, "exited with code 1") {
-		t.Errorf("output %q, error %q", out, wrong)
+	// A log that certbot has gone on with has the answers to other runs; and another log
+	// may be there in its place.
+	for _, before := range []string{"", "acme.messages.Error: urn:ietf:params:acme:error:unauthorized :: of another run\n"} {
+		for _, place := range []string{log, log + ".new"} {
+			if err := os.WriteFile(log, []byte(before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(place, []byte(before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, wrong := w.ask(t, "certificate", "www.example.com", "www.example.com")
+			if !strings.Contains(out, "HTTP 429\nRetry-After: 3600\nacme.messages.Error: urn:") || strings.Contains(out, "hello") || !strings.HasSuffix(wrong, "exited with code 1") {
+				t.Errorf("output %q, error %q", out, wrong)
+			}
+			if place == log && strings.Contains(out, "of another run") {
+				t.Errorf("the output has the answer to another run: %q", out)
+			}
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ducompsoc/durhack-deployer/internal/process"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // Serve answers the one call that comes in: from a socket that systemd has accepted,
@@ -45,7 +46,7 @@ func Serve(ctx context.Context, in *os.File, out io.Writer, rules func() (Rules,
 		err = decoder.Decode(&r)
 	}
 	if err != nil {
-		return fmt.Errorf("read the request of user %d, process %d: %w", peer.uid, peer.pid, err)
+		return fmt.Errorf("read the request of user %d, process %d: %s", peer.uid, peer.pid, words.Shorten(err.Error(), maxLogged))
 	}
 	if conn != nil {
 		// A caller that is gone wants nothing any more.
@@ -64,8 +65,9 @@ func Serve(ctx context.Context, in *os.File, out io.Writer, rules func() (Rules,
 			<-watched
 		}()
 	}
-	log = log.With("verb", r.Verb, "args", r.Args, "dry", r.Dry, "uid", peer.uid, "pid", peer.pid,
-		"deployment", r.Deployment, "delivery", r.DeliveryID, "actor", r.Actor)
+	named := func(s string) string { return words.Shorten(s, maxLogged) }
+	log = log.With("verb", named(r.Verb), "args", words.Shorten(fmt.Sprint(r.Args), maxLoggedArgs), "dry", r.Dry, "uid", peer.uid, "pid", peer.pid,
+		"deployment", named(r.Deployment), "delivery", named(r.DeliveryID), "actor", named(r.Actor))
 	log.Info("asked")
 	begin := time.Now()
 	answering := &replies{out: out}
@@ -74,10 +76,10 @@ func Serve(ctx context.Context, in *os.File, out io.Writer, rules func() (Rules,
 	took := time.Since(begin).Round(time.Millisecond).String()
 	if exit, ok := errors.AsType[*process.ExitError](err); ok {
 		result.ExitCode, result.Signal = exit.Code, exit.Signal
-		log.Warn("it failed", "took", took, "error", err)
+		log.Warn("it failed", "took", took, "error", named(err.Error()))
 	} else if err != nil {
 		result.Error = err.Error()
-		log.Warn("it is refused, or failed", "took", took, "error", err)
+		log.Warn("it is refused, or failed", "took", took, "error", named(err.Error()))
 	} else {
 		log.Info("done", "took", took)
 	}

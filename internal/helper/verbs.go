@@ -121,12 +121,45 @@ func systemctl(verb, unit string) task {
 				_ = program(ctx, nil, "systemctl", "reset-failed", "--", unit)
 			}
 			err := program(ctx, out, argv...)
-			if _, ok := errors.AsType[*process.ExitError](err); ok {
-				// Its exit code says how the unit is, which is seen.
-				_ = program(ctx, out, "systemctl", "status", "--no-pager", "--full", "--lines=20", "--", unit)
+			if err == nil && verb == names.VerbRestart {
+				err = staysUp(ctx, unit)
+			}
+			if err != nil && ctx.Err() == nil {
+				// Its exit code says how the unit is, which is seen. Of one that systemd has started
+				// again it has only the lines since then.
+				_ = program(ctx, out, "systemctl", "status", "--no-pager", "--full", "--lines=0", "--", unit)
+				_ = program(ctx, out, "journalctl", "--no-pager", "--quiet", "--lines=20", "--unit="+unit)
 			}
 			return err
 		},
+	}
+}
+
+const (
+	// upFor is how long a unit must stay up that was restarted.
+	upFor   = 2 * time.Second
+	upPause = 200 * time.Millisecond
+)
+
+// staysUp looks at a unit that systemd has restarted: to systemd one of Type=simple, which
+// is what a unit is that does not say, has started as soon as it has a process.
+func staysUp(ctx context.Context, unit string) error {
+	for begin := time.Now(); ; {
+		var said bytes.Buffer
+		if err := program(ctx, &said, "systemctl", "show", "--property=Result,NRestarts", "--", unit); err != nil {
+			return fmt.Errorf("see how %s is: %w", unit, err)
+		}
+		for line := range strings.Lines(said.String()) {
+			switch key, value, _ := strings.Cut(strings.TrimSpace(line), "="); {
+			case key == "Result" && value != "success":
+				return fmt.Errorf("%s was restarted, and has failed: %s", unit, value)
+			case key == "NRestarts" && value != "0":
+				return fmt.Errorf("%s was restarted, and has ended: systemd starts it again and again", unit)
+			}
+		}
+		if time.Since(begin) > upFor || !retry.Sleep(ctx, upPause) {
+			return nil
+		}
 	}
 }
 
@@ -172,7 +205,7 @@ var trouble = regexp.MustCompile(`\[(emerg|alert|crit)\]`)
 // errors shows what nginx's error log says of trouble.
 func (n Nginx) errors() task {
 	show := func(_ context.Context, out io.Writer) error {
-		log, err := endOf(n.ErrorLog)
+		log, err := endOf(n.ErrorLog, nil)
 		if err != nil {
 			return err
 		}
@@ -191,8 +224,9 @@ func writeLast(out io.Writer, text []byte, most int, match *regexp.Regexp) error
 // maxLog bounds what is looked at of a log, in bytes.
 const maxLog = 256 << 10
 
-// endOf is the end of a log; of one that is not there, nothing.
-func endOf(path string) ([]byte, error) {
+// endOf is the end of a log; of one that is not there, nothing. Where since is that log as
+// it was, only what has been written since.
+func endOf(path string, since fs.FileInfo) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -208,7 +242,11 @@ func endOf(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	return io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-maxLog), maxLog))
+	from := max(0, info.Size()-maxLog)
+	if since != nil && os.SameFile(since, info) && since.Size() <= info.Size() {
+		from = max(from, since.Size())
+	}
+	return io.ReadAll(io.NewSectionReader(f, from, maxLog))
 }
 
 // maxNames is how many names a certificate of Let's Encrypt may have.
@@ -303,6 +341,8 @@ func (r Rules) obtain(site string, hosts []string) task {
 				}
 			}
 			for begin := time.Now(); ; {
+				// Debian's certbot goes on with the log of the runs before, whose answers are not this one's.
+				before, _ := os.Stat(c.Log) // nil where there is none
 				var said bytes.Buffer
 				err := program(ctx, io.MultiWriter(out, &said), argv...)
 				if err == nil {
@@ -310,7 +350,7 @@ func (r Rules) obtain(site string, hosts []string) task {
 				}
 				if !bytes.Contains(said.Bytes(), certbotIsBusy) {
 					// What it prints hides the CA's answer: Debian's certbot 2.1 has an AttributeError.
-					log, logErr := endOf(c.Log)
+					log, logErr := endOf(c.Log, before)
 					if logErr == nil {
 						logErr = writeLast(out, log, 12, caAnswer)
 					}
