@@ -17,6 +17,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // The authenticators.
@@ -118,6 +119,9 @@ func (r *run) certificate(ctx context.Context, env handlers.Env, site string, ho
 func (r *run) ask(ctx context.Context, env handlers.Env, site string, hosts []string) error {
 	var said bytes.Buffer
 	err := env.AsRoot(ctx, io.MultiWriter(&said, out(env)), names.VerbCertificate, append([]string{site}, hosts...)...)
+	if _, ran := errors.AsType[*process.ExitError](err); err != nil && !ran {
+		return err
+	}
 	if err != nil {
 		refused := readRefusal(said.String(), time.Now())
 		if refused.limited() {

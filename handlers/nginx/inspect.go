@@ -69,6 +69,8 @@ func (r rules) refusedDirective(d nginxconf.Directive) string {
 		return r.refusedInclude(d)
 	case name.Text == "access_log" || name.Text == "error_log":
 		return r.refusedLog(d)
+	case name.Text == "listen":
+		return r.refusedSocket(d)
 	case keyNames.MatchString(name.Text):
 		for _, w := range d.Words[1:] {
 			if scheme, _, has := strings.Cut(w.Text, ":"); has && (scheme == "engine" || scheme == "store") {
@@ -89,6 +91,20 @@ func (r rules) refusedLog(d nginxconf.Directive) string {
 	}
 	if strings.Contains(to, "$") || !inside(to, r.logPaths) {
 		return fmt.Sprintf("%s %q is refused: nginx opens it as root; logs go below %s (log_paths)", d.Name(), to, strings.Join(r.logPaths, ", "))
+	}
+	return ""
+}
+
+// refusedSocket refuses sockets but in a directory of somebody's below /run: root makes
+// the file, and the name of some says something, as /run/nologin does.
+func (r rules) refusedSocket(d nginxconf.Directive) string {
+	const scheme = "unix:"
+	if len(d.Words) < 2 || len(d.Words[1].Text) < len(scheme) || !strings.EqualFold(d.Words[1].Text[:len(scheme)], scheme) {
+		return ""
+	}
+	file := strings.TrimPrefix(d.Words[1].Text[len(scheme):], "/var")
+	if dir := path.Dir(path.Clean(file)); dir == "/run" || !inside(file, []string{"/run/"}) {
+		return fmt.Sprintf("listen %q is refused: nginx makes the socket as root; sockets go into a directory below /run", d.Words[1].Text)
 	}
 	return ""
 }

@@ -13,9 +13,11 @@ import (
 	"io"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
@@ -142,15 +144,23 @@ func unless(not *bool, why string, do func(context.Context, handlers.Env) error)
 
 // choose finds the whole wanted set and what of it stands.
 func (r *run) choose(ctx context.Context, env handlers.Env) (err error) {
-	list, err := r.cfg.Repo(env).Files(ctx, r.job.Commit, maxFile, r.cfg.Production, r.cfg.Snippets, r.cfg.LocalLive)
+	repo := r.cfg.Repo(env)
+	tracked, err := repo.Files(ctx, r.job.Commit, maxFile, r.cfg.LocalLive)
+	if err != nil {
+		return err
+	}
+	if len(tracked) > 0 {
+		return fmt.Errorf("%q is in the commit, and %s is where the deployer keeps what is live: remove it from the repository", tracked[0].Path, r.cfg.LocalLive)
+	}
+	r.chosen = true
+	if err := r.recover(ctx, env); err != nil {
+		return err
+	}
+	list, err := repo.Files(ctx, r.job.Commit, maxFile, r.cfg.Production, r.cfg.Snippets)
 	if err != nil {
 		return err
 	}
 	if r.wanted, err = r.cfg.wanted(list, env.Say); err != nil {
-		return err
-	}
-	r.chosen = true
-	if err := r.recover(ctx, env); err != nil {
 		return err
 	}
 	if r.state, err = readState(r.cfg.StateFile); err != nil {
@@ -187,6 +197,9 @@ func orNone(text string) string {
 	return text
 }
 
+// forPeople are names of files that are none of nginx's.
+var forPeople = regexp.MustCompile(`(?i)\A(readme|license)\z|\.(md|txt)\z`)
+
 // wanted chooses from the files of a commit.
 func (c Config) wanted(list []git.File, say func(format string, args ...any)) ([]file, error) {
 	dirs := map[string]kind{c.Production: sites, c.Snippets: snippets}
@@ -196,15 +209,13 @@ func (c Config) wanted(list []git.File, say func(format string, args ...any)) ([
 		dir = strings.TrimSuffix(dir, "/")
 		k, known := dirs[dir]
 		switch {
-		case f.Path == c.LocalLive || strings.HasPrefix(f.Path, c.LocalLive+"/"):
-			return nil, fmt.Errorf("%q is in the commit, and %s is where the deployer keeps what is live: remove it from the repository", f.Path, c.LocalLive)
 		case dirs[f.Path] != "" || !f.Regular:
 			return nil, fmt.Errorf("%q is not a plain file: links and submodules are refused, because what they lead to was not checked", f.Path)
 		case !known:
 			return nil, fmt.Errorf("%q is in a directory below those of sites and snippets: nginx would not read it; move it up or away", f.Path)
-		case name == "" || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		case name == "" || name == ".." || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 			return nil, fmt.Errorf("%q is no name of a file: rename it", f.Path)
-		case strings.HasPrefix(name, "."):
+		case strings.HasPrefix(name, "."), forPeople.MatchString(name):
 			continue // .gitkeep, say; nginx's globs do not take it, either
 		}
 		if site := parseName(name).site; k == sites && site != "" && !included(c.Rules, site) {

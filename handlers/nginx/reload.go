@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +28,7 @@ func (r *run) master() (process.Stat, error) {
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil || pid <= 0 {
-		return process.Stat{}, fmt.Errorf("nginx does not run: its pid file %s says %q", r.cfg.PIDFile, text)
+		return process.Stat{}, fmt.Errorf("nginx does not run: its pid file %s says %q; start it", r.cfg.PIDFile, text)
 	}
 	stat, found := process.ReadStat(pid)
 	if !found || !stat.Alive() {
@@ -45,8 +46,13 @@ func (r *run) callReload(ctx context.Context, env handlers.Env) error {
 	}
 	before := process.Children(master.PID)
 	begin := time.Now().Truncate(time.Second) // as exact as the times in its log
-	if err := env.AsRoot(ctx, nil, names.VerbNginxReload); err != nil {
-		return withLines(fmt.Errorf("reload %s: %w", r.cfg.Unit, err), r.errorsSince(ctx, env, begin))
+	var said bytes.Buffer
+	if err := env.AsRoot(ctx, io.MultiWriter(&said, out(env)), names.VerbNginxReload); err != nil {
+		var why []string
+		if line, _, _ := strings.Cut(said.String(), "\n"); line != "" {
+			why = []string{line}
+		}
+		return withLines(fmt.Errorf("reload %s: %w", r.cfg.Unit, err), append(why, r.errorsSince(ctx, env, begin)...))
 	}
 	within, cancel := context.WithTimeoutCause(ctx, r.cfg.ReloadWithin, fmt.Errorf("no new worker of nginx within %v: it goes on with what it had", r.cfg.ReloadWithin))
 	defer cancel()

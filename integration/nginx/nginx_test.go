@@ -17,7 +17,7 @@ func TestDeploy_SitesFollowTheRepository(t *testing.T) {
 	s := newSite(t)
 	first := s.push(map[string]string{
 		"production/[a.test].nginxconf": s.server("a.test", "a1"), "production/[b.test].nginxconf": s.server("b.test", "b1"),
-		"production/plain.nginxconf": s.server("plain.test", "plain"), "production/.gitkeep": "x", "snippets/s.nginxconf": "add_header X-A b;\n",
+		"production/plain.nginxconf": s.server("plain.test", "plain"), "production/.gitkeep": "x", "production/README.md": "# Sites\n\nThey are live; do not touch.\n", "snippets/s.nginxconf": "add_header X-A b;\n",
 	})
 	s.mustDeploy(first)
 	s.expect("a.test", "a1")

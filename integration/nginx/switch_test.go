@@ -72,6 +72,32 @@ func TestSwitch_KilledAnywhere(t *testing.T) {
 	}
 }
 
+// A commit that is refused does not keep what a deployer left half done.
+func TestSwitch_KilledIsUndoneByADeployThatIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "old")}))
+	before := s.links()
+	changed := s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "new"), "production/[b.test].nginxconf": s.server("b.test", "new")})
+	journal := filepath.Join(s.live, "local-live/.switch")
+	for n := 1; s.links() == before; n++ {
+		if !s.killedAt(n, changed) {
+			t.Fatal("no deployer was killed with links of its own")
+		}
+	}
+	if _, err := os.Stat(journal); err != nil {
+		t.Fatal(err)
+	}
+	out, r := s.deploy(s.push(map[string]string{"production/below/x.conf": "charset utf-8;\n"}))
+	if r.FailedStep != "select" || s.links() != before {
+		t.Errorf("%v; the links are\n%s\n%s", r.Err, s.links(), out)
+	}
+	if _, err := os.Stat(journal); err == nil {
+		t.Error("the journal is still there")
+	}
+	s.expect("a.test", "old")
+}
+
 // killedAt lets a process deploy, and kills it at the nth change; false where it came to
 // its end first.
 func (s *site) killedAt(n int, commit string) bool {
@@ -265,6 +291,7 @@ func TestSelect_RefusesWhatIsNoPlainFile(t *testing.T) {
 	for _, c := range []struct{ commit, want string }{
 		{tree("production", "120000", "blob", "[l.test].nginxconf", link), "is not a plain file"},
 		{tree("production", "100644", "blob", "[x\n.test].nginxconf", blob), "is no name of a file"},
+		{tree("production", "100644", "blob", "\xff.nginxconf", blob), "is no name of a file"},
 		{tree("local-live", "100644", "blob", ".switch", blob), "local-live is where the deployer keeps what is live"},
 		{tree("production", "100644", "blob", "..", blob), "invalid path 'production/..'"}, // which git itself does not check out
 	} {
