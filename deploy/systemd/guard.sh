@@ -8,8 +8,9 @@ probation=$state/probation.json
 [ -r "$probation" ] || exit 0
 field() { sed -n "s/^\"$1\": \"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p" "$probation"; }
 [ "$(readlink "$dir/current")" = "releases/$(field to)" ] || exit 0
-echo start >> "$state/starts"
-starts=$(wc -l < "$state/starts")
+# Where it cannot be counted, as on a full disk, the deadline alone is asked.
+starts=2
+echo start >> "$state/starts" && starts=$(wc -l < "$state/starts")
 [ "$(field one_way)" = false ] || exit 0
 [ "$starts" -gt 3 ] || { [ "$starts" -gt 1 ] && [ "$(date +%s)" -gt "$(field deadline)" ]; } || exit 0
 ln -sfn "releases/$(field from)" "$dir/current.back" && mv -T "$dir/current.back" "$dir/current" || exit 1

@@ -80,7 +80,9 @@ func (h *Handler) Resume(ctx context.Context, deliveryID string, attempt int) (b
 		return true, fmt.Errorf("neither the new version nor the one before it runs, but %s", h.process.Executable)
 	case p.Reason != "":
 		return true, fmt.Errorf("the new version did not come up; switched back to %.12s: %s", p.From, p.Reason)
-	case h.starts() > 0:
+	case h.starts() == 1: // the guard gives it more
+		return true, fmt.Errorf("the link was put back to %.12s by hand, before the new version had been ready for long enough", p.From)
+	case h.starts() > 1:
 		return true, fmt.Errorf("the new version did not come up in %d starts; switched back to %.12s: its log says why (journalctl)", h.starts()-1, p.From)
 	}
 	// Killed around the switch: so that the next start is not that of the new version.

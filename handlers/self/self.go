@@ -284,6 +284,8 @@ func (h *Handler) Problems(ctx context.Context, env handlers.Env) []string {
 	link, err := os.Readlink(h.current())
 	if err != nil || filepath.Dir(link) != "releases" || !names.Plain(filepath.Base(link)) {
 		problems = append(problems, fmt.Sprintf("%s is not a link to releases/NAME: put the first release in place by hand", h.current()))
+	} else if _, err := os.Stat(filepath.Join(h.current(), program)); err != nil {
+		problems = append(problems, fmt.Sprintf("%s leads to %s, which holds no %s: put it to a release that does (ln -sfn releases/NAME %[1]s)", h.current(), link, program))
 	}
 	for _, dir := range []string{h.cfg.Dir, h.releases()} {
 		if unix.Access(dir, unix.W_OK|unix.X_OK) != nil {

@@ -209,6 +209,10 @@ func TestSelf_VersionThatWouldNotWorkIsNotPutInPlace(t *testing.T) {
 			s.commitAgain()
 		}, "build", "exited with code 1"},
 		"no link": {schema, "", "", func(s *site) { must(s.t, os.Remove(filepath.Join(s.dir, "current"))) }, "build", "put the first release in place by hand"},
+		"link to nowhere": {schema, "", "", func(s *site) {
+			must(s.t, os.Remove(filepath.Join(s.dir, "current")))
+			must(s.t, os.Symlink("releases/gone", filepath.Join(s.dir, "current")))
+		}, "build", "current leads to releases/gone, which holds no durhack-deployer: put it to a release that does"},
 		"link moved meanwhile": {schema, "", "", func(s *site) {
 			s.putRelease("other")
 			must(s.t, os.Remove(filepath.Join(s.dir, "current")))
@@ -339,6 +343,26 @@ func TestSelf_VersionThatDoesNotComeUpMakesWay(t *testing.T) {
 			t.Fatal("it got another start")
 		}
 		failed(t, s, "did not come up in 1 starts")
+	})
+	t.Run("starts that cannot be counted", func(t *testing.T) {
+		s := switched(t, time.Now().Add(time.Hour), false)
+		must(t, os.Mkdir(filepath.Join(s.state, "starts"), 0o755)) // as on a full disk
+		for range 4 {
+			if s.guardOf(); s.current() != s.commit {
+				t.Fatal("it got no time")
+			}
+		}
+		must(t, s.start().note(probation{From: old, To: s.commit, DeliveryID: "d-1", Attempt: 1, Deadline: 1}))
+		if s.guardOf(); s.current() != old {
+			t.Fatal("it got another start")
+		}
+	})
+	t.Run("put back by hand", func(t *testing.T) {
+		s := switched(t, time.Now().Add(time.Hour), false)
+		s.guardOf()
+		must(t, s.start().point(old))
+		s.guardOf()
+		failed(t, s, "the link was put back to first by hand")
 	})
 	t.Run("no way back", func(t *testing.T) {
 		s := switched(t, time.Now().Add(-time.Minute), true)

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"bytes"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
@@ -32,11 +35,33 @@ func checkKey(d *config.Deployment) error {
 	case info.Mode().Perm()&0o077 != 0:
 		return fmt.Errorf("key %s has mode %04o: others than its owner may use it; chmod 600 it, and make a new one if somebody has", path, info.Mode().Perm())
 	}
+	if text, err := os.ReadFile(path); err == nil {
+		if wrong := wrongKey(text); wrong != "" {
+			return fmt.Errorf("key %s %s", path, wrong)
+		}
+	}
 	as, err := As(d)
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && err == nil && as.User != nil && stat.Uid != as.User.UID {
 		return fmt.Errorf("key %s belongs to %s, and git runs as %s: give it to that user (chown)", path, process.NameOf(int(stat.Uid)), as.User.Name)
 	}
 	return nil
+}
+
+// wrongKey says what is wrong with the content of a key, of which ssh itself says no more
+// than that the remote has refused it.
+func wrongKey(text []byte) string {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return "is not a private key as ssh-keygen makes it; name the private key, not the file that ends in .pub"
+	}
+	sealed := block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED")
+	if block.Type == "OPENSSH PRIVATE KEY" { // after its magic comes the name of the cipher
+		sealed = !bytes.HasPrefix(block.Bytes, []byte("openssh-key-v1\x00\x00\x00\x00\x04none"))
+	}
+	if sealed {
+		return "has a passphrase, which nobody is there to type: take it away with `ssh-keygen -p -N \"\" -f FILE`, or make a key without"
+	}
+	return ""
 }
 
 // gitHub is the host key that GitHub publishes; its SHA256 is +DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU.

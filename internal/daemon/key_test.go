@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,7 +27,26 @@ func TestRefuse_KeyThatSSHCannotUse(t *testing.T) {
 	if err := os.Chmod(key, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := refusal(); got != "<nil>" {
-		t.Errorf("a good key: %s", got)
+	openSSH := func(cipher string) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: "OPENSSH PRIVATE KEY", Bytes: fmt.Appendf(nil, "openssh-key-v1\x00\x00\x00\x00%c%s", len(cipher), cipher)})
+	}
+	sealed := pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}}
+	for _, test := range []struct {
+		text []byte
+		want string
+	}{
+		{openSSH("none"), "<nil>"},
+		{pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY"}), "<nil>"},
+		{openSSH("aes256-ctr"), "has a passphrase"},
+		{pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY"}), "has a passphrase"},
+		{pem.EncodeToMemory(&sealed), "has a passphrase"},
+		{[]byte("ssh-ed25519 AAAA web@host\n"), "is not a private key"},
+	} {
+		if err := os.WriteFile(key, test.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := refusal(); !strings.Contains(got, test.want) {
+			t.Errorf("%.20s: %s, want %q", test.text, got, test.want)
+		}
 	}
 }
