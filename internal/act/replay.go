@@ -194,7 +194,7 @@ func StoredDelivery(ctx context.Context, log *eventlog.Log, events []eventlog.Ev
 			if err := json.Unmarshal(payload.Body, &own); err != nil {
 				return delivery.Delivery{}, fmt.Errorf("read the stored body of %s: %w", e.DeliveryID, err)
 			}
-			d.Deployment = own.Deployment
+			d.Deployment, d.Forced = own.Deployment, own.RequestedRef != ""
 		}
 		return d, nil
 	}
