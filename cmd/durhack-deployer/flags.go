@@ -25,6 +25,9 @@ const timeForms = `2026-01-31, "2026-01-31 15:04", RFC 3339, today, yesterday, "
 // timeUsage ends the help text of every flag that takes a time.
 const timeUsage = "`TIME`: " + timeForms
 
+// clockLayouts are what a time of day may look like.
+var clockLayouts = []string{"15:04:05", "15:04"}
+
 // parseTime reads what people type for a moment, and what this program prints
 // for one: with an offset it is that, without one it is local.
 func parseTime(s string, now time.Time) (time.Time, error) {
@@ -44,7 +47,7 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	if rest == "" && named {
 		return onDay(now, back, time.Time{}), nil
 	}
-	for _, layout := range []string{"15:04:05", "15:04"} {
+	for _, layout := range clockLayouts {
 		clock, err := time.Parse(layout, rest)
 		if err != nil {
 			continue
@@ -143,14 +146,19 @@ const untilForms = `2026-01-31, "2026-01-31 15:04", RFC 3339, 15:04 (when it nex
 func parseUntil(s string, now time.Time) (time.Time, error) {
 	t, ago := timeAgo(s, now)
 	if ago {
-		return now.Add(now.Sub(t)), nil
-	}
-	t, err := parseTime(s, now)
-	if err != nil {
-		return t, usagef("--until: %q is not a time; write %s", s, untilForms)
-	}
-	if _, err := time.Parse("15:04", s); err == nil && !t.After(now) {
-		t = t.AddDate(0, 0, 1)
+		t = now.Add(now.Sub(t))
+	} else {
+		var err error
+		if t, err = parseTime(s, now); err != nil {
+			return t, usagef("--until: %q is not a time; write %s", s, untilForms)
+		}
+		for _, layout := range clockLayouts {
+			if clock, err := time.Parse(layout, s); err == nil { // as it next is
+				if t = onDay(now, 0, clock); !t.After(now) {
+					t = onDay(now, -1, clock)
+				}
+			}
+		}
 	}
 	if !t.After(now) {
 		return t, usagef("--until: %s is over already; write a time that is still to come", clock(t))

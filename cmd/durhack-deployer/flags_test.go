@@ -66,3 +66,30 @@ func TestAgo(t *testing.T) {
 		}
 	}
 }
+
+func TestParseUntil(t *testing.T) {
+	t.Parallel()
+	zone := time.FixedZone("here", 2*60*60)
+	now := time.Date(2026, 3, 31, 12, 30, 0, 0, zone)
+	for text, want := range map[string]time.Time{
+		"90m":                       now.Add(90 * time.Minute),
+		"1s":                        now.Add(time.Second),
+		"2w":                        now.AddDate(0, 0, 14),
+		"12:31":                     time.Date(2026, 3, 31, 12, 31, 0, 0, zone),
+		"12:30":                     time.Date(2026, 4, 1, 12, 30, 0, 0, zone),
+		"9:05":                      time.Date(2026, 4, 1, 9, 5, 0, 0, zone),
+		"23:59:59":                  time.Date(2026, 3, 31, 23, 59, 59, 0, zone),
+		"12:29:59":                  time.Date(2026, 4, 1, 12, 29, 59, 0, zone),
+		"today 18:00":               time.Date(2026, 3, 31, 18, 0, 0, 0, zone),
+		"2026-03-31T05:31:00-05:00": now.Add(time.Minute),
+	} {
+		if got, err := parseUntil(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q is until %v, %v, want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"0s", "0d", "now", "today", "yesterday 18:00", "today 09:00", "2026-03-31 12:30", "2026-03-31T10:30:00Z", "-1h", "24:00", "5", "tomorrow"} {
+		if got, err := parseUntil(text, now); err == nil {
+			t.Errorf("%q is until %v, want an error", text, got)
+		}
+	}
+}

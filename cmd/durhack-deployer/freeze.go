@@ -31,7 +31,7 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
 				if end, err = parseUntil(until, time.Now()); err != nil {
 					return err
 				}
-				end = end.UTC().Truncate(time.Second)
+				end = end.UTC().Add(time.Second - 1).Truncate(time.Second) // never before what was asked for
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				slug := optional(args)
