@@ -17,6 +17,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/oklog/ulid/v2"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"golang.org/x/text/width"
@@ -304,6 +305,9 @@ func (t *table) abbreviate(atLeast int) {
 const (
 	// longID is how much of an ID is shown where there is room, shortID where not.
 	longID, shortID = 12, 8
+	// shortULID is shown of an ULID at least: its first ten characters are the time, the
+	// eight of shortID that of a whole second.
+	shortULID = 12
 )
 
 // abbreviations shortens IDs, all to one length at which they differ.
@@ -317,7 +321,13 @@ func abbreviations(atLeast int, ids ...string) func(string) string {
 		}
 		n = max(n, same+1)
 	}
-	return func(id string) string { return strings.ToValidUTF8(id[:min(n, len(id))], "") }
+	return func(id string) string {
+		n := n
+		if _, err := ulid.ParseStrict(id); err == nil {
+			n = max(n, shortULID)
+		}
+		return strings.ToValidUTF8(id[:min(n, len(id))], "")
+	}
 }
 
 // pad fills s up to n columns of a terminal.

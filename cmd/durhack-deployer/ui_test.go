@@ -315,3 +315,23 @@ func TestLoggerTellsTheJournalPriorities(t *testing.T) {
 		}
 	}
 }
+
+func TestAbbreviations(t *testing.T) {
+	t.Parallel()
+	const one, other = "01M8MBP4KDTY5C80H3PG61FGHF", "01M8MBP4ZMG1Y6NNN9RFR48111" // of one second
+	for _, c := range []struct {
+		ids  []string
+		want string
+	}{
+		{[]string{"88b318ac45fd0595c0985a6e1a17c6abb17c51ff"}, "88b318ac"},
+		{[]string{"push-1", "push-2"}, "push-1"},
+		{[]string{one}, one[:12]}, // what the table does not have may be of the same second
+		{[]string{one, other}, one[:12]},
+		{[]string{one, one[:13] + other[13:]}, one[:14]},
+		{[]string{"7a1f0001-0000-4000-8000-000000000002", "7a1f0001-0000-4000-8000-000000000003"}, "7a1f0001-0000-4000-8000-000000000002"},
+	} {
+		if got := abbreviations(shortID, c.ids...)(c.ids[0]); got != c.want {
+			t.Errorf("%q is shortened to %q, want %q", c.ids, got, c.want)
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // took is a duration as a person says it.
@@ -52,8 +54,14 @@ func roughly(d time.Duration) string {
 	return fmt.Sprintf("%d months", int(d/(30*day)))
 }
 
-// short is the beginning of a hash or an ID that people know it by.
-func short(s string) string { return s[:min(8, len(s))] }
+// short is the beginning of a hash or an ID that people know it by. That of an ULID is
+// longer: its first ten characters are the time.
+func short(s string) string {
+	if _, err := ulid.ParseStrict(s); err == nil {
+		return s[:12]
+	}
+	return s[:min(8, len(s))]
+}
 
 // plain makes text of others one that neither breaks a line, nor turns its letters
 // around, nor fills the page.
