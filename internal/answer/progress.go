@@ -45,6 +45,9 @@ func (d Durations) Add(e eventlog.Event) error {
 	}
 	if deployed, ok := data.(eventlog.Deployed); ok {
 		for _, s := range deployed.Steps {
+			if s.DurationMS == 0 { // it had nothing to do, as in a release that was there
+				continue
+			}
 			key := [2]string{e.DeploymentSlug(), s.Name}
 			d[key] = append(d[key], s.DurationMS)
 		}
