@@ -240,7 +240,10 @@ func (s *State) end(e *eventlog.Event, r *record, slug string, outcome Outcome, 
 	case OutcomeFailed:
 		d.Deployment.Failed++
 		d.lastEnd = outcome
-		d.Failure = &Failure{Step: a.Step, ExitCode: a.ExitCode, Signal: a.Signal, Error: a.Error}
+		d.Failure = &Failure{
+			Step: a.Step, ExitCode: a.ExitCode, Signal: a.Signal, Error: a.Error,
+			CanceledBy: a.CanceledBy, CanceledReason: a.CanceledReason,
+		}
 	case OutcomeVoided:
 		d.Voided++
 	}
@@ -302,7 +305,7 @@ func (s *State) hold(e *eventlog.Event, f *fields) {
 	default:
 		if h := *at; h.Active(e.RecordedAt) {
 			ended := *h // others may have the old one
-			ended.Ended = e.Position
+			ended.Ended, ended.EndedAt = e.Position, stored(e.RecordedAt)
 			*at = &ended
 		}
 	}

@@ -324,3 +324,37 @@ func TestHold_IsNewestOfItsKind(t *testing.T) {
 		t.Errorf("another deployment is frozen by %+v", other)
 	}
 }
+
+func TestHold_ThatEndedLastIsTold(t *testing.T) {
+	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	at := func(minute int) time.Time { return start.Add(time.Duration(minute) * time.Minute) }
+	type step struct {
+		minute int
+		slug   string
+		data   eventlog.Data
+	}
+	until := func(minute int) eventlog.Frozen { return eventlog.Frozen{Until: at(minute)} }
+	for name, c := range map[string]struct {
+		steps  []step
+		newest int64 // the freeze that ends last
+	}{
+		"one that has passed, then all thawed":          {[]step{{0, "web", until(1)}, {2, "", eventlog.Frozen{}}, {9, "", eventlog.Thawed{}}}, 2},
+		"one that passes while all are frozen":          {[]step{{0, "web", until(5)}, {2, "", eventlog.Frozen{}}, {9, "", eventlog.Thawed{}}}, 2},
+		"all thawed before one passes":                  {[]step{{0, "web", until(20)}, {2, "", eventlog.Frozen{}}, {9, "", eventlog.Thawed{}}}, 1},
+		"all that have passed, then one thawed":         {[]step{{0, "", until(1)}, {2, "web", eventlog.Frozen{}}, {9, "web", eventlog.Thawed{}}}, 2},
+		"all thawed long before the time, one thawed":   {[]step{{0, "", until(900)}, {1, "", eventlog.Thawed{}}, {2, "web", eventlog.Frozen{}}, {9, "web", eventlog.Thawed{}}}, 3},
+		"one goes on after all have thawed":             {[]step{{0, "web", eventlog.Frozen{}}, {2, "", eventlog.Frozen{}}, {9, "", eventlog.Thawed{}}}, 1},
+		"all go on after one was thawed":                {[]step{{0, "web", eventlog.Frozen{}}, {2, "", eventlog.Frozen{}}, {9, "web", eventlog.Thawed{}}}, 2},
+		"all that have passed, then one that goes on":   {[]step{{0, "", until(1)}, {2, "web", eventlog.Frozen{}}}, 2},
+		"one that was thawed before its time, then all": {[]step{{0, "web", until(900)}, {1, "web", eventlog.Thawed{}}, {2, "", until(5)}}, 3},
+	} {
+		var r recorder
+		for i, s := range c.steps {
+			r.add("prod", fmt.Sprintf("c%d", i), s.slug, 1, "sam", s.data)
+			r.events[i].RecordedAt = at(s.minute)
+		}
+		if frozen, _ := foldAll(t, r.events).Holds("prod", "web"); frozen == nil || frozen.Position != c.newest {
+			t.Errorf("%s: frozen by %+v, want the freeze of position %d", name, frozen, c.newest)
+		}
+	}
+}

@@ -37,6 +37,9 @@ type Failure struct {
 	ExitCode *int   `json:"exit_code"`
 	Signal   string `json:"signal,omitempty"`
 	Error    string `json:"error"`
+	// CanceledBy is who asked for its end, and CanceledReason why.
+	CanceledBy     string `json:"canceled_by,omitempty"`
+	CanceledReason string `json:"canceled_reason,omitempty"`
 }
 
 // Hold is a pin or a freeze, and stays for a look at the past when it has ended.
@@ -48,9 +51,11 @@ type Hold struct {
 	Since  time.Time `json:"since"`
 	// Until is when a freeze ends by itself; zero is never.
 	Until time.Time `json:"until,omitzero"`
-	// Position is that of the event that made it, Ended of the one that ended it, or 0.
-	Position int64 `json:"position"`
-	Ended    int64 `json:"ended,omitempty"`
+	// Position is that of the event that made it, Ended of the one that ended it, or 0;
+	// EndedAt is when that was recorded.
+	Position int64     `json:"position"`
+	Ended    int64     `json:"ended,omitempty"`
+	EndedAt  time.Time `json:"ended_at,omitzero"`
 }
 
 // Active says that the hold is in force at a time.
@@ -81,6 +86,8 @@ type Deployment struct {
 	Deployed, Failed, Voided int
 	// Frozen and Pinned are its newest holds, ended or not; Frozen may be one for All.
 	Frozen, Pinned *Hold
+	// FrozenWithAll says that Frozen is one for All.
+	FrozenWithAll bool
 }
 
 // DeliveryState is what became of a delivery.

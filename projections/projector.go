@@ -20,7 +20,7 @@ const name = "state"
 // Version counts the meanings of the fold and the shapes of its tables. It goes
 // up whenever Apply would now give another result, or schema.sql is changed: then
 // the daemon builds the new version's tables beside the old ones.
-const Version = 3
+const Version = 4
 
 // errLost says that the checkpoint is not where this projector left it: another
 // projector, or a rebuild, has moved it.

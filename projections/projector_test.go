@@ -131,7 +131,7 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 	}
 	same(t, "deployments", deployments, s.Deployments(""))
 	var deliveries []Delivery
-	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections_v3.deliveries t order by instance, delivery_id", func(d Delivery) error {
+	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections_v4.deliveries t order by instance, delivery_id", func(d Delivery) error {
 		deliveries = append(deliveries, d)
 		return nil
 	})
@@ -142,7 +142,7 @@ func TestRebuildBringsBackWhatItWrote(t *testing.T) {
 		t.Fatal("rebuilt deliveries differ from those of a fold in memory")
 	}
 	var attempts []Attempt
-	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections_v3.attempts t order by instance, delivery_id, deployment, attempt", func(a Attempt) error {
+	err = eachRow(t.Context(), pool, "select row_to_json(t) from projections_v4.attempts t order by instance, delivery_id, deployment, attempt", func(a Attempt) error {
 		attempts = append(attempts, a)
 		return nil
 	})
@@ -376,10 +376,10 @@ func TestVerifyNamesEditsByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	for sql, want := range map[string]string{
-		"update projections_v3.deployments set live_commit = 'beef'":                                                                        `deployments prod/web: live_commit is "beef", the log gives "` + commitOf(2),
-		"delete from projections_v3.deliveries where delivery_id = 'd1'":                                                                    "deliveries d1/prod: the row is missing",
-		"update projections_v3.attempts set step = 'x' where delivery_id = 'd2'":                                                            `attempts d2/prod/web/1: step is "x", the log gives null`,
-		"insert into projections_v3.attempts (instance, delivery_id, deployment, attempt, outcome) select 'prod', 'd9', 'web', 1, 'failed'": "attempts d9/prod/web/1: the log gives no such row",
+		"update projections_v4.deployments set live_commit = 'beef'":                                                                        `deployments prod/web: live_commit is "beef", the log gives "` + commitOf(2),
+		"delete from projections_v4.deliveries where delivery_id = 'd1'":                                                                    "deliveries d1/prod: the row is missing",
+		"update projections_v4.attempts set step = 'x' where delivery_id = 'd2'":                                                            `attempts d2/prod/web/1: step is "x", the log gives null`,
+		"insert into projections_v4.attempts (instance, delivery_id, deployment, attempt, outcome) select 'prod', 'd9', 'web', 1, 'failed'": "attempts d9/prod/web/1: the log gives no such row",
 	} {
 		if _, err := pool.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)

@@ -32,6 +32,8 @@ create table SCHEMA.fresh_deployments (
     failed_exit_code    integer,
     failed_signal       text,
     failed_error        text,
+    canceled_by         text,
+    canceled_reason     text,
     pending             integer     not null,
     deployed            integer     not null,
     failed              integer     not null,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 )
@@ -157,7 +158,7 @@ func withoutAll(list []Deployment, also []Key) []Deployment {
 	list = slices.DeleteFunc(list, func(d Deployment) bool { return d.Slug == All })
 	for i := range list {
 		if h := all[list[i].Instance]; h.outlasts(list[i].Frozen) {
-			list[i].Frozen = h
+			list[i].Frozen, list[i].FrozenWithAll = h, true
 		}
 	}
 	slices.SortFunc(list, func(a, b Deployment) int {
@@ -166,18 +167,25 @@ func withoutAll(list []Deployment, also []Key) []Deployment {
 	return list
 }
 
-// outlasts compares two holds: one that goes on outlasts one that has ended, and the
-// later end the earlier one.
+// outlasts compares two holds: one without an end outlasts one that has one, and the
+// later end the earlier one, whether somebody has made it or it came by itself.
 func (h *Hold) outlasts(other *Hold) bool {
-	switch {
-	case h == nil || other == nil:
+	if h == nil || other == nil {
 		return h != nil
-	case h.Ended != 0 || other.Ended != 0:
-		return h.Ended == 0 || other.Ended != 0 && h.Ended > other.Ended
-	case h.Until.IsZero() || other.Until.IsZero():
-		return h.Until.IsZero()
 	}
-	return h.Until.After(other.Until)
+	end, others := h.end(), other.end()
+	return !others.IsZero() && (end.IsZero() || end.After(others))
+}
+
+// end is when it ended or will; zero is never.
+func (h *Hold) end() time.Time {
+	switch {
+	case h.Ended == 0:
+		return h.Until
+	case h.EndedAt.IsZero(): // read models of before there was one do not say
+		return h.Since
+	}
+	return h.EndedAt
 }
 
 // Deliveries lists the deliveries of an instance ("" for all), by instance and ID.

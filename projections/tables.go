@@ -71,6 +71,8 @@ type deploymentRow struct {
 	FailedExitCode    *int          `json:"failed_exit_code,omitempty"`
 	FailedSignal      string        `json:"failed_signal,omitempty"`
 	FailedError       string        `json:"failed_error,omitempty"`
+	CanceledBy        string        `json:"canceled_by,omitempty"`
+	CanceledReason    string        `json:"canceled_reason,omitempty"`
 	Pending           int           `json:"pending"`
 	Deployed          int           `json:"deployed"`
 	Failed            int           `json:"failed"`
@@ -99,6 +101,7 @@ func (d *deploymentRecord) row() deploymentRow {
 	}
 	if f := d.Failure; f != nil {
 		row.FailedStep, row.FailedExitCode, row.FailedSignal, row.FailedError = f.Step, f.ExitCode, f.Signal, f.Error
+		row.CanceledBy, row.CanceledReason = f.CanceledBy, f.CanceledReason
 	}
 	return row
 }
@@ -118,14 +121,14 @@ func (row deploymentRow) record() *deploymentRecord {
 	}
 	for _, h := range []*Hold{d.Frozen, d.Pinned} {
 		if h != nil {
-			h.Since, h.Until = stored(h.Since), stored(h.Until)
+			h.Since, h.Until, h.EndedAt = stored(h.Since), stored(h.Until), stored(h.EndedAt)
 		}
 	}
 	d.Live = mark(Mark{row.LiveCommit, row.LiveDeliveryID, row.LiveAttempt, row.LiveSince, row.LiveActor, row.LivePosition})
 	d.Running = mark(Mark{row.RunningCommit, row.RunningDeliveryID, row.RunningAttempt, row.RunningSince, row.RunningActor, row.RunningPosition})
 	d.Last = mark(Mark{row.LastCommit, row.LastDeliveryID, row.LastAttempt, row.LastSince, row.LastActor, row.LastPosition})
 	if row.LastEnd == OutcomeFailed {
-		d.Failure = &Failure{Step: row.FailedStep, ExitCode: row.FailedExitCode, Signal: row.FailedSignal, Error: row.FailedError}
+		d.Failure = &Failure{row.FailedStep, row.FailedExitCode, row.FailedSignal, row.FailedError, row.CanceledBy, row.CanceledReason}
 	}
 	return d
 }

@@ -93,6 +93,14 @@ func newAttemptRow(at projections.Attempt, retry bool) AttemptRow {
 	return row
 }
 
+// AtStep says at which step, where that is known: a run that a killed daemon left does not say.
+func AtStep(step string) string {
+	if step == "" {
+		return ""
+	}
+	return " at step " + step
+}
+
 // Ended says how it ended.
 func (r AttemptRow) Ended() string {
 	switch projections.Outcome(r.Result) {
@@ -100,7 +108,7 @@ func (r AttemptRow) Ended() string {
 		if r.CanceledBy != "" {
 			return words.Canceled(r.CanceledBy, r.CanceledReason)
 		}
-		s := "failed at step " + r.Step
+		s := "failed" + AtStep(r.Step)
 		if r.ExitCode != nil {
 			s += fmt.Sprintf(", exit %d", *r.ExitCode)
 		} else if r.Signal != "" {

@@ -63,6 +63,17 @@ func (m Moment) events(ctx context.Context, log *eventlog.Log, instance string) 
 	}
 }
 
+// when is the time of the moment; that of a position is when its event was recorded.
+func (m Moment) when(ctx context.Context, log *eventlog.Log) (time.Time, error) {
+	if !m.Set {
+		return time.Now(), nil
+	}
+	for e, err := range log.Find(ctx, eventlog.Filter{Positions: []int64{m.Position}}) {
+		return e.RecordedAt, err
+	}
+	return m.Time, nil
+}
+
 func (m Moment) String() string {
 	if m.Time.IsZero() {
 		return fmt.Sprintf("position %d", m.Position)

@@ -3,7 +3,6 @@ package answer
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -62,28 +61,19 @@ type StatusMark struct {
 // Deployments gave it at that moment. What this host knows is told only of now.
 func (s Source) Status(ctx context.Context, slugs []string, known map[string]projections.Deployment, at Moment) ([]StatusRow, error) {
 	var rows []StatusRow
-	when := time.Now()
-	if at.Set {
-		when = at.Time // zero at a position: a freeze with an end counts there
-	}
-	var canceled map[string]string
-	if !at.Set {
-		var err error
-		if canceled, err = s.canceled(ctx, slugs, known); err != nil {
-			return nil, err
-		}
+	when, err := at.when(ctx, s.Log)
+	if err != nil {
+		return nil, err
 	}
 	for _, slug := range slugs {
 		d, now := s.Config.Deployments[slug], known[slug]
 		row := NewStatusRow(d, now, when)
 		if !at.Set {
-			row.Canceled = canceled[slug]
 			row.Held = s.HeldElse(ctx, d, now)
 			if row.Pending > 0 && row.Running == nil {
 				row.WaitsFor = s.Obstacle(ctx, slug)
 			}
 			if now.Running != nil {
-				var err error
 				if row.Progress, err = s.progress(ctx, slug, *now.Running); err != nil {
 					return nil, err
 				}
@@ -94,36 +84,6 @@ func (s Source) Status(ctx context.Context, slugs []string, known map[string]pro
 	return rows, nil
 }
 
-// endedAmong is how many of the newest runs are looked through for the one that ended last:
-// one may be going on.
-const endedAmong = 3
-
-// canceled says of the deployments whose newest run failed because somebody canceled it by
-// whom, and why.
-func (s Source) canceled(ctx context.Context, slugs []string, known map[string]projections.Deployment) (map[string]string, error) {
-	var failed []projections.Key
-	for _, slug := range slugs {
-		if known[slug].Failure != nil {
-			failed = append(failed, projections.Key{Instance: s.Config.Instance, Slug: slug})
-		}
-	}
-	if len(failed) == 0 {
-		return nil, nil
-	}
-	runs, err := projections.New(s.Pool, s.Log, slog.New(slog.DiscardHandler)).Runs(ctx, failed, endedAmong)
-	if err != nil {
-		return nil, err
-	}
-	canceled := map[string]string{}
-	for key, newest := range runs {
-		i := slices.IndexFunc(newest, func(a projections.Attempt) bool { return a.Outcome == projections.OutcomeFailed })
-		if i >= 0 {
-			canceled[key.Slug] = Canceled(newest[i])
-		}
-	}
-	return canceled, nil
-}
-
 // NewStatusRow is what the log and the configuration say of a deployment.
 func NewStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) StatusRow {
 	row := StatusRow{Slug: d.Slug, Repository: d.Repository, Branch: d.Branch, Status: string(p.Status), Pending: p.Pending, Failure: p.Failure, URL: d.SiteURL}
@@ -132,6 +92,9 @@ func NewStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) 
 	}
 	if !d.Enabled {
 		row.Status = "disabled"
+	}
+	if f := p.Failure; f != nil && f.CanceledBy != "" {
+		row.Canceled = words.Canceled(f.CanceledBy, f.CanceledReason)
 	}
 	row.Holds = HoldNotes(p, at)
 	if p.Frozen.Active(at) {
@@ -162,7 +125,7 @@ func (r StatusRow) Note(short func(id string) string) string {
 		}
 		return s
 	case r.Status == string(projections.StatusFailed) && r.Failure != nil:
-		s := fmt.Sprintf("failed at step %s", r.Failure.Step)
+		s := "failed" + AtStep(r.Failure.Step)
 		if r.Failure.ExitCode != nil {
 			s += fmt.Sprintf(", exit %d", *r.Failure.ExitCode)
 		}
@@ -199,4 +162,20 @@ func HoldNotes(d projections.Deployment, at time.Time) []string {
 		notes = append(notes, fmt.Sprintf("pinned to %s since %s by %s: %s", words.ShortCommit(h.Commit), words.Clock(h.Since), h.Actor, h.Reason))
 	}
 	return notes
+}
+
+// holdEnds are the commands that end what HoldNotes tell of.
+func holdEnds(d projections.Deployment, at time.Time) [][]string {
+	var ends [][]string
+	if d.Frozen.Active(at) {
+		end := []string{"thaw", "--reason", "..."}
+		if !d.FrozenWithAll {
+			end = slices.Insert(end, 1, d.Slug)
+		}
+		ends = append(ends, end)
+	}
+	if d.Pinned.Active(at) {
+		ends = append(ends, []string{"unpin", d.Slug, "--reason", "..."})
+	}
+	return ends
 }

@@ -102,7 +102,7 @@ func replacing(d eventlog.Started) string {
 // failureText says at which step and how; the error itself mostly begins with
 // both, and is then enough.
 func failureText(d eventlog.Failed) string {
-	if strings.Contains(d.Error, fmt.Sprintf("step %q", d.Step)) {
+	if d.Step == "" || strings.Contains(d.Error, fmt.Sprintf("step %q", d.Step)) {
 		return d.Error
 	}
 	return fmt.Sprintf("step %q: %s", d.Step, d.Error)
