@@ -160,7 +160,8 @@ func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id s
 		return "it is not routed yet: " + daemon.Answers(cfg, store).NotRouted(ctx)
 	}
 	for _, slug := range state.Deployments() {
-		if state.Parts[slug].Status != router.StatusWaiting {
+		part := state.Parts[slug]
+		if part.Status != router.StatusWaiting {
 			continue
 		}
 		list, err := projections.New(store.Pool, store.Log, discard()).Deployments(ctx, cfg.Instance)
@@ -168,7 +169,7 @@ func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id s
 			return "the database does not answer: " + err.Error()
 		}
 		for _, d := range list {
-			if d.Slug == slug && d.Frozen.Active(time.Now()) {
+			if d.Slug == slug && d.Frozen.Active(time.Now()) && !part.Assignment.Override {
 				return slug + " is " + answer.HoldNotes(d, time.Now())[0]
 			}
 			if d.Slug == slug && d.Running != nil && d.Running.DeliveryID != id {

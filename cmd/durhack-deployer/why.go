@@ -133,7 +133,9 @@ func (a explanation) tell(story *answer.Story, command func(args ...string) stri
 			a.runLog(d.RunLog)
 		case eventlog.Failed:
 			a.steps(d.Steps)
-			a.output(d.OutputTail)
+			if d.Step != "" { // a run that a killed daemon left does not say
+				a.output(d.OutputTail)
+			}
 			a.runLog(d.RunLog)
 		}
 	}

@@ -70,7 +70,7 @@ func became(p answer.DeliveryPart) string {
 	s := p.Status
 	switch p.Status {
 	case string(router.StatusFailed):
-		s += " at step " + p.Step
+		s += answer.AtStep(p.Step)
 	case string(router.StatusVoided):
 		s += ": " + p.Reason
 	}

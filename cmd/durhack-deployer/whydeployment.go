@@ -35,8 +35,11 @@ func (c *cli) tellDeployment(a *answer.DeploymentStory, enabled bool) error {
 	if a.Held != nil {
 		fmt.Fprintf(c.out, "A run since then failed: %s.\n", printable(a.Held.String()))
 	}
-	for _, note := range a.Holds {
+	for i, note := range a.Holds {
 		fmt.Fprintf(c.out, "It is %s.\n", printable(note))
+		if i < len(a.HoldEnds) {
+			fmt.Fprintf(c.out, "To end that: %s\n", printable(c.command(a.HoldEnds[i]...)))
+		}
 	}
 	if !enabled {
 		fmt.Fprintf(c.out, "The deployment is disabled: nothing newer goes live until enabled = true.\n")

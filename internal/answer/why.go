@@ -101,6 +101,11 @@ func (s Source) Ahead(ctx context.Context, id, slug string, d projections.Deploy
 	return ""
 }
 
+// frozen says that a part waits for the end of a freeze.
+func (y *Story) frozen(part router.Part) bool {
+	return y.known[part.Assignment.Deployment].Frozen.Active(y.now) && !part.Assignment.Override
+}
+
 // Story is what there is to say about one delivery: the outcome, how it came about,
 // and what can be done.
 type Story struct {
@@ -109,6 +114,8 @@ type Story struct {
 	State  router.DeliveryState
 	// known are the deployments as they are now, by slug.
 	known map[string]projections.Deployment
+	// now is when that was.
+	now time.Time
 	// held is what the paths hold that do not hold what was deployed last.
 	held map[string]*Held
 	// ahead says what a part that waits waits for; nil where nobody knows.
@@ -118,7 +125,7 @@ type Story struct {
 // NewStory is the story of a delivery by its events alone.
 func NewStory(id string, events []eventlog.Event, known map[string]projections.Deployment) (*Story, error) {
 	state, err := router.Fold(events)
-	return &Story{ID: id, Events: events, State: state, known: known}, err
+	return &Story{ID: id, Events: events, State: state, known: known, now: time.Now()}, err
 }
 
 // Verdict is the one sentence that anyone who asks wants first.
@@ -141,15 +148,19 @@ func (y *Story) Verdict() string {
 		case router.StatusDeployed:
 			parts = append(parts, fmt.Sprintf("deployed %s to %s%s", commit, slug, y.live(slug, part)))
 		case router.StatusFailed:
-			how := "at step " + part.Step
+			how := strings.Replace(AtStep(part.Step), " ", ", ", 1)
 			if canceled := y.canceled(slug, part.Attempt); canceled != "" {
-				how = canceled
+				how = ", " + canceled
 			}
-			parts = append(parts, fmt.Sprintf("failed to deploy %s to %s, %s%s", commit, slug, how, y.live(slug, part)))
+			parts = append(parts, fmt.Sprintf("failed to deploy %s to %s%s%s", commit, slug, how, y.live(slug, part)))
 		case router.StatusVoided:
 			parts = append(parts, fmt.Sprintf("did not deploy %s to %s (%s)%s", commit, slug, part.Reason, y.live(slug, part)))
 		case router.StatusRunning:
-			parts = append(parts, fmt.Sprintf("is deploying %s to %s now", commit, slug))
+			how := ""
+			if canceled := y.canceled(slug, part.Attempt); canceled != "" {
+				how = ", and is being ended: " + canceled
+			}
+			parts = append(parts, fmt.Sprintf("is deploying %s to %s now%s", commit, slug, how))
 		default:
 			ahead := ""
 			if y.ahead != nil {
@@ -208,6 +219,14 @@ func (y *Story) Next(command func(args ...string) string) []string {
 	if y.State.Redacted != nil { // nothing is left to replay, but the commit can be deployed
 		replay = command("deploy", "SLUG", "--ref", "COMMIT")
 	}
+	runNow := func(part router.Part) string {
+		slug := part.Assignment.Deployment
+		args := []string{"deploy", slug, "--ref", part.Assignment.Commit}
+		if d := y.known[slug]; d.Frozen.Active(y.now) || d.Pinned.Active(y.now) {
+			args = append(args, "--override", "--reason", "...")
+		}
+		return command(args...)
+	}
 	waits := false
 	var failed, voided []router.Part
 	for _, slug := range y.State.Deployments() {
@@ -221,9 +240,15 @@ func (y *Story) Next(command func(args ...string) string) []string {
 			lines = append(lines, "Watch it:            "+command("logs", y.ID, "--deployment", slug, "--follow"))
 		case router.StatusWaiting:
 			waits = true
+			if y.frozen(part) {
+				end := holdEnds(y.known[slug], y.now)[0]
+				lines = append(lines, "To end the freeze:   "+command(end...), "To run it at once:   "+runNow(part))
+			}
 		}
 	}
 	switch {
+	case len(failed) > 0 && y.canceled(failed[0].Assignment.Deployment, failed[0].Attempt) != "":
+		lines = append(lines, "To run it after all: "+replay)
 	case len(failed) > 0:
 		lines = append(lines, "Once that is fixed: "+replay)
 	case waits:
@@ -232,9 +257,12 @@ func (y *Story) Next(command func(args ...string) string) []string {
 		lines = append(lines, "Once that is fixed: "+replay)
 	}
 	for _, part := range voided {
-		slug, commit := part.Assignment.Deployment, part.Assignment.Commit
-		if part.Reason == eventlog.ReasonStale || part.Reason == eventlog.ReasonSuperseded {
-			lines = append(lines, "To run it anyway: "+command("deploy", slug, "--ref", commit))
+		slug := part.Assignment.Deployment
+		if part.Reason == eventlog.ReasonPinned && y.known[slug].Pinned.Active(y.now) {
+			lines = append(lines, "To let pushes pass: "+command("unpin", slug, "--deploy", "--reason", "..."))
+		}
+		if part.Reason == eventlog.ReasonStale || part.Reason == eventlog.ReasonSuperseded || part.Reason == eventlog.ReasonPinned {
+			lines = append(lines, "To run it anyway: "+runNow(part))
 		} else if fixable(part.Reason) {
 			lines = append(lines, "Once that is fixed: "+replay)
 		}

@@ -40,8 +40,9 @@ type DeploymentStory struct {
 	Frozen   *projections.Hold `json:"frozen,omitempty"`
 	Pinned   *projections.Hold `json:"pinned,omitempty"`
 
-	// Holds say so for people.
-	Holds []string `json:"-"`
+	// Holds say so for people, and HoldEnds are the commands that end them.
+	Holds    []string   `json:"-"`
+	HoldEnds [][]string `json:"-"`
 }
 
 // LiveRow is what is live, and how it came there.
@@ -81,9 +82,9 @@ func (s Source) WhyDeployment(ctx context.Context, slug string) (*DeploymentStor
 	if err != nil {
 		return nil, err
 	}
-	now := known[slug]
-	row := NewStatusRow(d, now, time.Now())
-	a := &DeploymentStory{Frozen: row.Frozen, Pinned: row.Pinned, Holds: row.Holds, Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []NewerRow{}, Elsewhere: []NewerRow{},
+	now, at := known[slug], time.Now()
+	row := NewStatusRow(d, now, at)
+	a := &DeploymentStory{Frozen: row.Frozen, Pinned: row.Pinned, Holds: row.Holds, HoldEnds: holdEnds(now, at), Slug: slug, Repository: d.Repository, Branch: d.Branch, Status: row.Status, Newer: []NewerRow{}, Elsewhere: []NewerRow{},
 		Held: s.HeldElse(ctx, d, now)}
 	models := projections.New(s.Pool, s.Log, slog.New(slog.DiscardHandler))
 	after := int64(0)
@@ -163,7 +164,7 @@ func WhyNotLive(at projections.Attempt, d projections.Deployment) (why string) {
 		if canceled := Canceled(at); canceled != "" {
 			return "it was " + canceled
 		}
-		why = fmt.Sprintf("it failed at step %s", at.Step)
+		why = "it failed" + AtStep(at.Step)
 		if at.ExitCode != nil {
 			why += fmt.Sprintf(" with exit code %d", *at.ExitCode)
 		} else if at.Signal != "" {

@@ -179,7 +179,7 @@ func TestAPI_AnswersAsDescribed(t *testing.T) {
 		ask("deployments/" + row.Slug + "/attempts")
 	}
 	for id, verdict := range map[string]string{
-		"web-1": "Delivery web-1 deployed 000000000000 to web, which is what is live now.", "web-2": "Delivery web-2 is deploying 000000000000 to web now.",
+		"web-1": "Delivery web-1 deployed 000000000000 to web, which is what is live now.", "web-2": "Delivery web-2 is deploying 000000000000 to web now, and is being ended: canceled by octocat: the wrong branch.",
 		"api-1":  "Delivery api-1 deployed 000000000000 to api; path holds commit 000000000000; deployed last was 000000000000, by api-1.",
 		"api-2":  "Delivery api-2 waits to deploy 000000000000 to api, which does not begin: nothing works here.",
 		"api-3":  "Delivery api-3 did not deploy 000000000000 to api (pinned); path holds commit 000000000000; deployed last was 000000000000, by api-1.",

@@ -106,7 +106,7 @@ func (w *Worker) pinned(job mirror.Entry) *eventlog.Voided {
 	}
 	return &eventlog.Voided{
 		Reason: eventlog.ReasonPinned,
-		Detail: fmt.Sprintf("deployment %q is pinned to commit %s by %s: %s; to go on: durhack-deployer unpin %s --deploy, or for this commit alone: durhack-deployer deploy %s --ref %s --override",
+		Detail: fmt.Sprintf("deployment %q is pinned to commit %s by %s: %s; to go on: durhack-deployer unpin %s --deploy --reason TEXT, or for this commit alone: durhack-deployer deploy %s --ref %s --override --reason TEXT",
 			job.Deployment, words.ShortCommit(pin.Commit), pin.Actor, pin.Reason, job.Deployment, job.Deployment, job.Commit),
 	}
 }
