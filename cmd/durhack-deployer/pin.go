@@ -76,12 +76,12 @@ func (c *cli) unpin(ctx context.Context, cfg *config.Config, store *daemon.Store
 	fmt.Fprintf(c.out, "unpinned: %s\n", slug)
 	switch {
 	case missed == nil && deploy:
-		fmt.Fprintln(c.err, "note: nothing came while it was pinned, so there is nothing to deploy")
+		fmt.Fprintln(c.err, "note: nothing newer than what is live came while it was pinned, so there is nothing to deploy")
 	case missed == nil:
 	case !deploy:
 		fmt.Fprintf(c.err, "hint: the newest push that it missed is %s, by %s: `%s`\n", shortCommit(missed.Commit), printable(missed.Actor), c.command("deploy", slug, "--ref", missed.Commit))
 	default:
-		id, commit, err := person.Deploy(ctx, slug, act.Deploy{Ref: missed.Commit})
+		id, commit, err := person.Deploy(ctx, slug, act.Deploy{Ref: missed.Commit, IfNewer: true})
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ func (c *cli) rollbackCommand() *cobra.Command {
 		Use: "rollback SLUG [--to COMMIT|DELIVERY] --reason TEXT [--wait]", Short: "Put back what was live before, and pin it",
 		Long: `Pins the deployment to the commit that was live before the present one, and deploys
 that commit; where the newest run has failed, the commit that was live until then.
+Going back once more goes further back, and not to what was gone back from.
 --to names another that was live once, by its hash or by the delivery that put it
 there. Pushes are voided from then on, until "unpin". A freeze does not hold it up.`,
 		Example: `  durhack-deployer rollback web --reason "checkout is broken" --wait

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +24,8 @@ type Deploy struct {
 	ID string
 	// Ref is what to deploy; empty is the tip of the deployment's branch.
 	Ref string
+	// IfNewer keeps Ref from running where it is behind what is live by then.
+	IfNewer bool
 	// Override runs it though the deployment is frozen or pinned, for the reason.
 	Override bool
 	Reason   string
@@ -67,7 +71,7 @@ func (p *Person) Deploy(ctx context.Context, slug string, o Deploy) (id, commit 
 	now := time.Now()
 	entry := delivery.Delivery{
 		ID: cmp.Or(o.ID, NewID(now)), Event: "push", ContentType: "application/json", ReceivedAt: now.UTC(),
-		Source: string(eventlog.SourceCLI), Actor: p.Name, Deployment: slug, Forced: o.Ref != "", Override: o.Override, Reason: o.Reason,
+		Source: string(eventlog.SourceCLI), Actor: p.Name, Deployment: slug, Forced: o.Ref != "" && !o.IfNewer, Override: o.Override, Reason: o.Reason,
 		Salt: delivery.NewSalt(), Body: body,
 	}
 	if err := p.Enqueue(ctx, entry); err != nil {
@@ -116,31 +120,71 @@ func (p *Person) wasLive(ctx context.Context, d projections.Deployment, slug, to
 	if to == "" && d.Failure != nil {
 		return d.Live.Commit, nil
 	}
-	runs, err := p.Models.Attempts(ctx, projections.AttemptFilter{
-		Instance: p.Config.Instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeDeployed},
-	})
+	history := "`" + p.Command("history", slug) + "` lists what was"
+	if to == "" {
+		before, err := Before(ctx, p.Log, p.Models, p.Config.Instance, slug, *d.Live)
+		if err == nil && before == "" {
+			err = &Error{Err: fmt.Errorf("nothing else was live at %s before %s", slug, words.ShortCommit(d.Live.Commit)), Hint: history}
+		}
+		return before, err
+	}
+	runs, err := deployed(ctx, p.Models, p.Config.Instance, slug)
 	if err != nil {
 		return "", err
 	}
-	var found []string
-	for _, a := range runs { // the newest first
-		switch {
-		case to == "" && a.EndedPosition < d.Live.Position && a.Commit != d.Live.Commit:
+	found := map[string]string{} // a line for each commit
+	for _, a := range runs {
+		if a.DeliveryID == to || a.Commit == strings.ToLower(to) {
 			return a.Commit, nil
-		case to != "" && (strings.HasPrefix(a.Commit, strings.ToLower(to)) || strings.HasPrefix(a.DeliveryID, to)):
-			if len(found) == 0 || found[len(found)-1] != a.Commit {
-				found = append(found, a.Commit)
-			}
+		}
+		if len(to) >= answer.MinAbbreviation && (strings.HasPrefix(a.Commit, strings.ToLower(to)) || strings.HasPrefix(a.DeliveryID, to)) {
+			found[a.Commit] = fmt.Sprintf("%s  %s  delivery %s", a.Commit, words.Clock(a.EndedAt), a.DeliveryID)
 		}
 	}
-	history := "`" + p.Command("history", slug) + "` lists what was"
-	switch {
-	case to == "":
-		return "", &Error{Err: fmt.Errorf("nothing else was live at %s before %s", slug, words.ShortCommit(d.Live.Commit)), Hint: history}
-	case len(found) == 0:
-		return "", &Error{Err: fmt.Errorf("%q was never live at %s", to, slug), Hint: history + "; deploy --ref deploys any commit"}
-	case len(found) > 1:
-		return "", wrongf("--to %q is the beginning of several that were live: %s", to, strings.Join(found, ", "))
+	switch commits := slices.Sorted(maps.Keys(found)); {
+	case len(commits) == 1:
+		return commits[0], nil
+	case len(commits) > 1:
+		return "", answer.AmbiguousError(to, slices.Sorted(maps.Values(found)))
+	case len(to) < answer.MinAbbreviation:
+		history = fmt.Sprintf("an abbreviation has at least %d characters; %s", answer.MinAbbreviation, history)
 	}
-	return found[0], nil
+	return "", &Error{Err: fmt.Errorf("%q was never live at %s", to, slug), Hint: history + "; deploy --ref deploys any commit"}
+}
+
+// deployed are the runs that ever put something live, the newest first.
+func deployed(ctx context.Context, models *projections.Projector, instance, slug string) ([]projections.Attempt, error) {
+	return models.Attempts(ctx, projections.AttemptFilter{
+		Instance: instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeDeployed},
+	})
+}
+
+// Before is the commit that was live before the one that is; "" where there is none. Where
+// that was put back by a rollback, it is what was live before it was first put there:
+// what somebody went back from is no way back.
+func Before(ctx context.Context, log *eventlog.Log, models *projections.Projector, instance, slug string, live projections.Mark) (string, error) {
+	runs, err := deployed(ctx, models, instance, slug)
+	if err != nil {
+		return "", err
+	}
+	back := map[string]bool{} // the deliveries of rollbacks: each is that of its pin, too
+	for e, err := range log.Find(ctx, eventlog.Filter{Instance: instance, Deployment: slug, Types: []eventlog.Type{eventlog.TypePinned}}) {
+		if err != nil {
+			return "", err
+		}
+		back[e.DeliveryID] = true
+	}
+	since := live.Position
+	for _, a := range runs {
+		if back[live.DeliveryID] && a.Commit == live.Commit && !back[a.DeliveryID] {
+			since = a.EndedPosition
+			break
+		}
+	}
+	for _, a := range runs {
+		if a.EndedPosition < since && a.Commit != live.Commit {
+			return a.Commit, nil
+		}
+	}
+	return "", nil
 }

@@ -29,8 +29,8 @@ func (p *Person) Pin(ctx context.Context, id, slug, live, why string) (commit st
 	return d.Live.Commit, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Pinned{Commit: d.Live.Commit, Reason: why})
 }
 
-// Unpin ends a pin. It returns the newest attempt that was voided because of it; nil
-// where there is none.
+// Unpin ends a pin. It returns the newest attempt that was voided since the deployment
+// was last not pinned, because of that; nil where there is none, or its commit is live.
 func (p *Person) Unpin(ctx context.Context, id, slug, why string) (missed *projections.Attempt, err error) {
 	d, err := p.state(ctx, slug)
 	if err != nil {
@@ -39,18 +39,30 @@ func (p *Person) Unpin(ctx context.Context, id, slug, why string) (missed *proje
 	if !d.Pinned.Active(time.Now()) {
 		return nil, &Error{Err: fmt.Errorf("%s is not pinned", slug)}
 	}
-	if missed, err = p.missedBy(ctx, slug, d.Pinned); err != nil {
+	if missed, err = p.missed(ctx, d); err != nil {
 		return nil, err
 	}
 	return missed, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Unpinned{Reason: why})
 }
 
-func (p *Person) missedBy(ctx context.Context, slug string, pin *projections.Hold) (*projections.Attempt, error) {
+func (p *Person) missed(ctx context.Context, d projections.Deployment) (*projections.Attempt, error) {
+	since := int64(0) // a pin may have taken the place of another
+	for e, err := range p.Log.Find(ctx, eventlog.Filter{
+		Instance: p.Config.Instance, Deployment: d.Slug, Types: []eventlog.Type{eventlog.TypeUnpinned}, Newest: true, Limit: 1,
+	}) {
+		if err != nil {
+			return nil, err
+		}
+		since = e.Position
+	}
 	voided, err := p.Models.Attempts(ctx, projections.AttemptFilter{
-		Instance: p.Config.Instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeVoided}, Limit: 1000,
+		Instance: p.Config.Instance, Deployment: d.Slug, Outcomes: []projections.Outcome{projections.OutcomeVoided}, Limit: 1000,
 	})
 	for _, a := range voided {
-		if a.Reason == string(eventlog.ReasonPinned) && a.EndedPosition > pin.Position {
+		if a.Reason == string(eventlog.ReasonPinned) && a.EndedPosition > since {
+			if a.Commit == d.Live.Commit { // by an override
+				return nil, err
+			}
 			return &a, err
 		}
 	}

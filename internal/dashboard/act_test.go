@@ -652,6 +652,17 @@ func TestPages_ButtonsAreWhatCanBeDone(t *testing.T) {
 			t.Errorf("%s offers something to a reader", test.path)
 		}
 	}
+	// What somebody went back from is no way back.
+	w.deploy("idle-1", "idle", "One", "")
+	w.deploy("idle-2", "idle", "Two", hash("idle-1"))
+	order := eventlog.Order{Branch: "main", Commit: hash("idle-1"), Rule: "r", ConfigDigest: hash("c")}
+	w.append(nil, of("back", "idle", 1, eventlog.Pinned{Commit: order.Commit, Reason: "because"}), of("back", "idle", 1, eventlog.Forwarded{Order: order}))
+	w.append(nil, of("back", "idle", 1, eventlog.Started{Commit: order.Commit, PreviousCommit: hash("idle-2"), Host: "h", Plan: []string{"fetch"}, RunLog: "/l"}))
+	w.append(nil, of("back", "idle", 1, eventlog.Deployed{Commit: order.Commit, PreviousCommit: hash("idle-2"), Steps: twoSteps}))
+	w.project()
+	if page := w.viewed("alex", "/deployments/idle"); strings.Contains(page, "/rollback") || !strings.Contains(page, "/unpin") {
+		t.Errorf("after a rollback the page is %s", page)
+	}
 	if page := w.viewed("alex", "/deployments/web?said=freeze"); !strings.Contains(page, "It is frozen") || !strings.Contains(page, "signed in as <b>alex</b>") {
 		t.Errorf("the page after an act is %s", page)
 	}

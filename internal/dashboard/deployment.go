@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -131,6 +132,11 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 	}
 	v.Headline = v.headline()
 	about := v.subject()
+	if about.Pinned && d.Live != nil { // perhaps by a rollback
+		if about.Before, err = act.Before(ctx, r.source.Log, r.models, instance, slug, *d.Live); err != nil {
+			return view{}, err
+		}
+	}
 	if d.Running != nil {
 		about.DeliveryID, about.Attempt, about.Running = d.Running.DeliveryID, d.Running.Attempt, true
 	}
@@ -273,7 +279,7 @@ func (r *request) historyLine(a projections.Attempt, site string) historyLine {
 	}
 	switch a.Outcome {
 	case projections.OutcomeFailed:
-		l.Result = "at step " + plain(a.Step, 80)
+		l.Result = strings.TrimSpace(answer.AtStep(plain(a.Step, 80)))
 		if e := exit(a.ExitCode, a.Signal); e != "" {
 			l.Result += ", " + e
 		}
