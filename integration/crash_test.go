@@ -48,7 +48,7 @@ func TestKilledAgainAndAgainUnderLoad(t *testing.T) {
 		load = append(load, d, d)
 	}
 	random.Shuffle(len(load), func(i, j int) { load[i], load[j] = load[j], load[i] })
-	g := s.github(noAddr(t))
+	g := s.github(noAddr())
 	stop, feed := make(chan struct{}), make(chan delivery)
 	var mu sync.Mutex
 	acknowledged := map[string]bool{}

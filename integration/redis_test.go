@@ -35,7 +35,8 @@ func lockURL(t *testing.T) string {
 	return lockServer(t).URL()
 }
 
-func locked(url string) string { return fmt.Sprintf("[lock]\nurl = %q\nttl = \"1s\"", url) }
+// locked has locks that a busy daemon refreshes in time.
+func locked(url string) string { return fmt.Sprintf("[lock]\nurl = %q\nttl = \"5s\"", url) }
 
 // Two hosts, one instance: they share the log and the lock server, and each has
 // its own queues. The first one runs a deploy, and nobody else does.

@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // site is its own host: a directory, a configuration, a database.
@@ -196,13 +199,8 @@ func (s *site) must(args ...string) string {
 	return r.out
 }
 
-// noAddr is where nothing listens: a port of this host that was free a moment ago.
-func noAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+// noAddr is where nothing listens.
+func noAddr() string {
+	host, port := testkit.Address()
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }

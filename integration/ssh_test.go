@@ -27,14 +27,14 @@ func sshKey(t *testing.T, path string) {
 func sshd(t *testing.T, hostKey, authorized string) (addr string) {
 	t.Helper()
 	path := "/usr/sbin/sshd" // wants to be called so
-	addr = noAddr(t)
-	_, port, _ := net.SplitHostPort(addr)
+	addr = noAddr()
+	host, port, _ := net.SplitHostPort(addr)
 	if os.Geteuid() == 0 {
 		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(path, "-D", "-e", "-f", os.DevNull, "-h", hostKey, "-o", "ListenAddress=127.0.0.1", "-p", port, "-o", "PidFile=none",
+	cmd := exec.Command(path, "-D", "-e", "-f", os.DevNull, "-h", hostKey, "-o", "ListenAddress="+host, "-p", port, "-o", "PidFile=none",
 		"-o", "AuthorizedKeysFile="+authorized, "-o", "PermitRootLogin=prohibit-password", "-o", "UsePAM=no", "-o", "StrictModes=no")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -131,8 +131,8 @@ func TestSSH_DeploysByAKeyOfAnotherUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(addr)
-	stranger := fmt.Sprintf("[127.0.0.1]:%s ssh-ed25519 %s\n", port, strings.Fields(string(host))[2])
+	ip, port, _ := net.SplitHostPort(addr)
+	stranger := fmt.Sprintf("[%s]:%s ssh-ed25519 %s\n", ip, port, strings.Fields(string(host))[2])
 	if err := os.WriteFile(filepath.Join(s.state, "known_hosts"), []byte(stranger), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -74,22 +75,15 @@ func rawWrite(f *os.File, b []byte) error {
 	return written
 }
 
-// fixPort configures a port that is free now, for a daemon whose log cannot tell
-// the one that it was given.
+// fixPort configures an address, for a daemon whose log cannot tell the one that it
+// was given.
 func (s *site) fixPort() string {
 	s.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	text := strings.Replace(s.settings(s.secret), "port = 0", "port = "+port, 1)
+	addr := noAddr()
+	host, port, _ := net.SplitHostPort(addr)
+	text := strings.Replace(s.settings(s.secret), "host = \"127.0.0.1\"\nport = 0", fmt.Sprintf("host = %q\nport = %s", host, port), 1)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	return l.Addr().String()
+	return addr
 }

@@ -71,11 +71,14 @@ func (s *site) startCA(validity time.Duration) *ca {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		s.Fatal(err)
 	}
-	pair := selfSigned(s.T, dir, 24*time.Hour)
-	acme, management, names, namesManagement := freePort(s.T), freePort(s.T), freePort(s.T), freePort(s.T)
-	local := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+	pair := selfSigned(s.T, dir, 24*time.Hour, s.loopback)
+	local := func() string {
+		host, port := testkit.Address()
+		return fmt.Sprintf("%s:%d", host, port)
+	}
+	acme, names := local(), local()
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress": local(acme), "managementListenAddress": local(management),
+		"listenAddress": acme, "managementListenAddress": local(),
 		"certificate": filepath.Join(dir, "cert.pem"), "privateKey": filepath.Join(dir, "key.pem"),
 		"httpPort": s.port, "tlsPort": 1, "retryAfter": map[string]int{"authz": 1, "order": 1},
 		"domainBlocklist": []string{"blocked.test"},
@@ -85,11 +88,11 @@ func (s *site) startCA(validity time.Duration) *ca {
 		s.Fatal(err)
 	}
 	s.file("ca/pebble.json", string(config))
-	s.start(filepath.Join(bin, "pebble-challtestsrv"), "-management", local(namesManagement), "-dnsserver", local(names),
-		"-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "")
+	s.start(filepath.Join(bin, "pebble-challtestsrv"), "-management", local(), "-dnsserver", names,
+		"-defaultIPv4", s.loopback, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "")
 	c := &ca{bundle: filepath.Join(dir, "cert.pem")}
-	c.pebble = s.start(filepath.Join(bin, "pebble"), "-config", filepath.Join(dir, "pebble.json"), "-dnsserver", local(names))
-	behind, err := url.Parse("https://" + local(acme))
+	c.pebble = s.start(filepath.Join(bin, "pebble"), "-config", filepath.Join(dir, "pebble.json"), "-dnsserver", names)
+	behind, err := url.Parse("https://" + acme)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -161,8 +164,8 @@ func (s *site) start(argv ...string) *exec.Cmd {
 	return cmd
 }
 
-// selfSigned writes a certificate for 127.0.0.1 that is its own CA.
-func selfSigned(t *testing.T, dir string, validity time.Duration) tls.Certificate {
+// selfSigned writes a certificate for 127.0.0.1, and others, that is its own CA.
+func selfSigned(t *testing.T, dir string, validity time.Duration, others ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -172,6 +175,9 @@ func selfSigned(t *testing.T, dir string, validity time.Duration) tls.Certificat
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(validity),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, other := range others {
+		template.IPAddresses = append(template.IPAddresses, net.ParseIP(other))
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -201,7 +207,7 @@ func selfSigned(t *testing.T, dir string, validity time.Duration) tls.Certificat
 // served is the certificate that nginx shows for a name over TLS.
 func (s *site) served(name string) *x509.Certificate {
 	s.Helper()
-	conn, err := (&tls.Dialer{Config: &tls.Config{ServerName: name, InsecureSkipVerify: true}}).DialContext(s.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.tlsPort))
+	conn, err := (&tls.Dialer{Config: &tls.Config{ServerName: name, InsecureSkipVerify: true}}).DialContext(s.Context(), "tcp", fmt.Sprintf("%s:%d", s.loopback, s.tlsPort))
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -212,15 +218,15 @@ func (s *site) served(name string) *x509.Certificate {
 // tlsServer is a site file with the certificate of site, for these names.
 func (s *site) tlsServer(site, text string, names ...string) string {
 	return fmt.Sprintf(`server {
-    listen 127.0.0.1:%d;
-    listen 127.0.0.1:%d ssl;
-    server_name %s;
+    listen %[8]s:%[1]d;
+    listen %[8]s:%[2]d ssl;
+    server_name %[3]s;
     ssl_certificate %[4]s/live/%[5]s/fullchain.pem;
     ssl_certificate_key %[4]s/live/%[5]s/privkey.pem;
     location /.well-known/acme-challenge/ { root %[6]s/webroot; }
     location / { return 200 %[7]q; }
 }
-`, s.port, s.tlsPort, strings.Join(names, " "), filepath.Join(s.dir, "le"), site, s.dir, text)
+`, s.port, s.tlsPort, strings.Join(names, " "), filepath.Join(s.dir, "le"), site, s.dir, text, s.loopback)
 }
 
 // certify has the site's certificates asked for at a CA of the test's own.

@@ -103,7 +103,7 @@ func TestDoctor_ComparesWhatIsServedWithTheFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.nginx("-s", "stop")
-	at := fmt.Sprintf("127.0.0.1:%d", s.tlsPort)
+	at := fmt.Sprintf("%s:%d", s.loopback, s.tlsPort)
 	says("fail nginx: a.test gives no certificate at " + at + ": dial tcp " + at + ": connect: connection refused")
 	s.nginx()
 }

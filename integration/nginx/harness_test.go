@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -71,26 +70,19 @@ func (d deployer) deploy(ctx context.Context, out io.Writer, rep handlers.Report
 type site struct {
 	*testing.T
 	dir, repo, remote, live string
+	loopback                string
 	port, tlsPort           int
 	cfg                     nginx.Config
 	certificates            helper.Certificates
 	n                       int
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func newSite(t *testing.T) *site {
 	t.Helper()
 	dir := t.TempDir()
-	s := &site{T: t, dir: dir, repo: filepath.Join(dir, "repo"), remote: filepath.Join(dir, "remote.git"), live: filepath.Join(dir, "live"), port: freePort(t), tlsPort: freePort(t)}
+	s := &site{T: t, dir: dir, repo: filepath.Join(dir, "repo"), remote: filepath.Join(dir, "remote.git"), live: filepath.Join(dir, "live")}
+	s.loopback, s.port = testkit.Address()
+	_, s.tlsPort = testkit.Address()
 	for _, d := range []string{"nginx/conf.d", "nginx/snippets", "log", "tmp", "repo/production", "repo/snippets", "webroot", "state"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -104,7 +96,7 @@ func newSite(t *testing.T) *site {
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&conf, "\t%s_temp_path %s/tmp/%[1]s;\n", kind, dir)
 	}
-	fmt.Fprintf(&conf, "\tserver { listen 127.0.0.1:%d default_server; location /.well-known/acme-challenge/ { root %s/webroot; } location / { return 404 nobody; } }\n", s.port, dir)
+	fmt.Fprintf(&conf, "\tserver { listen %s:%d default_server; location /.well-known/acme-challenge/ { root %s/webroot; } location / { return 404 nobody; } }\n", s.loopback, s.port, dir)
 	fmt.Fprintf(&conf, "\tinclude %s/nginx/conf.d/*.nginxconf;\n}\n", dir)
 	s.file("nginx/nginx.conf", conf.String())
 	testkit.Git(t, dir, "init", "--quiet", "--bare", s.remote)
@@ -207,7 +199,7 @@ func (s *site) mustDeploy(commit string) string {
 // get asks nginx for the host's root page.
 func (s *site) get(host string) string {
 	s.Helper()
-	req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/", s.port), nil)
+	req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, fmt.Sprintf("http://%s:%d/", s.loopback, s.port), nil)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -233,7 +225,7 @@ func (s *site) expect(host, want string) {
 
 // server is a site file that answers with a text.
 func (s *site) server(host, text string) string {
-	return fmt.Sprintf("server {\n    listen 127.0.0.1:%d;\n    server_name %s;\n    location / { return 200 %q; }\n}\n", s.port, host, text)
+	return fmt.Sprintf("server {\n    listen %s:%d;\n    server_name %s;\n    location / { return 200 %q; }\n}\n", s.loopback, s.port, host, text)
 }
 
 // here does what root would do, as the test's user.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -159,10 +158,12 @@ type project struct {
 	slug string
 	work string // where commits are made
 	live string
-	port int
-	cfg  pm2.Config
-	// healthy says that a deploy ends with a health check.
-	healthy bool
+	// loopback and port are where its app listens.
+	loopback string
+	port     int
+	cfg      pm2.Config
+	// healthy is how long the health check waits that a deploy ends with; 0 is without one.
+	healthy time.Duration
 	// releases are where commits are built, if its path is set.
 	releases releases.Config
 	// previous is what was deployed last.
@@ -172,12 +173,13 @@ type project struct {
 
 const server = `import http from 'node:http'
 import common from 'common'
-http.createServer((q, r) => r.end(['VERSION', common, process.env.INSTANCE_NAME, process.env.EXTRA, process.cwd().split('/').pop(), process.pid].join(' '))).listen(process.env.PORT)
+http.createServer((q, r) => r.end(['VERSION', common, process.env.INSTANCE_NAME, process.env.EXTRA, process.cwd().split('/').pop(), process.pid].join(' '))).listen(process.env.PORT, 'LOOPBACK')
 `
 
 func (h *host) project(slug string) *project {
 	t := h.t
-	p := &project{host: h, t: t, slug: slug, work: t.TempDir(), live: filepath.Join(t.TempDir(), slug), port: freePort(t)}
+	p := &project{host: h, t: t, slug: slug, work: t.TempDir(), live: filepath.Join(t.TempDir(), slug)}
+	p.loopback, p.port = testkit.Address()
 	testkit.Git(t, p.work, "init", "--quiet", "--initial-branch=main")
 	p.write("package.json", `{"name":"root","private":true}`)
 	p.write("pnpm-workspace.yaml", "packages:\n  - server\n  - common\n  - prisma\n")
@@ -203,22 +205,13 @@ func (h *host) project(slug string) *project {
 	return p
 }
 
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func (p *project) write(name, text string) {
 	p.t.Helper()
 	file := filepath.Join(p.work, name)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, "LOOPBACK", p.loopback)), 0o755); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -252,9 +245,9 @@ func (p *project) deploy(commit string) (handlers.Result, string) {
 			return pm2.New(cfg)
 		}), p.releases)
 	}
-	if p.healthy {
+	if p.healthy > 0 {
 		handler = health.Checked(handler, p.cfg.Source, health.Config{
-			URL: fmt.Sprintf("http://127.0.0.1:%d/", p.port), Text: "common", Timeout: 5 * time.Second, Interval: 100 * time.Millisecond, Successes: 2,
+			URL: p.url(), Text: "common", Timeout: p.healthy, Interval: 100 * time.Millisecond, Successes: 2,
 		})
 	}
 	plan, err := handler.Plan(p.t.Context(), job)
@@ -292,25 +285,25 @@ func (p *project) fails(step, text string) string {
 	return out
 }
 
-// answer is what the app says, without its process number.
+func (p *project) url() string { return fmt.Sprintf("http://%s:%d/", p.loopback, p.port) }
+
+// answer is what the app says, without its process number, once it says something.
 func (p *project) answer() (text string, pid int) {
 	p.t.Helper()
-	var last error
-	for range 100 {
-		client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", p.port))
-		if err == nil {
-			body, _ := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			i := bytes.LastIndexByte(body, ' ')
-			pid, _ = strconv.Atoi(string(body[i+1:]))
-			return string(body[:i]), pid
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	testkit.Wait(p.t, "the app answers", func() bool {
+		resp, err := client.Get(p.url())
+		if err != nil {
+			return false
 		}
-		last = err
-		time.Sleep(50 * time.Millisecond)
-	}
-	p.t.Fatalf("the app does not answer: %v", last)
-	return "", 0
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		i := bytes.LastIndexByte(body, ' ')
+		pid, _ = strconv.Atoi(string(body[i+1:]))
+		text = string(body[:i])
+		return true
+	})
+	return text, pid
 }
 
 func (p *project) answers(want string) int {
@@ -399,12 +392,15 @@ func TestPM2(t *testing.T) {
 
 			// An app that ends at once is seen.
 			p.write("server/main.mjs", "process.exit(3)\n")
+			p.cfg.Settle = time.Minute // it fails as soon as the app has ended
 			p.fails("settle", "exit code")
+			p.cfg.Settle = cfg.Settle
 			// pm2 calls an app online whose module threw while it was loaded; the health check tells.
-			p.healthy = true
+			p.healthy = 5 * time.Second
 			p.write("server/main.mjs", "throw new Error('at load')\n")
 			p.fails("health", "did not answer")
 			p.write("server/main.mjs", strings.ReplaceAll(server, "VERSION", "v3"))
+			p.healthy = time.Minute
 			p.succeeds()
 			p.answers("v3 common web more dist")
 		})

@@ -5,11 +5,13 @@ package testkit
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -83,4 +85,14 @@ func Program(t TB, path, text string) {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
+}
+
+// lastPort is the last that Address gave out.
+var lastPort atomic.Int32
+
+// Address is a host on loopback and a port that nobody else has, now or later: others
+// listen on 127.0.0.1, where what was free a moment ago may be another's by now.
+func Address() (host string, port int) {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff), 8000 + int(lastPort.Add(1))
 }
