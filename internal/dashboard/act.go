@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,6 +75,9 @@ func NewDesk(o DeskOptions) *Desk {
 	d.posts.HandleFunc("POST /logout", d.logout)
 	for _, verb := range []string{"deploy", "rollback", "freeze", "thaw", "pin", "unpin", "cancel"} {
 		d.posts.HandleFunc("POST /deployments/{slug}/"+verb, d.acts(verb))
+	}
+	for _, verb := range []string{"freeze", "thaw"} {
+		d.posts.HandleFunc("POST /"+verb, d.acts(verb))
 	}
 	for _, verb := range []string{"replay", "cancel"} {
 		d.posts.HandleFunc("POST /deliveries/{id}/"+verb, d.acts(verb))
@@ -197,7 +201,10 @@ func (d *Desk) Actions(r *http.Request, about Subject) []Action {
 	slug := about.Deployment
 	var actions []Action
 	add := func(verb, label, says, kind string, reason bool, fields ...string) {
-		a := Action{Path: "/deployments/" + slug + "/" + verb, Label: label, Says: says, Kind: kind, Reason: reason, ID: verb, Fields: map[string]string{"id": act.NewID(time.Now())}}
+		a := Action{Path: "/deployments/" + slug + "/" + verb, For: verb == "freeze", Label: label, Says: says, Kind: kind, Reason: reason, ID: verb, Fields: map[string]string{"id": act.NewID(time.Now())}}
+		if slug == "" {
+			a.Path = "/" + verb
+		}
 		if verb == "replay" || verb == "cancel" {
 			a.Path = "/deliveries/" + about.DeliveryID + "/" + verb
 			a.ID += "-" + slug
@@ -220,6 +227,14 @@ func (d *Desk) Actions(r *http.Request, about Subject) []Action {
 		}
 		return actions
 	}
+	if slug == "" {
+		if about.Frozen {
+			add("thaw", "Thaw all deployments", "Ends the freeze of all deployments: of each that is not frozen by itself, the newest push that has waited is deployed.", "", true)
+		} else {
+			add("freeze", "Freeze all deployments", "Lets pushes wait, at all deployments of "+d.o.Config.Instance+".", "", true)
+		}
+		return actions
+	}
 	branch := ""
 	if c := d.o.Config.Deployments[slug]; c != nil {
 		branch = c.Branch
@@ -231,20 +246,20 @@ func (d *Desk) Actions(r *http.Request, about Subject) []Action {
 	}
 	switch {
 	case about.Failed && about.Live != "":
-		add("rollback", "Put "+words.ShortCommit(about.Live)+" back", "Deploys what was live until the newest run failed, and pins it: pushes are not deployed until it is unpinned.", "", true, "to", about.Live)
+		add("rollback", "Put "+short(about.Live)+" back", "Deploys what was live until the newest run failed, and pins it: pushes are not deployed until it is unpinned.", "", true, "to", about.Live)
 	case about.Before != "" && about.Before != about.Live:
-		add("rollback", "Roll back to "+words.ShortCommit(about.Before), "Deploys what was live before, and pins it: pushes are not deployed until it is unpinned.", "danger", true, "to", about.Before)
+		add("rollback", "Roll back to "+short(about.Before), "Deploys what was live before, and pins it: pushes are not deployed until it is unpinned.", "danger", true, "to", about.Before)
 	}
 	switch {
 	case about.Pinned:
 		add("unpin", "Unpin", "Lets pushes be deployed again. What came meanwhile stays as it is.", "", true)
 	case about.Live != "":
-		add("pin", "Pin", "Keeps "+words.ShortCommit(about.Live)+": pushes are not deployed until it is unpinned.", "", true, "live", about.Live)
+		add("pin", "Pin", "Keeps "+short(about.Live)+": pushes are not deployed until it is unpinned.", "", true, "live", about.Live)
 	}
 	if about.Frozen {
 		add("thaw", "Thaw", "Ends the freeze: the newest push that has waited is deployed.", "", true)
 	} else {
-		add("freeze", "Freeze", "Lets pushes wait until it is thawed.", "", true)
+		add("freeze", "Freeze", "Lets pushes wait, and then deploys the newest of them.", "", true)
 	}
 	return actions
 }
@@ -394,18 +409,29 @@ type errand struct {
 	// id is that of the form: what it orders is in the log under this one.
 	id     string
 	reason string
-	form   url.Values
+	// until is when a freeze ends by itself; zero for never.
+	until time.Time
+	form  url.Values
 }
+
+// freezes are how long a form may freeze for, as durations; "" is until it is thawed.
+var freezes = []string{"", "1h", "4h", "12h", "24h", "72h", "168h"}
 
 func errandOf(r *http.Request, verb string) (errand, error) {
 	o := errand{verb: verb, slug: r.PathValue("slug"), delivery: r.PathValue("id"), form: r.PostForm, id: r.PostForm.Get("id")}
-	if o.slug == "" {
+	if o.delivery != "" {
 		o.slug = r.PostForm.Get("deployment")
 	}
 	if _, err := ulid.ParseStrict(o.id); err != nil {
 		o.id = ""
 	}
 	o.reason = act.Reason(strings.ToValidUTF8(r.PostForm.Get("reason"), "\uFFFD"))
+	if lasts := r.PostForm.Get("for"); !slices.Contains(freezes, lasts) {
+		return o, &refusal{http.StatusBadRequest, "That is no time to freeze for", "Choose one that the form offers; `durhack-deployer freeze --until` takes any."}
+	} else if lasts != "" {
+		d, _ := time.ParseDuration(lasts) // each is one
+		o.until = time.Now().UTC().Truncate(time.Second).Add(d)
+	}
 	needed := verb != "cancel" && (verb != "deploy" || o.form.Has("override"))
 	switch {
 	case utf8.RuneCountInString(o.reason) > reasonMax:
@@ -452,13 +478,20 @@ func (o errand) do(ctx context.Context, p *act.Person) (string, error) {
 		}
 		return o.page("unpin", said), err
 	case "freeze":
-		return o.page("freeze", nil), p.Freeze(ctx, o.id, o.slug, time.Time{}, o.reason)
+		said := "freeze"
+		if o.slug == "" {
+			said = "freeze-all"
+		}
+		return o.page(said, nil), p.Freeze(ctx, o.id, o.slug, o.until, o.reason)
 	case "thaw":
 		allStill, err := p.Thaw(ctx, o.id, o.slug, o.reason)
-		if allStill {
-			return o.page("thaw-one", nil), err
+		said := "thaw"
+		if o.slug == "" {
+			said = "thaw-all"
+		} else if allStill {
+			said = "thaw-one"
 		}
-		return o.page("thaw", nil), err
+		return o.page(said, nil), err
 	case "cancel":
 		attempt, _ := strconv.Atoi(o.form.Get("attempt")) // 0 is any
 		_, err := p.Cancel(ctx, o.slug, o.reason, act.Run{DeliveryID: o.delivery, Attempt: attempt})
@@ -477,7 +510,10 @@ func (o errand) page(said string, about url.Values) string {
 		about = url.Values{}
 	}
 	about.Set("said", said)
-	path := "/deployments/" + url.PathEscape(o.slug)
+	path := "/"
+	if o.slug != "" {
+		path = "/deployments/" + url.PathEscape(o.slug)
+	}
 	if o.delivery != "" {
 		path = "/deliveries/" + url.PathEscape(o.delivery)
 	}
@@ -504,19 +540,21 @@ func SaidIn(r *http.Request) *Said {
 	}
 	of, at := "", " what was live"
 	if commit != "" {
-		of, at = " of "+words.ShortCommit(commit), " "+words.ShortCommit(commit)
+		of, at = " of "+short(commit), " "+short(commit)
 	}
 	text := map[string]string{
-		"deploy":   "The deploy" + of + " is ordered.",
-		"rollback": "It is pinned to" + at + ", and the deploy of that is ordered.",
-		"pin":      "It is pinned to" + at + ": pushes are not deployed until it is unpinned.",
-		"unpin":    "It is unpinned: the next push is deployed.",
-		"freeze":   "It is frozen: what comes waits until it is thawed.",
-		"thaw":     "It is thawed: what has waited is deployed now.",
-		"thaw-one": "It is thawed by itself, but all deployments are still frozen: `durhack-deployer thaw` ends that.",
-		"cancel":   "The run is canceled: its programs are being ended.",
-		"replay":   "The replay is ordered.",
-		"before":   "That was done before, and not once more.",
+		"deploy":     "The deploy" + of + " is ordered.",
+		"rollback":   "It is pinned to" + at + ", and the deploy of that is ordered.",
+		"pin":        "It is pinned to" + at + ": pushes are not deployed until it is unpinned.",
+		"unpin":      "It is unpinned: the next push is deployed.",
+		"freeze":     "It is frozen: what comes waits until it is thawed.",
+		"freeze-all": "All deployments are frozen: what comes waits until they are thawed.",
+		"thaw":       "It is thawed: what has waited is deployed now.",
+		"thaw-all":   "All deployments are thawed, but those that are frozen by themselves: what has waited is deployed now.",
+		"thaw-one":   "It is thawed by itself, but all deployments are still frozen: the first page, or `durhack-deployer thaw`, ends that.",
+		"cancel":     "The run is canceled: its programs are being ended.",
+		"replay":     "The replay is ordered.",
+		"before":     "That was done before, and not once more.",
 	}[query.Get("said")]
 	if text == "" {
 		return nil

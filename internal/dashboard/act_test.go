@@ -269,13 +269,13 @@ func TestDesk_EachActIsOneEventOfThePerson(t *testing.T) {
 	}{
 		{"/deployments/hello/freeze", because, "frozen hello by alex", "It is frozen", nil},
 		{"/deployments/hello/thaw", because, "thawed hello by alex", "It is thawed", nil},
-		{"/deployments/hello/pin", with("live", second), "pinned hello by alex", "It is pinned to 222222222222", nil},
+		{"/deployments/hello/pin", with("live", second), "pinned hello by alex", "It is pinned to 22222222", nil},
 		{"/deployments/hello/unpin", because, "unpinned hello by alex", "It is unpinned: the next", nil},
-		{"/deployments/hello/rollback", with("to", first), "pinned hello by alex; received  by alex; forwarded hello by alex", "It is pinned to 111111111111, and", func() {
+		{"/deployments/hello/rollback", with("to", first), "pinned hello by alex; received  by alex; forwarded hello by alex", "It is pinned to 11111111, and", func() {
 			id := s.events(s.head() - 1)[0].DeliveryID
 			s.append(id, 1, eventlog.Started{Commit: first, Plan: []string{"fetch"}}, eventlog.Deployed{Commit: first})
 		}},
-		{"/deployments/hello/deploy", with("override", "1"), "received  by alex; forwarded hello by alex", "The deploy of 222222222222 is ordered", func() {
+		{"/deployments/hello/deploy", with("override", "1"), "received  by alex; forwarded hello by alex", "The deploy of 22222222 is ordered", func() {
 			id := s.events(s.head() - 1)[0].DeliveryID
 			s.append(id, 1, eventlog.Started{Commit: first, Plan: []string{"fetch"}})
 			ids = append(ids, id)
@@ -309,6 +309,43 @@ func TestDesk_EachActIsOneEventOfThePerson(t *testing.T) {
 		}
 		if step.then != nil {
 			step.then()
+		}
+	}
+}
+
+// A freeze may end by itself, and may be of all deployments.
+func TestDesk_FreezesForAWhileAndAll(t *testing.T) {
+	s := openOffice(t, nil)
+	cookie := s.login()
+	from := s.head()
+	for _, post := range []struct {
+		path, lasts, page string
+		code              int
+	}{
+		{"/deployments/hello/freeze", "4h", "/deployments/hello?said=freeze", 303},
+		{"/freeze", "", "/?said=freeze-all", 303},
+		{"/thaw", "", "/?said=thaw-all", 303},
+		{"/thaw", "", "", 409},
+		{"/freeze", "4h0m", "", 400},
+		{"/deployments/hello/freeze", "-1h", "", 400},
+	} {
+		page := s.ask("POST", post.path, url.Values{"reason": {"because"}, "for": {post.lasts}, "deployment": {"hello"}}, cookie)
+		if page.StatusCode != post.code || page.Header.Get("Location") != post.page {
+			t.Errorf("%s for %q: %s, %q, %s", post.path, post.lasts, page.Status, page.Header.Get("Location"), page.body)
+		}
+	}
+	events := s.events(from)
+	if got := told(events); got != "frozen hello by alex; frozen  by alex; thawed  by alex" {
+		t.Fatalf("there is %s", got)
+	}
+	for i, lasts := range []time.Duration{4 * time.Hour, 0} {
+		data, err := events[i].Decode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		until := data.(eventlog.Frozen).Until
+		if off := until.Sub(events[i].RecordedAt) - lasts; lasts == 0 && !until.IsZero() || lasts > 0 && off.Abs() > time.Minute {
+			t.Errorf("freeze %d of %s ends at %s", i, events[i].RecordedAt, until)
 		}
 	}
 }
@@ -586,7 +623,7 @@ func TestSaidIn_SaysOnlyWhatIsKnown(t *testing.T) {
 	for query, want := range map[string]string{
 		"": "", "said=hacked": "", "said=<b>deploy</b>": "",
 		"said=deploy&commit=evil+text&delivery=../../x": "The deploy is ordered.",
-		"said=deploy&commit=" + first + "&delivery=01":  "The deploy of 111111111111 is ordered. 01",
+		"said=deploy&commit=" + first + "&delivery=01":  "The deploy of 11111111 is ordered. 01",
 	} {
 		said := SaidIn(httptest.NewRequest("GET", "/?"+strings.NewReplacer("<", "%3C", ">", "%3E").Replace(query), nil))
 		got := ""

@@ -54,7 +54,8 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// Subject is what an action is about: a deployment, or a delivery at one.
+// Subject is what an action is about: a deployment, or a delivery at one, or else all
+// deployments.
 type Subject struct {
 	Deployment string
 	// DeliveryID and Attempt are the run that goes on at a deployment, or the delivery
@@ -80,8 +81,8 @@ type Action struct {
 	Label  string
 	// Says is what it does.
 	Says string
-	// Reason asks for one.
-	Reason bool
+	// Reason asks for one, and For for how long.
+	Reason, For bool
 	// Kind is "first" for what is done most of all, "danger" for what hurts, or "".
 	Kind string
 	// ID names it on its page.

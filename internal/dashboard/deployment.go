@@ -20,10 +20,12 @@ import (
 // deploymentView is the page of one deployment.
 type deploymentView struct {
 	state
-	Headline string
-	Chart    chart
-	Usual    time.Duration
-	History  []historyLine
+	// Headline is Marked and Rest.
+	Headline     string
+	Marked, Rest string
+	Chart        chart
+	Usual        time.Duration
+	History      []historyLine
 	// Older and Newest are pages of the history.
 	Older, Newest string
 	Newer         []newer
@@ -116,7 +118,7 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 	drawn := r.drawn(runs[key])
 	v.Usual = usual(drawn)
 	if n := len(runs[key]); n > 0 {
-		v.Chart = newChart(drawn, dayOf(runs[key][n-1].StartedAt), dayOf(runs[key][0].StartedAt))
+		v.Chart = newChart(drawn, runs[key][n-1].StartedAt, runs[key][0].StartedAt)
 	}
 	if err := r.complete(ctx, []*state{&v.state}, runs); err != nil {
 		return view{}, err
@@ -131,6 +133,8 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 		v.changed(ctx, r)
 	}
 	v.Headline = v.headline()
+	marked, _, _ := strings.Cut(v.Headline, "; ")
+	v.Marked, v.Rest = marked, v.Headline[len(marked):]
 	about := v.subject()
 	if about.Pinned && d.Live != nil { // perhaps by a rollback
 		if about.Before, err = act.Before(ctx, r.source.Log, r.models, instance, slug, *d.Live); err != nil {
@@ -202,8 +206,6 @@ func orWord(s, word string) string {
 	}
 	return s
 }
-
-func dayOf(t time.Time) string { return t.UTC().Format("2 Jan 2006") }
 
 // instance is the one that the request names, or this one.
 func (r *request) instance() (string, error) {

@@ -13,7 +13,6 @@ type bar struct {
 	X, Y, W, H int
 	Class      string
 	Title      string
-	Href       string
 }
 
 // run is a run as drawings show it.
@@ -21,7 +20,6 @@ type run struct {
 	Class string // ok, bad, now or cut
 	Took  time.Duration
 	Title string
-	Href  string
 }
 
 // spark is the small drawing of the newest runs of a deployment: as high as they took long.
@@ -105,69 +103,87 @@ func usual(runs []run) time.Duration {
 	return median(took)
 }
 
-// chart shows how long runs took, with a scale.
+// chart shows how long runs took, with a scale: its words stand beside the drawing, which is
+// stretched, and stay as large as all others.
 type chart struct {
-	W, H  int
-	Bars  []bar
-	Lines []chartLine
+	W, H int
+	Bars []bar
+	// Scale are the longest time that is drawn, its half and nothing.
+	Scale []string
 	// Median is where the line of the median run is; 0 for none.
 	Median      int
-	MedianText  string
 	First, Last string
 	Label       string
 }
 
-type chartLine struct {
-	Y    int
-	Text string
-}
-
 const (
 	chartWidth  = 720
-	chartHeight = 170
-	chartLeft   = 92
-	chartBottom = 26
+	chartHeight = 120
+	barWidth    = 34
 )
 
-// newChart draws runs, the oldest first.
-func newChart(runs []run, first, last string) chart {
-	c := chart{W: chartWidth, H: chartHeight, First: first, Last: last, Label: sparkLabel(runs)}
+// newChart draws runs, the oldest first, spread over the whole width.
+func newChart(runs []run, first, last time.Time) chart {
+	c := chart{W: chartWidth, H: chartHeight, Label: sparkLabel(runs)}
 	if len(runs) == 0 {
 		return c
 	}
-	top := rounded(longestOf(runs))
-	const high = chartHeight - chartBottom - 12
-	y := func(d time.Duration) int { return chartHeight - chartBottom - int(float64(high)*ratio(d, top)) }
-	for _, part := range []time.Duration{0, top / 2, top} {
-		c.Lines = append(c.Lines, chartLine{Y: y(part), Text: took(part)})
+	const day = "2 Jan 2006"
+	if c.First, c.Last = first.UTC().Format(day), last.UTC().Format(day); c.First == c.Last {
+		c.First, c.Last = first.UTC().Format(day+", 15:04"), last.UTC().Format("15:04 UTC")
 	}
-	slot := float64(chartWidth-chartLeft) / float64(max(len(runs), 20))
+	top := rounded(longestOf(runs))
+	c.Scale = []string{tick(top), tick(top / 2), "0"}
+	height := func(d time.Duration) int { return max(2, int(chartHeight*ratio(d, top))) }
+	slot := float64(chartWidth) / float64(len(runs))
+	width := min(barWidth, max(2, int(slot)-2))
 	for i, r := range runs {
-		h := max(2, chartHeight-chartBottom-y(r.Took))
+		h := height(r.Took)
 		c.Bars = append(c.Bars, bar{
-			X: chartWidth - int(slot*float64(len(runs)-i)), Y: chartHeight - chartBottom - h, W: max(2, int(slot)-2), H: h,
-			Class: r.Class, Title: r.Title, Href: r.Href,
+			X: int(slot*(float64(i)+0.5)) - width/2, Y: chartHeight - h, W: width, H: h, Class: r.Class, Title: r.Title,
 		})
 	}
 	if m := usual(runs); m > 0 {
-		c.Median, c.MedianText = y(m), took(m)
+		c.Median = chartHeight - height(m)
 		c.Label += ", usually in " + took(m)
 	}
 	return c
 }
 
-// rounded is a duration no shorter than d that is easy to read on a scale.
+// rounded is a duration no shorter than d that is easy to read on a scale, as its half is.
 func rounded(d time.Duration) time.Duration {
-	for unit := 10 * time.Millisecond; ; unit *= 10 {
+	for unit := 10 * time.Millisecond; unit < time.Second; unit *= 10 {
 		for _, n := range []time.Duration{1, 2, 5} {
 			if n*unit >= d {
 				return n * unit
 			}
 		}
-		if unit > 1000*time.Hour {
-			return d
+	}
+	for _, unit := range []time.Duration{time.Second, time.Minute} {
+		for _, n := range []time.Duration{1, 2, 4, 10, 20, 30} {
+			if n*unit >= d {
+				return n * unit
+			}
 		}
 	}
+	for top := time.Hour; ; top *= 2 {
+		if top >= d {
+			return top
+		}
+	}
+}
+
+// tick is a round duration, on a scale.
+func tick(d time.Duration) string {
+	for _, in := range []struct {
+		unit time.Duration
+		name string
+	}{{time.Hour, "h"}, {time.Minute, "min"}, {time.Second, "s"}} {
+		if d >= in.unit && d%in.unit == 0 {
+			return fmt.Sprintf("%d %s", d/in.unit, in.name)
+		}
+	}
+	return took(d)
 }
 
 // stepBar is a step of a run on the run's axis.

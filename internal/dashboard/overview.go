@@ -23,6 +23,8 @@ type overview struct {
 	NotRouted      string
 	// Webhook is where pushes are to be sent, for a log that has none yet.
 	Webhook string
+	// ActionView are what can be done to all of them.
+	ActionView actionView
 }
 
 type group struct {
@@ -145,6 +147,13 @@ func overviewPage(ctx context.Context, r *request) (view, error) {
 				o.Unrouted++
 			}
 		}
+	}
+	if r.h.o.Actor != nil && r.h.o.Actor(r.Request) != "" {
+		all, _, err := r.models.Freezes(ctx, cfg.Instance, "")
+		if err != nil {
+			return view{}, err
+		}
+		o.ActionView.Actions = r.actions(cfg.Instance, Subject{Frozen: all.Active(r.now)})
 	}
 	if o.Unrouted > 0 {
 		o.NotRouted = r.source.Obstacle(ctx, "")
@@ -320,7 +329,7 @@ func (r *request) newProgress(p *answer.Progress, started time.Time, usual time.
 func (r *request) drawn(attempts []projections.Attempt) []run {
 	var runs []run
 	for _, a := range slices.Backward(attempts) {
-		one := run{Took: a.EndedAt.Sub(a.StartedAt), Href: r.deliveryHref(a.Instance, a.DeliveryID)}
+		one := run{Took: a.EndedAt.Sub(a.StartedAt)}
 		switch a.Outcome {
 		case projections.OutcomeDeployed:
 			one.Class = "ok"

@@ -349,6 +349,35 @@ func TestPlain(t *testing.T) {
 	}
 }
 
+// The scale of a chart ends at a round time that no run is longer than.
+func TestChart_ScaleIsRound(t *testing.T) {
+	t.Parallel()
+	for longest, want := range map[time.Duration]string{
+		0: "10 ms, 5 ms, 0", 33 * time.Millisecond: "50 ms, 25 ms, 0", 700 * time.Millisecond: "1 s, 500 ms, 0", 1001 * time.Millisecond: "2 s, 1 s, 0", 9 * time.Second: "10 s, 5 s, 0",
+		48 * time.Second: "1 min, 30 s, 0", 61 * time.Second: "2 min, 1 min, 0", 21 * time.Minute: "30 min, 15 min, 0", 31 * time.Minute: "1 h, 30 min, 0", 90 * time.Minute: "2 h, 1 h, 0", 50 * time.Hour: "64 h, 32 h, 0",
+	} {
+		c := newChart([]run{{Class: "ok", Took: longest}}, time.Unix(0, 0), time.Unix(60, 0))
+		if got := strings.Join(c.Scale, ", "); got != want {
+			t.Errorf("%s is drawn on a scale of %s, not %s", longest, got, want)
+		}
+		if b := c.Bars[0]; b.Y < 0 || b.Y+b.H != chartHeight || b.X < 0 || b.X+b.W > chartWidth {
+			t.Errorf("%s is drawn as %+v", longest, b)
+		}
+		if c.First != "1 Jan 1970, 00:00" || c.Last != "00:01 UTC" {
+			t.Errorf("the chart is of %q to %q", c.First, c.Last)
+		}
+	}
+	crowd := newChart(make([]run, chartRuns), time.Unix(0, 0), time.Unix(1e6, 0))
+	for i, b := range crowd.Bars {
+		if i > 0 && b.X <= crowd.Bars[i-1].X+crowd.Bars[i-1].W || b.X < 0 || b.X+b.W > chartWidth {
+			t.Errorf("bar %d is at %+v", i, b)
+		}
+	}
+	if crowd.First != "1 Jan 1970" || crowd.Last != "12 Jan 1970" {
+		t.Errorf("the chart is of %q to %q", crowd.First, crowd.Last)
+	}
+}
+
 func TestTicked(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
