@@ -7,6 +7,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -23,18 +24,17 @@ type Held struct {
 
 // String says what is there; path is the key of the configuration.
 func (h Held) String() string {
-	short := func(commit string) string { return commit[:min(12, len(commit))] }
 	switch {
 	case h.Error != "":
 		return fmt.Sprintf("cannot read what path holds: %s", h.Error)
 	case h.Unfinished != "" && h.Commit != "":
-		return fmt.Sprintf("path holds files of commits %s and %s: a checkout did not end", short(h.Commit), short(h.Unfinished))
+		return fmt.Sprintf("path holds files of commits %s and %s: a checkout did not end", words.ShortCommit(h.Commit), words.ShortCommit(h.Unfinished))
 	case h.Unfinished != "":
-		return fmt.Sprintf("path holds files of commit %s: its checkout did not end", short(h.Unfinished))
+		return fmt.Sprintf("path holds files of commit %s: its checkout did not end", words.ShortCommit(h.Unfinished))
 	case h.Commit == "":
 		return "path holds no checkout"
 	}
-	return fmt.Sprintf("path holds commit %s", short(h.Commit))
+	return fmt.Sprintf("path holds commit %s", words.ShortCommit(h.Commit))
 }
 
 // Tree is the working tree of a deployment.
