@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/process"
 )
 
 // evaluator writes what an ecosystem file exports as JSON.
@@ -35,9 +35,12 @@ type app struct {
 	// instances is how many there are; 0 is a number that depends on the machine.
 	instances int
 	cluster   bool
-	// once says that the app is not started again when it ends by itself.
-	once   bool
-	cwd    string
+	// once says that the app is not started again when it ends by itself, cron that
+	// pm2 starts it again by the clock.
+	once, cron bool
+	cwd        string
+	// script is the file that runs; "" where a shell or PATH finds it.
+	script string
 	fields map[string]any
 }
 
@@ -50,71 +53,114 @@ const (
 // maxEcosystem bounds what the evaluated file may be.
 const maxEcosystem = 1 << 20
 
+// pm2Fields are the variables, beside those that begin with pm_, that pm2 would take for
+// what it knows of an app itself: it keeps both in one object.
+var pm2Fields = []string{
+	"autorestart", "cron_restart", "env", "exec_interpreter", "exec_mode", "exit_code", "instances", "name", "namespace", "restart_time", "status", "unstable_restarts",
+}
+
 // evaluate runs the ecosystem file once. pm2 is given what it said then, so that what
 // was checked is what runs.
 func (r *run) evaluate(ctx context.Context, env handlers.Env) error {
-	file := filepath.Join(r.Path, r.Ecosystem)
-	if _, err := os.Stat(file); err != nil {
+	if _, err := os.Stat(filepath.Join(r.Path, r.Ecosystem)); err != nil {
 		return fmt.Errorf("there is no %s at this commit; it has to say what pm2 runs", r.Ecosystem)
 	}
-	if err := os.MkdirAll(filepath.Dir(r.Definition), 0o700); err != nil {
-		return err
-	}
-	r.earlier = namesIn(r.Definition)
-	dir, err := os.MkdirTemp(filepath.Dir(r.Definition), ".evaluate-*")
+	r.earlier, r.first = namesIn(r.Definition)
+	text, err := r.exported(ctx, env, r.Path)
 	if err != nil {
 		return err
+	}
+	if r.apps, err = r.parse(text, env); err != nil {
+		return fmt.Errorf("%s: %w", r.Ecosystem, err)
+	}
+	for _, a := range r.apps {
+		env.Say("%s: %v in %s", a.name, a.fields["script"], a.cwd)
+	}
+	return nil
+}
+
+// exported is what the ecosystem file in a directory exports, as JSON.
+func (r *run) exported(ctx context.Context, env handlers.Env, at string) ([]byte, error) {
+	file := filepath.Join(at, r.Ecosystem)
+	if err := os.MkdirAll(filepath.Dir(r.Definition), 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(r.Definition), ".evaluate-*")
+	if err != nil {
+		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	out := filepath.Join(dir, "apps.json")
 	env.Say("$ node --eval ... -- %s", file)
 	env.SearchPaths = slices.Concat(r.SearchPaths, env.SearchPaths)
-	if err := env.Run(ctx, r.Path, []string{"INSTANCE_NAME=" + r.Instance},
+	if err := env.Run(ctx, at, []string{"INSTANCE_NAME=" + r.Instance},
 		"node", "--input-type=module", "--eval", evaluator, "--", file, out); err != nil {
-		return fmt.Errorf("evaluate %s: %w", r.Ecosystem, err)
+		return nil, fmt.Errorf("evaluate %s: %w", r.Ecosystem, err)
 	}
 	text, err := os.ReadFile(out)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s ended node before it exported anything; it must export apps", r.Ecosystem)
+		return nil, fmt.Errorf("%s ended node before it exported anything; it must export apps", r.Ecosystem)
 	case err != nil:
-		return err
+		return nil, err
 	case len(text) > maxEcosystem:
-		return fmt.Errorf("%s exports more than %d bytes", r.Ecosystem, maxEcosystem)
+		return nil, fmt.Errorf("%s exports more than %d bytes", r.Ecosystem, maxEcosystem)
 	}
-	if r.apps, err = r.parse(text, env); err != nil {
-		return fmt.Errorf("%s: %w", r.Ecosystem, err)
+	return text, nil
+}
+
+// remember keeps, before the first checkout, what the file that is there calls the apps:
+// those of the Python deployer run by these names. Where it cannot be evaluated, they are
+// known by where they run.
+func (r *run) remember(ctx context.Context, env handlers.Env) error {
+	if _, err := os.Stat(r.Definition); err == nil {
+		return nil
 	}
-	definition, err := json.MarshalIndent(map[string]any{"apps": fields(r.apps)}, "", "  ")
+	if _, err := os.Stat(filepath.Join(r.root(), r.Ecosystem)); err != nil {
+		return nil //nolint:nilerr // there are none, or it is the step checkout that fails
+	}
+	ctx, cancel := context.WithTimeout(ctx, ecosystemTimeout)
+	defer cancel()
+	text, err := r.exported(ctx, env, r.root())
+	if err != nil {
+		env.Say("which apps are taken over is told by where they run: %v", err)
+		return nil
+	}
+	return durable.WriteFile(r.Definition, text, 0o600)
+}
+
+// define writes the file that pm2 is given, with the names that the next run knows.
+func (r *run) define() error {
+	all := make([]map[string]any, len(r.apps))
+	for i, a := range r.apps {
+		all[i] = a.fields
+	}
+	definition, err := json.MarshalIndent(map[string]any{"apps": all}, "", "  ")
 	if err != nil {
 		return err
-	}
-	for _, a := range r.apps {
-		env.Say("%s: %v in %s", a.name, a.fields["script"], a.cwd)
 	}
 	return durable.WriteFile(r.Definition, definition, 0o600)
 }
 
-func fields(apps []app) []map[string]any {
-	all := make([]map[string]any, len(apps))
-	for i, a := range apps {
-		all[i] = a.fields
+// namesIn are the apps of a definition that was written earlier, nil where there is none,
+// and first says that no deploy wrote it: see remember.
+func namesIn(file string) (names []string, first bool) {
+	var earlier struct {
+		Apps []struct {
+			Name string
+			Env  map[string]any
+		}
 	}
-	return all
-}
-
-// namesIn are the names in a definition that was written earlier.
-func namesIn(file string) []string {
-	var earlier struct{ Apps []struct{ Name string } }
 	text, err := os.ReadFile(file)
 	if err != nil || json.Unmarshal(text, &earlier) != nil {
-		return nil // it is one of two ways to know apps again
+		return nil, true // it is one of two ways to know apps again
 	}
-	var names []string
-	for _, a := range earlier.Apps {
-		names = append(names, a.Name)
+	names = make([]string, len(earlier.Apps))
+	for i, a := range earlier.Apps {
+		names[i] = a.Name
+		first = first || a.Env[deploymentVar] == nil
 	}
-	return names
+	return names, first
 }
 
 // parse checks the apps that a file exported, and adds what they are given.
@@ -159,6 +205,8 @@ func (r *run) app(f map[string]any, env handlers.Env) (app, error) {
 		return app{}, errors.New("it has no script")
 	}
 	a := app{name: name, fields: f, once: f["autorestart"] == false}
+	clock, _ := f["cron_restart"].(string)
+	a.cron = clock != "" && clock != "0"
 	// pm2 takes a relative one for relative to its own directory.
 	a.cwd = r.Path
 	if cwd, _ := f["cwd"].(string); filepath.IsAbs(cwd) {
@@ -191,11 +239,17 @@ func (r *run) app(f map[string]any, env handlers.Env) (app, error) {
 		key, value, _ := strings.Cut(kv, "=")
 		vars[key] = value
 	}
+	for key := range vars {
+		if strings.HasPrefix(key, "pm_") || slices.Contains(pm2Fields, key) {
+			return app{}, fmt.Errorf("env sets %q, which pm2 takes for what it knows of the app itself; give the variable another name", key)
+		}
+	}
 	f["env"] = vars
-	if err := r.found(a, script, env); err != nil {
+	var err error
+	if a.script, err = r.found(a, script, env); err != nil {
 		return app{}, err
 	}
-	a.cwd = r.lasting(a.cwd)
+	a.cwd, a.script = r.lasting(a.cwd), r.lasting(a.script)
 	for _, fields := range []map[string]any{f, vars} {
 		for key, value := range fields {
 			if text, ok := value.(string); ok {
@@ -203,7 +257,6 @@ func (r *run) app(f map[string]any, env handlers.Env) (app, error) {
 			}
 		}
 	}
-	var err error
 	if a.definition, err = definition(f); err != nil {
 		return app{}, err
 	}
@@ -255,44 +308,46 @@ func definition(f map[string]any) (string, error) {
 	return hex.EncodeToString(sum[:8]), err
 }
 
-// found looks for the programs of an app, before anything that runs is stopped.
-func (r *run) found(a app, script string, env handlers.Env) error {
+// found looks for the programs of an app, before anything that runs is stopped, and
+// returns the file of its script.
+func (r *run) found(a app, script string, env handlers.Env) (string, error) {
 	if info, err := os.Stat(a.cwd); err != nil || !info.IsDir() {
-		return fmt.Errorf("cwd %s is no directory; the build may not have made it", a.cwd)
+		return "", fmt.Errorf("cwd %s is no directory; the build may not have made it", a.cwd)
 	}
-	if interpreter, _ := a.fields["interpreter"].(string); filepath.IsAbs(interpreter) {
-		if _, err := exec.LookPath(interpreter); err != nil {
-			return fmt.Errorf("its interpreter %s is no program here", interpreter)
+	dirs := slices.Concat(r.SearchPaths, env.SearchPaths)
+	for _, key := range []string{"interpreter", "exec_interpreter"} {
+		interpreter, _ := a.fields[key].(string)
+		if interpreter == "" || slices.Contains(pm2Interpreters, interpreter) || strings.Contains(interpreter, "node@") {
+			continue
+		}
+		if strings.Contains(interpreter, "/") && !filepath.IsAbs(interpreter) { // pm2 and its daemon would look in two places
+			interpreter = filepath.Join(a.cwd, interpreter)
+			a.fields[key] = interpreter
+		}
+		if _, err := process.LookPath(interpreter, a.cwd, dirs, env.Vars); err != nil {
+			return "", fmt.Errorf("its interpreter %s is no program here: %w", interpreter, err)
 		}
 	}
 	if strings.ContainsAny(script, " \t") {
-		return nil // pm2 has a shell run it
+		return "", nil // pm2 has a shell run it
 	}
 	at := script
 	if !filepath.IsAbs(at) {
 		at = filepath.Join(a.cwd, script)
 	}
 	if _, err := os.Stat(at); err == nil {
-		return nil
+		return at, nil
 	}
 	if !strings.Contains(script, "/") {
-		for _, dir := range slices.Concat(r.SearchPaths, env.SearchPaths, pathOf(env.Vars)) {
-			if _, err := exec.LookPath(filepath.Join(dir, script)); err == nil {
-				return nil
-			}
+		if _, err := process.LookPath(script, a.cwd, dirs, env.Vars); err == nil {
+			return "", nil
 		}
 	}
-	return fmt.Errorf("its script %s does not exist; the build may not have made it", at)
+	return "", fmt.Errorf("its script %s does not exist; the build may not have made it", at)
 }
 
-func pathOf(vars []string) (dirs []string) {
-	for _, kv := range vars {
-		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
-			dirs = filepath.SplitList(path)
-		}
-	}
-	return dirs
-}
+// pm2Interpreters are those that pm2 has itself, or needs none for.
+var pm2Interpreters = []string{"none", "node", "lsc", "coffee"}
 
 var (
 	fileEnding = regexp.MustCompile(`\.json|\.ya?ml|\.config\.(js|cjs|mjs)`)

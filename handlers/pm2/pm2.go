@@ -11,6 +11,7 @@ package pm2
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,6 +77,9 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 	if err != nil {
 		return handlers.Plan{}, err
 	}
+	r := &run{Config: h.cfg, job: job}
+	checkout := &steps[len(steps)-1]
+	checkout.Run = after(r.remember, checkout.Run)
 	// CI keeps pnpm from asking, and from rewriting the lockfile: without a terminal,
 	// pnpm 9 asks, does nothing, and exits with 0.
 	pnpmEnv := []string{"CI=true", "INSTANCE_NAME=" + h.cfg.Instance}
@@ -92,7 +96,6 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 	for _, script := range h.cfg.Scripts {
 		steps = append(steps, h.cfg.Program(script, "", scriptTimeout, pnpmEnv, slices.Concat(all, []string{"run", script})...))
 	}
-	r := &run{Config: h.cfg, job: job}
 	steps = append(steps,
 		handlers.Step{
 			Name: "ecosystem", Stage: handlers.Look, Timeout: ecosystemTimeout,
@@ -102,11 +105,24 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 		handlers.Step{Name: "retire", Stage: handlers.Live, Describe: "delete the apps of this deployment that are no longer in the file", Run: r.retire},
 		handlers.Step{Name: "restart", Stage: handlers.Live, Describe: "restart each app, and replace those whose definition changed", Run: r.restart},
 		handlers.Step{Name: "settle", Stage: handlers.Live, Describe: fmt.Sprintf("look for %s that the apps stay up", h.cfg.Settle), Run: r.settle},
-		handlers.Step{Name: "save", Stage: handlers.Live, Describe: "let pm2 bring the same apps back after a reboot", Run: func(ctx context.Context, env handlers.Env) error {
-			return r.pm2(ctx, env, "save", "--force") // without --force it saves no empty list, and the old one would come back
-		}},
+		handlers.Step{Name: "save", Stage: handlers.Live, Describe: "let pm2 bring the same apps back after a reboot", Run: r.save},
 	)
+	for i := range steps {
+		steps[i].Run = r.told(steps[i].Run)
+	}
 	return handlers.Plan{Steps: steps, Undo: h.cfg.Undo(job), Finally: r.unlock}, nil
+}
+
+type work = func(context.Context, handlers.Env) error
+
+// after does one thing after another.
+func after(first, then work) work {
+	return func(ctx context.Context, env handlers.Env) error {
+		if err := first(ctx, env); err != nil {
+			return err
+		}
+		return then(ctx, env)
+	}
 }
 
 // notAsking fails a step that asked something, which nobody could answer, and
@@ -160,8 +176,11 @@ type run struct {
 	lock *os.File
 	// apps are those of the file, in its order.
 	apps []app
-	// earlier are the names in the file of the last run.
+	// earlier are the names in the file of the last run; first says that there was none.
 	earlier []string
+	first   bool
+	// god is the process of pm2's daemon whose list was found whole; 0 before that.
+	god int
 	// retired says that running apps were touched.
 	retired bool
 }
@@ -187,9 +206,14 @@ func (r *run) home(env handlers.Env) string {
 	return filepath.Join(home, ".pm2")
 }
 
+var errLost = errors.New("pm2's daemon ended in the middle of the run; deploy again")
+
 // pm2 runs one command of pm2. What its environment holds becomes the environment of
 // apps and of the daemon that it starts, and of its dump: so it gets nothing of the run.
 func (r *run) pm2(ctx context.Context, env handlers.Env, args ...string) error {
+	if r.god != 0 && daemonAt(r.home(env)) != r.god { // the command would start an empty one
+		return errLost
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout, &handlers.TimeoutError{After: commandTimeout})
 	defer cancel()
 	env.Vars = slices.DeleteFunc(slices.Clone(env.Vars), func(kv string) bool {
@@ -214,7 +238,10 @@ func (r *run) retire(ctx context.Context, env handlers.Env) error {
 			ids = append(ids, fmt.Sprint(p.ID))
 		}
 	}
-	return r.remove(ctx, env, ids)
+	if err := r.remove(ctx, env, ids); err != nil {
+		return err
+	}
+	return r.define() // not before: the names in it tell what has to be retired
 }
 
 // remove deletes processes by their numbers; one that is gone is no error.
@@ -261,28 +288,46 @@ func (r *run) restart(ctx context.Context, env handlers.Env) error {
 		default:
 			env.Say("the definition of %s changed: it is replaced", a.name)
 			if err := r.remove(ctx, env, ids); err != nil {
-				return r.told(ctx, env, err)
+				return err
 			}
 		}
 		r.retired = true
 		if err := r.pm2(ctx, env, verb, r.Definition, "--only", a.name); err != nil {
-			return r.told(ctx, env, fmt.Errorf("%s %s: %w", verb, a.name, err))
+			return fmt.Errorf("%s %s: %w", verb, a.name, err)
 		}
 	}
 	return nil
 }
 
-// told says in the output what runs, and passes the error on.
-func (r *run) told(ctx context.Context, env handlers.Env, err error) error {
-	procs, listErr := r.list(ctx, env)
-	if listErr != nil {
+// told says in the output what runs after a step that failed. A daemon that was lost
+// meanwhile is brought back with the apps of its last save.
+func (r *run) told(run work) work {
+	return func(ctx context.Context, env handlers.Env) error {
+		err := run(ctx, env)
+		if err == nil {
+			return nil
+		}
+		if !r.retired {
+			if env.Say("no app was touched: what ran before still runs"); r.Current == "" {
+				env.Say("its files may be newer: the build is in place")
+			}
+			return err
+		}
+		ctx = context.WithoutCancel(ctx)
+		procs, listErr := r.list(ctx, env)
+		if errors.Is(listErr, errLost) {
+			procs, listErr = r.whole(ctx, env)
+		}
+		if listErr != nil {
+			env.Say("which apps run is not known: %v", listErr)
+			return err
+		}
+		env.Say("the apps of this deployment now:")
+		for _, p := range procs {
+			if r.owns(p) {
+				env.Say("  %s: %s, pid %d, commit %.12s", p.Name, p.Env.Status, p.PID, p.Env.Commit)
+			}
+		}
 		return err
 	}
-	env.Say("the apps of this deployment now:")
-	for _, p := range procs {
-		if r.owns(p) {
-			env.Say("  %s: %s, pid %d, commit %.12s", p.Name, p.Env.Status, p.PID, p.Env.Commit)
-		}
-	}
-	return err
 }

@@ -68,12 +68,16 @@ func TestParse_RefusesWhatPM2TakesForSomethingElse(t *testing.T) {
 		`null`:        "no apps",
 		`{"apps":[{"name":"a","script":"main.js"},{"name":"a","script":"main.js"}]}`:                 `two apps have the name "a"`,
 		`{"apps":[{"name":"a","script":"main.js"},{"name":"b","script":"main.js","namespace":"a"}]}`: `"a" is the name of an app and the namespace of another`,
-		`{"apps":[{"name":"a"}]}`:                                        "no script",
-		`{"apps":[{"name":"a","script":"main.js","env":[]}]}`:            "env is not an object",
-		`{"apps":[{"name":"a","script":"main.js","instances":1.5}]}`:     "no whole number",
-		`{"apps":[{"name":"a","script":"gone.js"}]}`:                     "its script",
-		`{"apps":[{"name":"a","script":"main.js","cwd":"gone"}]}`:        "is no directory",
-		`{"apps":[{"name":"a","script":"x y","interpreter":"/gone/x"}]}`: "its interpreter",
+		`{"apps":[{"name":"a"}]}`:                                                "no script",
+		`{"apps":[{"name":"a","script":"main.js","env":[]}]}`:                    "env is not an object",
+		`{"apps":[{"name":"a","script":"main.js","instances":1.5}]}`:             "no whole number",
+		`{"apps":[{"name":"a","script":"gone.js"}]}`:                             "its script",
+		`{"apps":[{"name":"a","script":"main.js","cwd":"gone"}]}`:                "is no directory",
+		`{"apps":[{"name":"a","script":"x y","interpreter":"/gone/x"}]}`:         "its interpreter",
+		`{"apps":[{"name":"a","script":"main.js","interpreter":"gone-x"}]}`:      "its interpreter",
+		`{"apps":[{"name":"a","script":"main.js","exec_interpreter":"./gone"}]}`: "its interpreter",
+		`{"apps":[{"name":"a","script":"main.js","env":{"name":"all"}}]}`:        `env sets "name"`,
+		`{"apps":[{"name":"a","script":"main.js","env":{"pm_id":0}}]}`:           `env sets "pm_id"`,
 	} {
 		if _, err := r.parse([]byte(text), handlers.Env{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
@@ -137,23 +141,92 @@ func TestParseList_SkipsWhatComesBefore(t *testing.T) {
 func TestOwns_KnowsAppsAgain(t *testing.T) {
 	t.Parallel()
 	r := sample(t)
-	r.earlier = []string{"old"}
+	within := filepath.Join(r.Path, "server")
 	for _, c := range []struct {
 		name, deployment, cwd string
-		ours                  bool
+		// known, taken and unknown say whose it is after a deploy of ours, before the first
+		// one with names and without.
+		known, taken, unknown bool
 	}{
-		{"a", "web", "/elsewhere", true},
-		{"a", "other", r.Path, false},
-		{"a", "", filepath.Join(r.Path, "server"), true}, // started by the Python deployer
-		{"a", "", r.Path + "-staging", false},
-		{"old", "", "/elsewhere", true},
-		{"b", "", "/elsewhere", false},
+		{"old", "web", "/elsewhere", true, true, true},
+		{"by-hand", "web", "/elsewhere", true, true, true},
+		{"old", "other", within, false, false, false},
+		{"old", "", within, true, true, true}, // started by the Python deployer
+		{"old", "", "/elsewhere", true, false, false},
+		{"by-hand", "", within, false, false, true},
+		{"by-hand", "", r.Path + "-staging", false, false, false},
 	} {
 		p := proc{Name: c.name}
 		p.Env.Deployment, p.Env.Cwd = c.deployment, c.cwd
-		if r.owns(p) != c.ours {
-			t.Errorf("%+v: ours is %v", c, !c.ours)
+		for i, want := range []bool{c.known, c.taken, c.unknown} {
+			r.earlier, r.first = []string{"old"}, i > 0
+			if i == 2 {
+				r.earlier = nil
+			}
+			if r.owns(p) != want {
+				t.Errorf("%+v, case %d: ours is %v", c, i, !want)
+			}
 		}
+	}
+}
+
+// The file that a deploy wrote tells the names, and that of a deployer before it, too.
+func TestNamesIn_SaysWhoseTheyAre(t *testing.T) {
+	t.Parallel()
+	r := sample(t)
+	r.Definition = filepath.Join(r.Path, "web.json")
+	if names, first := namesIn(r.Definition); names != nil || !first {
+		t.Errorf("no file gave %q, %v", names, first)
+	}
+	if err := os.WriteFile(r.Definition, []byte(`{"apps":[{"name":"a","env":{"PORT":1}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if names, first := namesIn(r.Definition); !slices.Equal(names, []string{"a"}) || !first {
+		t.Errorf("that of others gave %q, %v", names, first)
+	}
+	apps, err := r.parse([]byte(`{"apps":[{"name":"b","script":"main.js"}]}`), handlers.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.apps = apps
+	if err := r.define(); err != nil {
+		t.Fatal(err)
+	}
+	if names, first := namesIn(r.Definition); !slices.Equal(names, []string{"b"}) || first {
+		t.Errorf("our own gave %q, %v", names, first)
+	}
+}
+
+// A save must not drop the apps of others.
+func TestLost_NamesWhatOthersOwn(t *testing.T) {
+	t.Parallel()
+	r := sample(t)
+	running := func(names ...string) (procs []proc) {
+		for _, name := range names {
+			procs = append(procs, proc{Name: name})
+		}
+		return procs
+	}
+	check := func(procs []proc, want ...string) {
+		t.Helper()
+		if lost, err := r.lost(r.Path, procs); err != nil || !slices.Equal(lost, want) {
+			t.Errorf("%v: %q, %v, want %q", procs, lost, err, want)
+		}
+	}
+	check(running())
+	dump := filepath.Join(r.Path, "dump.pm2")
+	text := `[{"name":"own","DURHACK_DEPLOYMENT":"web"},{"name":"their","DURHACK_DEPLOYMENT":"other"},{"name":"by-hand"}]`
+	if err := os.WriteFile(dump, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check(running("their"))
+	check(running("own"), "their")
+	check(running(), "own", "their", "by-hand") // a daemon that somebody's command started
+	if err := os.WriteFile(dump, []byte(text[:30]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if lost, err := r.lost(r.Path, nil); err == nil {
+		t.Errorf("half a file gave %q", lost)
 	}
 }
 
@@ -164,10 +237,10 @@ func TestLook_SeesWhatIsNotUp(t *testing.T) {
 	if err := os.WriteFile(log, []byte(strings.Repeat("x\n", 5000)+"EADDRINUSE\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.apps = []app{{name: "a", cwd: r.Path, instances: 1}, {name: "cron", cwd: r.Path, instances: 1, once: true}}
+	r.apps = []app{{name: "a", cwd: r.Path, script: "/a.js", instances: 1}, {name: "cron", cwd: r.Path, instances: 1, once: true, cron: true}}
 	list := func(change func(a, cron *proc)) []proc {
 		a, cron := proc{Name: "a", PID: 1}, proc{Name: "cron", ID: 1}
-		a.Env.Status, a.Env.Cwd, a.Env.ErrLog = "online", r.Path, log
+		a.Env.Status, a.Env.Cwd, a.Env.Script, a.Env.ErrLog = "online", r.Path, "/a.js", log
 		cron.Env.Status, cron.Env.Cwd = "stopped", r.Path
 		change(&a, &cron)
 		return []proc{a, cron}
@@ -184,12 +257,33 @@ func TestLook_SeesWhatIsNotUp(t *testing.T) {
 		"cron fails": {change: func(a, cron *proc) { cron.Env.ExitCode = 2 }, fail: "cron is stopped (exit code 2)"},
 		"another":    {change: func(a, cron *proc) { a.PID = 2 }, fail: "a ended and was started again"},
 		"again":      {change: func(a, cron *proc) { a.Env.Restarts = 1 }, fail: "a ended and was started again"},
+		"cron again": {change: func(a, cron *proc) { cron.Env.Status, cron.PID = "online", 2 }},
+		"cron hurt":  {change: func(a, cron *proc) { cron.Env.Status, cron.PID, cron.Env.ExitCode = "online", 2, 2 }, fail: "cron ended and was started again (exit code 2)"},
+		"other file": {change: func(a, cron *proc) { a.Env.Script = "/b.js" }, fail: "a runs /b.js, and the file says /a.js"},
 		"elsewhere":  {change: func(a, cron *proc) { a.Env.Cwd = "/" }, fail: "the file says"},
 		"gone":       {change: func(a, cron *proc) { a.Name = "b" }, fail: "a runs 0 times, and the file says 1"},
 	} {
-		waiting, err := r.look(list(c.change), map[int]seen{0: {pid: 1}})
+		waiting, err := r.look(list(c.change), map[int]seen{0: {pid: 1}, 1: {pid: 1}})
 		if waiting != c.waiting || (err == nil) != (c.fail == "") || err != nil && !strings.Contains(err.Error(), c.fail) {
 			t.Errorf("%s: waiting %q, %v", name, waiting, err)
+		}
+	}
+}
+
+// An app that cron_restart starts again has to stay up from then on.
+func TestLook_BeginsAgainWithTheClock(t *testing.T) {
+	t.Parallel()
+	r := sample(t)
+	r.apps = []app{{name: "a", cwd: r.Path, instances: 1, cron: true}}
+	first := map[int]seen{}
+	for _, c := range []struct {
+		pid, restarts, unstable int
+		waiting, fail           bool
+	}{{1, 0, 0, false, false}, {2, 1, 0, true, false}, {2, 1, 0, false, false}, {3, 2, 1, false, true}} {
+		p := proc{Name: "a", PID: c.pid}
+		p.Env.Status, p.Env.Cwd, p.Env.Restarts, p.Env.Unstable = "online", r.Path, c.restarts, c.unstable
+		if waiting, err := r.look([]proc{p}, first); (waiting != "") != c.waiting || (err != nil) != c.fail {
+			t.Errorf("%+v: waiting %q, %v", c, waiting, err)
 		}
 	}
 }

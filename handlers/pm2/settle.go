@@ -40,7 +40,7 @@ func (r *run) settle(ctx context.Context, env handlers.Env) error {
 		}
 		waiting, err := r.look(procs, first)
 		if err != nil {
-			return r.told(ctx, env, err)
+			return err
 		}
 		now := time.Now()
 		switch {
@@ -52,7 +52,7 @@ func (r *run) settle(ctx context.Context, env handlers.Env) error {
 				return nil
 			}
 		case now.Sub(begin) > slow+r.Settle:
-			return r.told(ctx, env, fmt.Errorf("%s after %s", waiting, now.Sub(begin).Round(time.Second)))
+			return fmt.Errorf("%s after %s", waiting, now.Sub(begin).Round(time.Second))
 		default:
 			whole = time.Time{}
 		}
@@ -74,18 +74,25 @@ func (r *run) look(procs []proc, first map[int]seen) (waiting string, err error)
 			count++
 			now := seen{p.PID, p.Env.Restarts, p.Env.Unstable}
 			before, known := first[p.ID]
+			again := known && now != before
 			switch {
-			case a.once && p.Env.Status == "stopped" && p.Env.ExitCode == 0:
+			case a.once && p.Env.ExitCode == 0 && (p.Env.Status == "stopped" || a.cron && again): // pm2 starts it by the clock only
+				first[p.ID] = now
 			case p.Env.Status == "launching" || p.Env.Status == "stopping":
 				waiting = fmt.Sprintf("%s is still %s", a.name, p.Env.Status)
 			case p.Env.Status != "online":
 				return "", fmt.Errorf("%s is %s (exit code %d)%s", a.name, p.Env.Status, p.Env.ExitCode, tail(p.Env.ErrLog))
-			case known && now != before:
+			case again && a.cron && !a.once && now.unstable <= before.unstable:
+				first[p.ID] = now
+				waiting = fmt.Sprintf("%s did not stay up: it was started again, by its cron_restart or because it ended (exit code %d)", a.name, p.Env.ExitCode)
+			case again:
 				return "", fmt.Errorf("%s ended and was started again (exit code %d)%s", a.name, p.Env.ExitCode, tail(p.Env.ErrLog))
 			case r.elsewhere(p.PID):
 				return "", fmt.Errorf("%s still runs in another release than %s", a.name, r.Path)
 			case p.Env.Cwd != a.cwd:
 				return "", fmt.Errorf("%s runs in %s, and the file says %s", a.name, p.Env.Cwd, a.cwd)
+			case a.script != "" && p.Env.Script != a.script:
+				return "", fmt.Errorf("%s runs %s, and the file says %s", a.name, p.Env.Script, a.script)
 			default:
 				first[p.ID] = now
 			}

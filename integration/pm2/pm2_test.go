@@ -166,6 +166,8 @@ type project struct {
 	healthy time.Duration
 	// releases are where commits are built, if its path is set.
 	releases releases.Config
+	// onStep, if set, is told of each step before it runs.
+	onStep func(name string)
 	// previous is what was deployed last.
 	previous string
 	runs     int
@@ -256,10 +258,19 @@ func (p *project) deploy(commit string) (handlers.Result, string) {
 	}
 	var out bytes.Buffer
 	vars := append(handlers.Environment(job, nil, nil), p.env()...)
-	r := handlers.Execute(p.t.Context(), plan, handlers.Env{Out: &out, Vars: vars, SearchPaths: []string{p.bin}}, nil)
+	r := handlers.Execute(p.t.Context(), plan, handlers.Env{Out: &out, Vars: vars, SearchPaths: []string{p.bin}}, p)
 	p.previous = job.Commit
 	return r, out.String()
 }
+
+// StepStarted and StepEnded implement handlers.Reporter.
+func (p *project) StepStarted(name string) {
+	if p.onStep != nil {
+		p.onStep(name)
+	}
+}
+
+func (p *project) StepEnded(handlers.StepResult) {}
 
 func (p *project) succeeds() string {
 	p.t.Helper()
@@ -451,6 +462,175 @@ func TestPM2_DaemonIsLost(t *testing.T) {
 					t.Errorf("the dump has %s", secret)
 				}
 			}
+
+			// It is lost, and somebody's command starts an empty one.
+			h.reboot()
+			if pids := h.running(); len(pids) != 0 {
+				t.Fatalf("apps are %v", pids)
+			}
+			if out := a.succeeds(); !strings.Contains(out, "pm2 does not run one-server, two-server of its last save") {
+				t.Errorf("the run log:\n%s", out)
+			}
+			b.answers("v1 common two extra server")
+		})
+	}
+}
+
+// reboot ends the daemon and its apps as a loss of power does.
+func (h *host) reboot() {
+	h.t.Helper()
+	old, pids := h.pid(), h.running()
+	pids["pm2"] = old
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		h.t.Fatal(err)
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	testkit.Wait(h.t, "all of it has ended", func() bool {
+		for _, pid := range pids {
+			if syscall.Kill(pid, 0) == nil {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Whichever step the daemon is lost in, the run fails, all apps come back, and the next
+// one succeeds.
+func TestPM2_DaemonIsLostInARun(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, toolsets["pm2 7, pnpm 10"])
+	a, b := h.project("one"), h.project("two")
+	a.cfg.Settle, b.cfg.Settle = 100*time.Millisecond, 100*time.Millisecond
+	a.succeeds()
+	b.succeeds()
+	for _, step := range []string{"retire", "restart", "settle", "save"} {
+		a.onStep = func(name string) {
+			if name == step {
+				h.reboot()
+			}
+		}
+		a.fails(step, "daemon ended in the middle of the run")
+		a.onStep = nil
+		a.succeeds()
+		a.answers("v1 common one extra server")
+		b.answers("v1 common two extra server")
+		if dump := read(t, h.home, ".pm2/dump.pm2"); !strings.Contains(dump, `"two-server"`) {
+			t.Errorf("lost in %s: two-server is not in the dump", step)
+		}
+	}
+}
+
+// Apps of the Python deployer are taken over by the names in its file, also after a first
+// deploy that failed. What somebody runs there by hand is left alone.
+func TestPM2_TakesOver(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, toolsets["pm2 6, pnpm 9"])
+	p := h.project("web")
+	p.write("server/idle.cjs", "setInterval(() => {}, 1000)\n")
+	p.ecosystem(`{ name: N + '-old', script: './idle.cjs', cwd: './server' }`)
+	p.commit()
+	run(t, "", "git", "clone", "--quiet", p.work, p.live)
+	hand := func(args ...string) {
+		t.Helper()
+		cmd := h.pm2(t.Context(), args...)
+		cmd.Dir, cmd.Env = p.live, append(cmd.Env, "INSTANCE_NAME=web")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	hand("start", "ecosystem.config.js")
+	hand("start", "server/idle.cjs", "--name", "by-hand")
+
+	p.ecosystem(`{ name: N + '-server', script: './dist/main.mjs', cwd: './server', env: { PORT: P, EXTRA: 'extra' } }`)
+	build := read(t, p.work, "server/package.json")
+	p.write("server/package.json", strings.Replace(build, "mkdir -p dist", "false", 1))
+	if out := p.fails("build", ""); !strings.Contains(out, "no app was touched") {
+		t.Errorf("the run log:\n%s", out)
+	}
+	p.write("server/package.json", build)
+	p.succeeds()
+	p.answers("v1 common web extra server")
+	if pids := h.running(); len(pids) != 2 || pids["web-server"] == 0 || pids["by-hand"] == 0 {
+		t.Errorf("apps are %v", pids)
+	}
+	hand("start", "server/idle.cjs", "--name", "later")
+	p.succeeds()
+	if pids := h.running(); len(pids) != 3 {
+		t.Errorf("apps are %v", pids)
+	}
+}
+
+// pm2 starts apps again by the clock: that is no crash. Those with another mode, number or
+// interpreter are replaced, and what cannot run is refused before anything is touched.
+func TestPM2_AppsOfOtherKinds(t *testing.T) {
+	for name, set := range toolsets {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, set)
+			p := h.project("web")
+			p.cfg.Migrate, p.cfg.Scripts = nil, nil
+			p.write("server/pair.cjs", "setInterval(() => {}, 1000)\n")
+			pair := func(fields string) {
+				t.Helper()
+				p.ecosystem(`{ name: N + '-pair', script: './pair.cjs', cwd: './server', ` + fields + ` }`)
+			}
+			shows := func(mode string, count int) {
+				t.Helper()
+				out, err := h.pm2(t.Context(), "jlist").Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var list []struct {
+					Name string `json:"name"`
+					Env  struct {
+						Mode        string `json:"exec_mode"`
+						Interpreter string `json:"exec_interpreter"`
+					} `json:"pm2_env"`
+				}
+				if err := json.Unmarshal(out[bytes.IndexByte(out, '['):], &list); err != nil {
+					t.Fatalf("%v in %s", err, out)
+				}
+				found := 0
+				for _, one := range list {
+					if one.Name == "web-pair" && one.Env.Mode+" "+one.Env.Interpreter == mode {
+						found++
+					}
+				}
+				if found != count {
+					t.Errorf("apps are %+v, want %d of %s", list, count, mode)
+				}
+			}
+			node, err := exec.LookPath("node")
+			if err != nil {
+				t.Fatal(err)
+			}
+			pair(`instances: 1`)
+			p.succeeds()
+			shows("cluster_mode "+node, 1)
+			pair(`instances: 3`)
+			p.succeeds()
+			shows("cluster_mode "+node, 3)
+			pair(`exec_mode: 'fork', instances: 2`)
+			p.succeeds()
+			shows("fork_mode "+node, 2)
+			other := filepath.Join(h.home, "node")
+			if err := os.Symlink(node, other); err != nil {
+				t.Fatal(err)
+			}
+			pair(fmt.Sprintf(`interpreter: %q`, other))
+			p.succeeds()
+			shows("fork_mode "+other, 1)
+			pair(`interpreter: 'gone'`)
+			p.fails("ecosystem", "its interpreter gone")
+			shows("fork_mode "+other, 1)
+
+			p.cfg.Settle = 2500 * time.Millisecond
+			p.write("server/job.cjs", "setTimeout(() => {}, 200)\n")
+			pair(`}, { name: N + '-job', script: './job.cjs', cwd: './server', autorestart: false, cron_restart: '* * * * * *'`)
+			p.succeeds()
 		})
 	}
 }
