@@ -75,7 +75,7 @@ deployed, and the others are voided as superseded.`,
 					return err
 				}
 				if allStill {
-					fmt.Fprintln(c.err, "note: all deployments are still frozen; `"+c.command("thaw")+"` without SLUG ends that")
+					fmt.Fprintln(c.err, "note: all deployments are still frozen; `"+c.command("thaw", "--reason", "...")+"` ends that")
 				}
 				_, err = fmt.Fprintf(c.out, "thawed: %s\n", answer.WhichOf(slug))
 				return err

@@ -26,11 +26,14 @@ earlier commit back and pins it.`,
 				return err
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
-				commit, err := c.person(cfg, store).Pin(cmd.Context(), "", args[0], "", why)
+				live, running, err := c.person(cfg, store).Pin(cmd.Context(), "", args[0], "", why)
 				if err != nil {
 					return err
 				}
-				return c.tellPinned(args[0], commit)
+				if running != nil {
+					fmt.Fprintf(c.err, "note: the run of %s goes on, and goes live all the same; `%s` ends it\n", shortCommit(running.Commit), c.command("cancel", args[0]))
+				}
+				return c.tellPinned(args[0], live.Commit)
 			})
 		},
 	}

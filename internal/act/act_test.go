@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
@@ -195,13 +196,16 @@ func TestDeploy_IsADeliveryOfThePerson(t *testing.T) {
 func TestPin_HoldsWhatIsLive(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	_, err := w.Pin(t.Context(), "", "web", "", "why")
+	_, _, err := w.Pin(t.Context(), "", "web", "", "why")
 	w.refused(err, "nothing is live at web", "freeze web")
 	w.live("d1", "web", 1)
-	_, err = w.Pin(t.Context(), "", "web", commit(2), "why")
+	_, _, err = w.Pin(t.Context(), "", "web", commit(2), "why")
 	w.refused(err, "is live at web meanwhile", "look at it again")
-	if got, err := w.Pin(t.Context(), "the-id", "web", commit(1), "why"); err != nil || got != commit(1) {
-		t.Fatal(got, err)
+	w.push("d2", "web", 2)
+	w.start("d2", "web", 2)
+	got, running, err := w.Pin(t.Context(), "the-id", "web", commit(1), "why")
+	if err != nil || got.Commit != commit(1) || running == nil || running.Commit != commit(2) {
+		t.Fatal(got, running, err)
 	}
 	if e, data := one[eventlog.Pinned](w, "web"); e.DeliveryID != "the-id" || data.Commit != commit(1) || data.Reason != "why" {
 		t.Errorf("%+v", data)
@@ -214,6 +218,7 @@ func TestUnpin_NamesTheNewestThatItKeptOut(t *testing.T) {
 	w.live("d1", "web", 1)
 	w.push("d2", "web", 2)
 	w.append("d2", "web", 1, eventlog.Voided{Reason: eventlog.ReasonPinned, Detail: "an earlier pin"})
+	w.append("earlier", "web", 1, eventlog.Unpinned{Reason: "r"})
 	_, err := w.Unpin(t.Context(), "", "web", "why")
 	w.refused(err, "web is not pinned", "")
 	w.append("pin", "web", 1, eventlog.Pinned{Commit: commit(1), Reason: "r"})
@@ -222,6 +227,7 @@ func TestUnpin_NamesTheNewestThatItKeptOut(t *testing.T) {
 		w.push(id, "web", n)
 		w.append(id, "web", 1, eventlog.Voided{Reason: eventlog.ReasonPinned, Detail: "this pin"})
 	}
+	w.append("pin-again", "web", 1, eventlog.Pinned{Commit: commit(1), Reason: "takes the place of the other"})
 	w.push("d5", "web", 5)
 	w.append("d5", "web", 1, eventlog.Voided{Reason: eventlog.ReasonSuperseded, Detail: "another reason"})
 	missed, err := w.Unpin(t.Context(), "", "web", "why")
@@ -236,6 +242,7 @@ func TestUnpin_OfAPinThatKeptNothingOut(t *testing.T) {
 	w := newWorld(t)
 	w.push("d1", "web", 1)
 	w.append("d1", "web", 1, eventlog.Voided{Reason: eventlog.ReasonPinned, Detail: "an earlier pin"})
+	w.append("earlier", "web", 1, eventlog.Unpinned{Reason: "r"})
 	w.append("pin", "web", 1, eventlog.Pinned{Commit: commit(1), Reason: "r"})
 	if missed, err := w.Unpin(t.Context(), "", "web", "why"); err != nil || missed != nil {
 		t.Fatalf("%+v, %v", missed, err)
@@ -258,14 +265,15 @@ func TestRollback_GoesTo(t *testing.T) {
 	_, err = w.Rollback(t.Context(), "", "web", commit(9), "why")
 	w.refused(err, "was never live at web", "deploy --ref")
 	_, err = w.Rollback(t.Context(), "", "web", commit(1)[:30], "why")
-	w.refused(err, "is the beginning of several", "")
-	if refusal, _ := errors.AsType[*Error](err); !refusal.Wrong {
-		t.Error("an ambiguous --to is not a wrong call")
+	if refusal, ok := errors.AsType[*answer.Error](err); !ok || refusal.Kind != answer.Ambiguous || len(refusal.Candidates) != 2 || w.signed > 0 {
+		t.Errorf("an ambiguous --to: %v", err)
 	}
+	_, err = w.Rollback(t.Context(), "", "web", "d2-a", "why")
+	w.refused(err, "was never live at web", "an abbreviation has at least 6 characters")
 	for _, c := range []struct {
 		to   string
 		want int
-	}{{"", 1}, {commit(2), 2}, {strings.ToUpper(commit(2)), 2}, {"d1", 1}, {"d2-a", 2}} {
+	}{{"", 1}, {commit(2), 2}, {strings.ToUpper(commit(2)), 2}, {"d1", 1}, {"d2-aga", 2}} {
 		w.queued = nil
 		r, err := w.Rollback(t.Context(), "", "web", c.to, "why")
 		if err != nil || r.Commit != commit(c.want) || !r.Pinned || len(w.queued) != 1 {
@@ -279,6 +287,30 @@ func TestRollback_GoesTo(t *testing.T) {
 	w.failed("d3", "web", 3)
 	if r, err := w.Rollback(t.Context(), "", "web", "", "why"); err != nil || r.Commit != commit(2) {
 		t.Errorf("after a failure: %+v, %v", r, err)
+	}
+}
+
+// What somebody went back from is no way back.
+func TestRollback_AgainGoesFurtherBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for n := range 4 {
+		w.live(fmt.Sprint("d", n), "web", n)
+	}
+	for back, want := range []int{2, 1, 0} {
+		r, err := w.Rollback(t.Context(), "", "web", "", "why")
+		if err != nil || r.Commit != commit(want) {
+			t.Fatalf("rollback %d: %+v, %v", back+1, r, err)
+		}
+		w.live(r.DeliveryID, "web", want)
+	}
+	if r, err := w.Rollback(t.Context(), "", "web", "", "why"); err == nil || !strings.Contains(err.Error(), "nothing else was live") {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// After a push the way back is to what was put back.
+	w.live("d5", "web", 5)
+	if r, err := w.Rollback(t.Context(), "", "web", "", "why"); err != nil || r.Commit != commit(0) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

@@ -13,20 +13,21 @@ import (
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
-// Pin keeps a deployment at the commit that is live, which it returns. Where live is not
-// empty, that is the one that the person has seen there.
-func (p *Person) Pin(ctx context.Context, id, slug, live, why string) (commit string, err error) {
+// Pin keeps a deployment at the commit that is live. Where live is not empty, that is the
+// one that the person has seen there. It returns what is live, and the run that goes on, nil
+// where none does: it goes live all the same.
+func (p *Person) Pin(ctx context.Context, id, slug, live, why string) (is projections.Mark, running *projections.Mark, err error) {
 	d, err := p.state(ctx, slug)
 	if err != nil {
-		return "", err
+		return is, nil, err
 	}
 	if d.Live == nil {
-		return "", &Error{Err: fmt.Errorf("nothing is live at %s, so there is no commit to pin it to", slug), Hint: "`" + p.Command("freeze", slug) + "` lets pushes wait"}
+		return is, nil, &Error{Err: fmt.Errorf("nothing is live at %s, so there is no commit to pin it to", slug), Hint: "`" + p.Command("freeze", slug, "--reason", "...") + "` lets pushes wait"}
 	}
 	if live != "" && live != d.Live.Commit {
-		return "", &Error{Err: fmt.Errorf("%s is live at %s meanwhile, and not %s", words.ShortCommit(d.Live.Commit), slug, words.ShortCommit(live)), Hint: "look at it again, and then pin it"}
+		return is, nil, &Error{Err: fmt.Errorf("%s is live at %s meanwhile, and not %s", words.ShortCommit(d.Live.Commit), slug, words.ShortCommit(live)), Hint: "look at it again, and then pin it"}
 	}
-	return d.Live.Commit, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Pinned{Commit: d.Live.Commit, Reason: why})
+	return *d.Live, d.Running, p.order(ctx, cmp.Or(id, NewID(time.Now())), slug, eventlog.Pinned{Commit: d.Live.Commit, Reason: why})
 }
 
 // Unpin ends a pin. It returns the newest attempt that was voided since the deployment
@@ -60,7 +61,7 @@ func (p *Person) missed(ctx context.Context, d projections.Deployment) (*project
 	})
 	for _, a := range voided {
 		if a.Reason == string(eventlog.ReasonPinned) && a.EndedPosition > since {
-			if a.Commit == d.Live.Commit { // by an override
+			if d.Live != nil && a.Commit == d.Live.Commit { // by an override
 				return nil, err
 			}
 			return &a, err
@@ -95,7 +96,7 @@ func (p *Person) Thaw(ctx context.Context, id, slug, why string) (allStill bool,
 	case slug == "" && !all.Active(now):
 		return false, &Error{Err: errors.New("there is no freeze of all deployments"), Hint: "`" + p.Command("status") + "` says what is frozen; thaw SLUG ends the freeze of one"}
 	case slug != "" && !one.Active(now) && all.Active(now):
-		return false, &Error{Err: fmt.Errorf("all deployments are frozen, and not %s by itself", slug), Hint: "`" + p.Command("thaw") + "` without SLUG ends that"}
+		return false, &Error{Err: fmt.Errorf("all deployments are frozen, and not %s by itself", slug), Hint: "`" + p.Command("thaw", "--reason", "...") + "` ends that"}
 	case slug != "" && !one.Active(now):
 		return false, &Error{Err: fmt.Errorf("%s is not frozen", slug)}
 	}
@@ -125,7 +126,7 @@ func (p *Person) Cancel(ctx context.Context, slug, why string, meant Run) (proje
 	}
 	run := d.Running
 	if run == nil {
-		return projections.Mark{}, &Error{Err: fmt.Errorf("nothing runs at %s", slug), Hint: "`" + p.Command("freeze", slug) + "` keeps what waits from starting"}
+		return projections.Mark{}, &Error{Err: fmt.Errorf("nothing runs at %s", slug), Hint: "`" + p.Command("freeze", slug, "--reason", "...") + "` keeps what waits from starting"}
 	}
 	if meant.DeliveryID != "" && meant.DeliveryID != run.DeliveryID || meant.Attempt > 0 && meant.Attempt != run.Attempt {
 		return *run, &Error{Err: fmt.Errorf("this run of %s has ended, and another one goes on", slug), Hint: "`" + p.Command("why", meant.DeliveryID) + "` shows how"}

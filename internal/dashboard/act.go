@@ -468,8 +468,8 @@ func (o errand) do(ctx context.Context, p *act.Person) (string, error) {
 		done, err := p.Rollback(ctx, o.id, o.slug, o.form.Get("to"), o.reason)
 		return o.page("rollback", url.Values{"delivery": {done.DeliveryID}, "commit": {done.Commit}}), err
 	case "pin":
-		commit, err := p.Pin(ctx, o.id, o.slug, o.form.Get("live"), o.reason)
-		return o.page("pin", url.Values{"commit": {commit}}), err
+		live, _, err := p.Pin(ctx, o.id, o.slug, o.form.Get("live"), o.reason)
+		return o.page("pin", url.Values{"commit": {live.Commit}}), err
 	case "unpin":
 		missed, err := p.Unpin(ctx, o.id, o.slug, o.reason)
 		said := url.Values{}

@@ -388,7 +388,7 @@ func TestDesk_Refuses(t *testing.T) {
 		{name: "a disabled deployment", path: "/deployments/off/deploy", headers: []string{cookie}, code: 409, says: "Set enabled = true"},
 		{name: "what is not frozen", path: "/deployments/hello/thaw", headers: []string{cookie}, code: 409, says: `"hello is not frozen"`},
 		{name: "what is not pinned", path: "/deployments/hello/unpin", headers: []string{cookie}, code: 409, says: `"hello is not pinned"`},
-		{name: "where nothing is live", path: "/deployments/hello/pin", headers: []string{cookie}, code: 409, says: "`durhack-deployer freeze hello` lets pushes wait"},
+		{name: "where nothing is live", path: "/deployments/hello/pin", headers: []string{cookie}, code: 409, says: "`durhack-deployer freeze hello --reason ...` lets pushes wait"},
 		{name: "where nothing was live", path: "/deployments/hello/rollback", headers: []string{cookie}, code: 409, says: "nothing to go back to"},
 		{name: "an unknown delivery", path: "/deliveries/nothing/replay", headers: []string{cookie}, code: 400, says: "has no delivery"},
 		{name: "what does not run", path: "/deliveries/nothing/cancel", form: url.Values{"deployment": {"hello"}}, headers: []string{cookie}, code: 409, says: `"Nothing runs at hello"`},
