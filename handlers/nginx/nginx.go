@@ -319,7 +319,7 @@ func (r *run) callTest(ctx context.Context, env handlers.Env) (reads []string, e
 	for line := range strings.Lines(said.String()) {
 		line = strings.TrimSpace(line)
 		if name, is := strings.CutPrefix(line, "# configuration file "); is {
-			reads = append(reads, strings.TrimSuffix(name, ":"))
+			reads = append(reads, resolved(strings.TrimSuffix(name, ":")))
 		}
 		if strings.Contains(line, "[emerg]") || strings.Contains(line, "[crit]") {
 			emerg = append(emerg, line)
@@ -346,6 +346,16 @@ func out(env handlers.Env) io.Writer {
 	return env.Out
 }
 
+// resolved is a file's path without the links on the way to it: nginx.conf may name
+// directories otherwise than conf_dir.
+func resolved(name string) string {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(name))
+	if err != nil {
+		return name
+	}
+	return filepath.Join(dir, filepath.Base(name))
+}
+
 func (r *run) test(ctx context.Context, env handlers.Env) error {
 	reads, err := r.callTest(ctx, env)
 	if err != nil || len(reads) == 0 {
@@ -353,7 +363,7 @@ func (r *run) test(ctx context.Context, env handlers.Env) error {
 	}
 	for _, f := range r.wanted {
 		link := filepath.Join(r.cfg.ConfDir, f.name)
-		if f.kind == sites && parseName(f.name).enabled && r.layout.leads(link, r.layout.target(sites, f.name)) && !slices.Contains(reads, link) {
+		if f.kind == sites && parseName(f.name).enabled && r.layout.leads(link, r.layout.target(sites, f.name)) && !slices.Contains(reads, resolved(link)) {
 			return fmt.Errorf("nginx does not read %s: add `include %s;` to the http block of its nginx.conf", link, filepath.Join(r.cfg.ConfDir, "*"+path.Ext(f.name)))
 		}
 	}

@@ -40,13 +40,16 @@ func (r refusal) limited() bool { return r.kind == rateLimited }
 const (
 	rateLimited = "rateLimited"
 	acmeErrors  = "urn:ietf:params:acme:error:"
+	// maxLimit bounds how long a limit is believed.
+	maxLimit = 30 * 24 * time.Hour
 	// maxDetail bounds what an event holds of the CA's words, in bytes.
 	maxDetail = 1000
 )
 
 var (
-	// acmeError is how certbot writes the CA's answer: type, our CA library's words, the CA's.
-	acmeError = regexp.MustCompile(acmeErrors + `(\w+) :: [^:]*:: (.+)`)
+	// acmeError is how certbot writes the CA's answer: type, our CA library's words, and the
+	// CA's, if it had any.
+	acmeError = regexp.MustCompile(`(?m)` + acmeErrors + `(\w+) :: ([^:\n]*?)(?: ::(.*))?$`)
 	// challenge is how it writes that a challenge failed.
 	challenge = regexp.MustCompile(`(?m)^\s*Type:\s*(\w+)\s*\n\s*Detail:\s*(.+)$`)
 	retryIn   = regexp.MustCompile(`(?mi)^\s*Retry-After:\s*(.+?)\s*$`)
@@ -59,7 +62,7 @@ var (
 func readRefusal(said string, now time.Time) refusal {
 	var r refusal
 	if m := last(acmeError.FindAllStringSubmatch(said, -1)); m != nil {
-		r.kind, r.detail = m[1], m[2]
+		r.kind, r.detail = m[1], cmp.Or(strings.TrimSpace(m[3]), m[2])
 	} else if kind, detail := problem(said); kind != "" {
 		r.kind, r.detail = kind, detail
 	} else if all := challenge.FindAllStringSubmatch(said, -1); all != nil {
@@ -78,13 +81,16 @@ func readRefusal(said string, now time.Time) refusal {
 	}
 	r.until = now.Add(time.Hour) // at least
 	later := func(t time.Time) {
+		if most := now.Add(maxLimit); t.After(most) {
+			t = most
+		}
 		if t.After(r.until) {
 			r.until = t
 		}
 	}
 	if m := last(retryIn.FindAllStringSubmatch(said, -1)); m != nil {
 		if seconds, err := strconv.Atoi(m[1]); err == nil {
-			later(now.Add(time.Duration(min(max(seconds, 0), 30*24*3600)) * time.Second))
+			later(now.Add(time.Duration(min(max(seconds, 0), int(maxLimit/time.Second))) * time.Second))
 		} else if t, err := http.ParseTime(m[1]); err == nil {
 			later(t)
 		}

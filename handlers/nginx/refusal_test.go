@@ -25,6 +25,9 @@ func TestReadRefusal(t *testing.T) {
 		"a limit without a time":  {"urn:ietf:params:acme:error:rateLimited :: a :: b", "rateLimited", "b", time.Hour},
 		"a limit that is over":    {"Retry-After: -5\nurn:ietf:params:acme:error:rateLimited :: a :: retry after 2020-01-01 00:00:00 UTC", "rateLimited", "retry after 2020-01-01 00:00:00 UTC", time.Hour},
 		"a limit for ever":        {"Retry-After: 99999999999\nurn:ietf:params:acme:error:rateLimited :: a :: b", "rateLimited", "b", 30 * 24 * time.Hour},
+		"a limit till doomsday":   {"urn:ietf:params:acme:error:rateLimited :: a :: retry after 9999-12-31T00:00:00Z", "rateLimited", "retry after 9999-12-31T00:00:00Z", 30 * 24 * time.Hour},
+		"a limit without words":   {"HTTP 429\nacme.messages.Error: urn:ietf:params:acme:error:rateLimited :: There were too many requests :: \nError: x", "rateLimited", "There were too many requests", time.Hour},
+		"a limit without detail":  {"HTTP 429\nacme.messages.Error: urn:ietf:params:acme:error:rateLimited :: There were too many requests\nError: x", "rateLimited", "There were too many requests", time.Hour},
 		"a name that is rejected": {"urn:ietf:params:acme:error:rejectedIdentifier :: The server will not issue :: Order included an identifier for which issuance is forbidden by policy\nRetry-After: 10", "rejectedIdentifier", "Order included an identifier for which issuance is forbidden by policy", 0},
 		"challenges": {
 			"  Domain: a.test\n  Type:   unauthorized\n  Detail: returned 403\n\n  Domain: b.test\n  Type:   unauthorized\n  Detail: returned 404\n",

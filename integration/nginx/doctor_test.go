@@ -16,7 +16,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
-// findings is what doctor says of them.
+// findings is what doctor says of certificates, and of paths what fails.
 func (s *site) findings() string {
 	s.Helper()
 	s.file("deployer.toml", fmt.Sprintf(`
@@ -43,7 +43,7 @@ certificates = "none"
 	}
 	var said []string
 	err = check.Doctor(s.Context(), cfg, slog.New(slog.DiscardHandler), func(f check.Finding) {
-		if f.Check == "certificates" {
+		if f.Check == "certificates" || f.Check == "paths" && f.Level == check.Fail {
 			said = append(said, string(f.Level)+" "+f.Text)
 		}
 	})
@@ -67,6 +67,23 @@ func (s *site) keep(validity time.Duration) string {
 		}
 	}
 	return pair.Leaf.NotAfter.UTC().Format(time.RFC3339)
+}
+
+func TestDoctor_TellsWhereNoLinksCanBeMade(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	if err := os.Remove(s.cfg.SnippetsDir); err != nil { // which is not needed
+		t.Fatal(err)
+	}
+	if got := s.findings(); got != "" {
+		t.Errorf("doctor says %s", got)
+	}
+	if err := os.Remove(s.cfg.ConfDir); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.findings(), "fail nginx: "+s.cfg.ConfDir+" cannot be written by this user: no such file or directory"; got != want {
+		t.Errorf("doctor says %s, want %s", got, want)
+	}
 }
 
 func TestDoctor_ComparesWhatIsServedWithTheFiles(t *testing.T) {

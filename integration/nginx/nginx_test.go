@@ -91,10 +91,18 @@ func TestDeploy_SaysWhereNginxDoesNotReadTheFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.file("nginx/nginx.conf", strings.Replace(string(conf), "*.nginxconf", "*.conf", 1))
-	out, r := s.deploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a")}))
+	commit := s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a")})
+	out, r := s.deploy(commit)
 	if want := "add `include " + s.cfg.ConfDir + "/*.nginxconf;` to the http block"; r.FailedStep != "test" || !strings.Contains(r.Err.Error(), want) || s.links() != "" {
 		t.Errorf("got %v, want %s\n%s", r.Err, want, out)
 	}
+	// It may find them by another way.
+	if err := os.Symlink(s.cfg.ConfDir, filepath.Join(s.dir, "nginx/linked")); err != nil {
+		t.Fatal(err)
+	}
+	s.file("nginx/nginx.conf", strings.Replace(string(conf), "/conf.d/*", "/./linked//*", 1))
+	s.mustDeploy(commit)
+	s.expect("a.test", "a")
 }
 
 func TestDeploy_DoesNotStartNginx(t *testing.T) {

@@ -233,6 +233,16 @@ func (d *doctor) paths(ctx context.Context) {
 		default:
 			usable++
 		}
+		for _, dir := range [...]string{dep.ConfDir, dep.SnippetsDir} { // of the handler nginx
+			if dir == "" {
+				continue
+			}
+			// There are sites without snippets.
+			if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil && (dir == dep.ConfDir || !errors.Is(err, unix.ENOENT)) {
+				bad = true
+				d.say(Fail, "let this user make links there, as docs/handlers/nginx.md says, or run this as the user that the daemon runs as", "%s: %s cannot be written by this user: %v", slug, dir, err)
+			}
+		}
 		if pointers, err := daemon.Tree(d.cfg, dep).LFSPointers(ctx); err == nil && len(pointers) > 0 {
 			bad = true
 			d.say(Warn, "", "%s: %s", slug, git.PointersText(pointers))
