@@ -66,11 +66,10 @@ func TestRedelivery_RetriesWhatFailedAndNothingElse(t *testing.T) {
 	if got := strings.Join(actions, " "); got != "retried retried ignored ignored ignored" {
 		t.Errorf("redeliveries were: %s", got)
 	}
-	row := s.status()["web"]
-	if row.Attempt == nil || *row.Attempt != 3 {
+	s.live("web", commits[0])
+	if row := s.status()["web"]; row.Attempt == nil || *row.Attempt != 3 {
 		t.Errorf("status: %+v", row)
 	}
-	s.live("web", commits[0])
 	s.accounted(d.id, ping.id, elsewhere.id)
 	p.stop()
 }

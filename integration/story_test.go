@@ -278,9 +278,22 @@ func (s *site) accounted(acknowledged ...string) {
 	}
 }
 
-// verified asks the program itself, and looks into the queues.
+// verified asks the program itself, and looks into the queues, once what follows the
+// last end has been done: the entry goes, and the read models come.
 func (s *site) verified() {
 	s.t.Helper()
+	queues := append([]string{"main"}, s.slugs()...)
+	await(s.t, "the queues to be empty", func() bool {
+		return !slices.ContainsFunc(queues, func(name string) bool { return len(s.queued(name)) > 0 })
+	})
+	await(s.t, "status to say that nothing runs or waits", func() bool {
+		for _, row := range s.status() {
+			if row.Status == "running" || row.Status == "pending" || row.Pending != 0 {
+				return false
+			}
+		}
+		return true
+	})
 	var sum struct {
 		Received, Voided, Finished, Pending int
 		Breaches                            []string
@@ -289,17 +302,9 @@ func (s *site) verified() {
 	if err := json.Unmarshal([]byte(r.out), &sum); err != nil || r.code != 0 || sum.Pending != 0 || sum.Received != sum.Voided+sum.Finished {
 		s.t.Errorf("verify: exit code %d, %v\n%s%s", r.code, err, r.out, r.stderr)
 	}
-	for _, name := range append([]string{"main"}, s.slugs()...) {
-		if left := s.queued(name); len(left) > 0 {
-			s.t.Errorf("queue %s holds %q", name, left)
-		}
+	for _, name := range queues {
 		if bad := s.queued(name + "/quarantine"); len(bad) > 0 {
 			s.t.Errorf("queue %s has in quarantine %q", name, bad)
-		}
-	}
-	for _, row := range s.status() {
-		if row.Status == "running" || row.Status == "pending" || row.Pending != 0 {
-			s.t.Errorf("status says %+v", row)
 		}
 	}
 }
@@ -334,11 +339,11 @@ func (s *site) status() map[string]statusRow {
 	return rows
 }
 
-// live wants the deployment to be live at the commit.
+// live waits until status says that the deployment is live at the commit.
 func (s *site) live(slug, commit string) {
 	s.t.Helper()
-	row := s.status()[slug]
-	if row.Status != "live" || row.Commit == nil || *row.Commit != commit {
-		s.t.Errorf("status of %s: %+v, want commit %s live", slug, row, commit)
-	}
+	await(s.t, fmt.Sprintf("%s to be live at %s", slug, commit), func() bool {
+		row := s.status()[slug]
+		return row.Status == "live" && row.Commit != nil && *row.Commit == commit
+	})
 }
