@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,7 +170,11 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	if err == nil {
 		return nil
 	}
-	return &Error{Command: args[0], Message: last.message(), Err: err, lasting: lasting.Match(last.b)}
+	e := &Error{Command: args[0], Message: last.message(), Err: err, lasting: lasting.Match(last.b)}
+	if tooOld.MatchString(e.Message) {
+		e.Message, e.lasting = "this git is too old, install 2.39 or newer: "+e.Message, true
+	}
+	return e
 }
 
 // output runs git and returns its standard output without the last newline.
@@ -183,6 +188,9 @@ func (r *Repo) output(ctx context.Context, dir string, args ...string) (string, 
 	}
 	return strings.TrimSuffix(string(b.b), "\n"), nil
 }
+
+// tooOld is how a git speaks that does not know an option, or the variables that have the remote.
+var tooOld = regexp.MustCompile("unknown option .*end-of-options|'" + remotePrefix + "[A-Z2-7]+' does not appear to be a git repository")
 
 // lend lets submodules and LFS, which know the remote without its credentials, use
 // them at the same host.

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // server serves the world's bare repository over HTTP, but for the answers that
@@ -280,6 +282,28 @@ func TestDamageWords(t *testing.T) {
 	} {
 		if damage.MatchString(text) != want {
 			t.Errorf("%q: damage is %v", text, !want)
+		}
+	}
+}
+
+// A git that is too old is named as what is wrong, and not asked again.
+func TestGitThatIsTooOld(t *testing.T) {
+	t.Parallel()
+	for _, old := range []string{
+		"for a; do [ \"$a\" != --end-of-options ] || { echo \"error: unknown option \\`end-of-options'\" >&2; exit 129; }; done",
+		"unset GIT_CONFIG_COUNT",
+	} {
+		w := newWorld(t)
+		commit := w.commit("first", map[string]string{"a": "1"})
+		w.push("main")
+		dir := t.TempDir()
+		git, err := exec.LookPath("git")
+		w.must(err)
+		testkit.Program(t, filepath.Join(dir, "git"), "#!/bin/sh\n"+old+"\nexec "+git+" \"$@\"\n")
+		w.repo.opts.SearchPaths = []string{dir}
+		w.repo = w.repo.Patient(time.Hour, func(why string) { t.Errorf("it is asked again: %s", why) })
+		if err := w.deploy("main", commit); err == nil || !strings.Contains(err.Error(), "this git is too old, install 2.39 or newer: ") {
+			t.Errorf("the error is %v", err)
 		}
 	}
 }
