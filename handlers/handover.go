@@ -13,7 +13,8 @@ var ErrHandedOver = errors.New("the next process tells how it ended")
 type Resumer interface {
 	// Resume says whether the run was handed over, and waits until its end is known: a
 	// nil error is a success. Where ctx ends first, the process after this one tells.
-	Resume(ctx context.Context, deliveryID string, attempt int) (handedOver bool, err error)
+	// canceled is an error once somebody has canceled the run.
+	Resume(ctx context.Context, deliveryID string, attempt int, canceled func() error) (handedOver bool, err error)
 	// Settle is called when every end is recorded, again and again.
 	Settle()
 }

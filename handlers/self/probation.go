@@ -64,7 +64,7 @@ func (h *Handler) starts() int {
 }
 
 // Resume implements handlers.Resumer.
-func (h *Handler) Resume(ctx context.Context, deliveryID string, attempt int) (bool, error) {
+func (h *Handler) Resume(ctx context.Context, deliveryID string, attempt int, canceled func() error) (bool, error) {
 	var p probation
 	found, err := durable.ReadJSON(h.probationFile(), &p)
 	if err != nil {
@@ -75,11 +75,11 @@ func (h *Handler) Resume(ctx context.Context, deliveryID string, attempt int) (b
 	}
 	switch running := h.running(); {
 	case running == p.To:
-		return true, h.prove(ctx, p)
+		return true, h.prove(ctx, p, canceled)
 	case running != p.From:
 		return true, fmt.Errorf("neither the new version nor the one before it runs, but %s", h.process.Executable)
 	case p.Reason != "":
-		return true, fmt.Errorf("the new version did not come up; switched back to %.12s: %s", p.From, p.Reason)
+		return true, fmt.Errorf("switched back to %.12s: %s", p.From, p.Reason)
 	case h.starts() == 1: // the guard gives it more
 		return true, fmt.Errorf("the link was put back to %.12s by hand, before the new version had been ready for long enough", p.From)
 	case h.starts() > 1:
@@ -93,8 +93,8 @@ func (h *Handler) Resume(ctx context.Context, deliveryID string, attempt int) (b
 const poll = 200 * time.Millisecond
 
 // prove waits until this process, the new version, has been ready for long enough. If
-// that takes too long it makes way for the one before.
-func (h *Handler) prove(ctx context.Context, p probation) error {
+// that takes too long, or is canceled, it makes way for the one before.
+func (h *Handler) prove(ctx context.Context, p probation, canceled func() error) error {
 	// After a long time without power it gets its time, too.
 	deadline := time.Unix(p.Deadline, 0)
 	if least := time.Now().Add(2 * h.cfg.ReadyFor); deadline.Before(least) {
@@ -105,23 +105,15 @@ func (h *Handler) prove(ctx context.Context, p probation) error {
 	for since := time.Now(); ; {
 		reasons := h.process.Ready(ctx)
 		now := time.Now()
-		switch {
+		switch err := canceled(); {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case err != nil:
+			return h.makeWay(ctx, p, err.Error())
 		case len(reasons) == 0 && now.Sub(since) >= h.cfg.ReadyFor:
 			return nil
 		case len(reasons) > 0 && now.After(deadline):
-			why := fmt.Sprintf("it was not ready for %v: %s", h.cfg.ReadyFor, strings.Join(reasons, "; "))
-			if p.OneWay {
-				return fmt.Errorf("the new version stays, for it has changed the schema, but %s", why)
-			}
-			p.Reason = why
-			if err := errors.Join(h.note(p), h.point(p.From)); err != nil {
-				return err
-			}
-			h.process.HandOver()
-			<-ctx.Done()
-			return context.Cause(ctx)
+			return h.makeWay(ctx, p, fmt.Sprintf("it was not ready for %v: %s", h.cfg.ReadyFor, strings.Join(reasons, "; ")))
 		}
 		if len(reasons) > 0 {
 			since = now
@@ -132,6 +124,21 @@ func (h *Handler) prove(ctx context.Context, p probation) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// makeWay ends this process, so that the version before is started and tells why, unless
+// there is no way back.
+func (h *Handler) makeWay(ctx context.Context, p probation, why string) error {
+	if p.OneWay {
+		return fmt.Errorf("the new version stays, for it has changed the schema, but %s", why)
+	}
+	p.Reason = why
+	if err := errors.Join(h.note(p), h.point(p.From)); err != nil {
+		return err
+	}
+	h.process.HandOver()
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 // keep is how many releases stay beside the one that runs.

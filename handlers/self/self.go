@@ -194,7 +194,7 @@ func (h *Handler) check(ctx context.Context, env handlers.Env, to string) error 
 		Schema   int    `json:"schema"`
 	}
 	if err := h.ours(ctx, env, &said, to, "version", "--json"); err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(said.Bytes()))
+		return saying(err, &said)
 	}
 	for line := range bytes.Lines(said.Bytes()) {
 		_ = json.Unmarshal(line, &version) // of a line that is none, nothing
@@ -207,6 +207,14 @@ func (h *Handler) check(ctx context.Context, env handlers.Env, to string) error 
 			to, h.cfg.Schema, version.Schema, env.Job.Deployment)
 	}
 	return h.ours(ctx, env, nil, to, "config", "check", "--for", h.cfg.Command)
+}
+
+// saying is how a program ended, with what it said, if it said anything.
+func saying(err error, said *bytes.Buffer) error {
+	if text := bytes.TrimSpace(said.Bytes()); len(text) > 0 {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return err
 }
 
 // keepsFromStarting are the checks of doctor without which a daemon does not work at all.
@@ -232,7 +240,7 @@ func (h *Handler) migrate(ctx context.Context, env handlers.Env, to string) erro
 		}
 	}
 	if asked != nil {
-		return fmt.Errorf("the new binary's doctor: %w: %s", asked, bytes.TrimSpace(said.Bytes()))
+		return fmt.Errorf("the new binary's doctor: %w", saying(asked, &said))
 	}
 	if len(fatal) > 0 {
 		return fmt.Errorf("the new binary would not work: %s", strings.Join(fatal, "; "))

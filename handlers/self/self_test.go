@@ -117,6 +117,9 @@ func (s *site) start() *Handler {
 
 var errMadeWay = errors.New("made way")
 
+// goesOn is of a run that nobody cancels.
+func goesOn() error { return nil }
+
 func (s *site) job() handlers.Job {
 	return handlers.Job{Deployment: "deployer", DeliveryID: "d-1", Attempt: 1, Branch: "main", Commit: s.commit, Path: filepath.Join(filepath.Dir(s.dir), "www")}
 }
@@ -173,7 +176,7 @@ func TestSelf_NewVersionIsBuiltTriedAndPutInPlace(t *testing.T) {
 		t.Errorf("the guard says %q", said)
 	}
 	h = s.start()
-	if handedOver, err := h.Resume(t.Context(), "d-1", 1); !handedOver || err != nil {
+	if handedOver, err := h.Resume(t.Context(), "d-1", 1, goesOn); !handedOver || err != nil {
 		t.Errorf("handed over %v, error %v", handedOver, err)
 	}
 	for i := range 6 {
@@ -265,14 +268,14 @@ func TestSelf_KilledAnywhereTheNextProcessTellsTheEnd(t *testing.T) {
 	for n := range 5 {
 		s.deploy(s.start(), n+1)
 		h := s.start()
-		if handedOver, err := h.Resume(t.Context(), "d-1", 1); handedOver || err != nil || s.current() != old {
+		if handedOver, err := h.Resume(t.Context(), "d-1", 1, goesOn); handedOver || err != nil || s.current() != old {
 			t.Errorf("after %d steps: handed over %v, error %v, current %s", n+1, handedOver, err, s.current())
 		}
 		h.Settle()
 	}
 	begun(s.start())
 	h := s.start()
-	if handedOver, err := h.Resume(t.Context(), "d-1", 1); !handedOver || err == nil || !strings.Contains(err.Error(), "was ended in the switch") || s.current() != old {
+	if handedOver, err := h.Resume(t.Context(), "d-1", 1, goesOn); !handedOver || err == nil || !strings.Contains(err.Error(), "was ended in the switch") || s.current() != old {
 		t.Errorf("before the link: handed over %v, error %v, current %s", handedOver, err, s.current())
 	}
 	h.Settle()
@@ -283,7 +286,7 @@ func TestSelf_KilledAnywhereTheNextProcessTellsTheEnd(t *testing.T) {
 		}
 		h = s.start()
 	}
-	if handedOver, err := h.Resume(t.Context(), "d-1", 1); !handedOver || err != nil || s.current() != s.commit {
+	if handedOver, err := h.Resume(t.Context(), "d-1", 1, goesOn); !handedOver || err != nil || s.current() != s.commit {
 		t.Errorf("after the link: handed over %v, error %v, current %s", handedOver, err, s.current())
 	}
 	// Killed after the end was recorded, before the probation went.
@@ -317,7 +320,7 @@ func TestSelf_VersionThatDoesNotComeUpMakesWay(t *testing.T) {
 	}
 	failed := func(t *testing.T, s *site, want string) {
 		t.Helper()
-		handedOver, err := s.start().Resume(t.Context(), "d-1", 1)
+		handedOver, err := s.start().Resume(t.Context(), "d-1", 1, goesOn)
 		if !handedOver || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("handed over %v, error %v, want %q", handedOver, err, want)
 		}
@@ -381,27 +384,39 @@ func TestSelf_VersionThatDoesNotComeUpMakesWay(t *testing.T) {
 		h := s.start()
 		ctx, cancel := context.WithCancelCause(t.Context())
 		s.handedOver = cancel
-		if _, err := h.Resume(ctx, "d-1", 1); !errors.Is(err, errMadeWay) || s.current() != old {
+		if _, err := h.Resume(ctx, "d-1", 1, goesOn); !errors.Is(err, errMadeWay) || s.current() != old {
 			t.Fatalf("error %v, current %s", err, s.current())
 		}
 		failed(t, s, "switched back to first: it was not ready for 30ms: a part has failed")
+	})
+	t.Run("canceled", func(t *testing.T) {
+		s := switched(t, time.Now().Add(time.Hour), false)
+		s.guardOf()
+		h := s.start()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		s.handedOver = cancel
+		canceled := func() error { return errors.New("canceled by ada") }
+		if _, err := h.Resume(ctx, "d-1", 1, canceled); !errors.Is(err, errMadeWay) || s.current() != old {
+			t.Fatalf("error %v, current %s", err, s.current())
+		}
+		failed(t, s, "switched back to first: canceled by ada")
 	})
 	t.Run("stopped in the probation", func(t *testing.T) {
 		s := switched(t, time.Now().Add(time.Hour), false)
 		s.reasons = []string{"not yet"}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errMadeWay)
-		if handedOver, err := s.start().Resume(ctx, "d-1", 1); !handedOver || !errors.Is(err, errMadeWay) {
+		if handedOver, err := s.start().Resume(ctx, "d-1", 1, goesOn); !handedOver || !errors.Is(err, errMadeWay) {
 			t.Errorf("handed over %v, error %v", handedOver, err)
 		}
 		s.reasons = nil
-		if handedOver, err := s.start().Resume(t.Context(), "d-1", 1); !handedOver || err != nil {
+		if handedOver, err := s.start().Resume(t.Context(), "d-1", 1, goesOn); !handedOver || err != nil {
 			t.Errorf("handed over %v, error %v", handedOver, err)
 		}
 	})
 	t.Run("another run's probation", func(t *testing.T) {
 		s := switched(t, time.Now().Add(time.Hour), false)
-		if handedOver, err := s.start().Resume(t.Context(), "d-1", 2); handedOver || err != nil {
+		if handedOver, err := s.start().Resume(t.Context(), "d-1", 2, goesOn); handedOver || err != nil {
 			t.Errorf("handed over %v, error %v", handedOver, err)
 		}
 	})

@@ -124,12 +124,23 @@ func (e *canceledError) Error() string {
 // watch cancels the run when somebody has canceled it, until ctx ends.
 func (w *Worker) watch(ctx context.Context, cancel context.CancelCauseFunc, r run) {
 	for w.o.Control != nil && retry.Sleep(ctx, lookEach) {
-		if a, ok := w.o.Control.Attempt(r.deliveryID, w.o.Deployment.Slug, r.attempt); ok && a.CanceledBy != "" {
-			w.o.Logger.Info("ending a run that was canceled", "delivery", r.deliveryID, "by", a.CanceledBy)
-			cancel(&canceledError{a.CanceledBy, a.CanceledReason})
+		if err := w.canceledBy(r); err != nil {
+			w.o.Logger.Info("ending a run that was canceled", "delivery", r.deliveryID, "why", err)
+			cancel(err)
 			return
 		}
 	}
+}
+
+// canceledBy is the end of a run that somebody has canceled, and nil until then.
+func (w *Worker) canceledBy(r run) error {
+	if w.o.Control == nil {
+		return nil
+	}
+	if a, ok := w.o.Control.Attempt(r.deliveryID, w.o.Deployment.Slug, r.attempt); ok && a.CanceledBy != "" {
+		return &canceledError{a.CanceledBy, a.CanceledReason}
+	}
+	return nil
 }
 
 // wasCanceled asks the log whether an open run was canceled.

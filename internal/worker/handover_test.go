@@ -27,7 +27,7 @@ type resumer struct {
 	settled           *int
 }
 
-func (r resumer) Resume(ctx context.Context, _ string, _ int) (bool, error) {
+func (r resumer) Resume(ctx context.Context, _ string, _ int, _ func() error) (bool, error) {
 	if r.waits {
 		<-ctx.Done()
 	}

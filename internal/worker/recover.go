@@ -62,7 +62,7 @@ func (w *Worker) endOpenRun(ctx context.Context) error {
 
 // resume is the end of a run that was handed over to this process; nil where it was not.
 func (w *Worker) resume(ctx context.Context, r run) ([]eventlog.Data, error) {
-	handedOver, failure := w.o.Resumer.Resume(ctx, r.deliveryID, r.attempt)
+	handedOver, failure := w.o.Resumer.Resume(ctx, r.deliveryID, r.attempt, func() error { return w.canceledBy(r) })
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
