@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
@@ -343,5 +345,17 @@ func TestParse_AppsOfAReleaseRunByTheLink(t *testing.T) {
 	}
 	if got := of(`"script":"bin sh","cwd":"/"`); got["cwd"] != "/" {
 		t.Errorf("pm2 is given %v", got)
+	}
+}
+
+// An app says itself where its log is.
+func TestTail_WaitsForNoPipe(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "error.log")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := tail(pipe); got != "" {
+		t.Errorf("%q", got)
 	}
 }

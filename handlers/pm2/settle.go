@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 )
 
@@ -116,16 +117,12 @@ func (r *run) elsewhere(pid int) bool {
 
 // tail is the end of an app's error log, on lines of its own.
 func tail(path string) string {
-	f, err := os.Open(path)
+	f, info, err := durable.OpenRegular(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
 	const most = 8 << 10
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return ""
-	}
 	from := max(0, info.Size()-most)
 	text, _ := io.ReadAll(io.NewSectionReader(f, from, most))
 	lines := slices.Collect(strings.Lines(strings.TrimSpace(string(text))))

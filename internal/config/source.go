@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/ducompsoc/durhack-deployer/internal/durable"
 )
 
 const (
@@ -130,21 +130,16 @@ func readConfigFile(path string) ([]byte, *Error) {
 	return data, nil
 }
 
-// readRegularFile reads a file of at most limit bytes. It opens without blocking,
-// so that a pipe in the file's place cannot hang it.
+// readRegularFile reads a file of at most limit bytes.
 func readRegularFile(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, _, err := durable.OpenRegular(path)
+	if errors.Is(err, durable.ErrNotRegular) {
+		return nil, errors.New("it is not a regular file")
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read from
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is not a regular file")
-	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
 		err = fmt.Errorf("it is larger than %d KiB", limit>>10)

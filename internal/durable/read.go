@@ -41,6 +41,24 @@ func (d *Dir) OpenFile(name string, flag int) (*os.File, error) {
 	return f, nil
 }
 
+// OpenRegular opens a regular file to read it, wherever its name leads to. It does not wait
+// for a pipe's other end: whoever can write to the directory may have put one there.
+func OpenRegular(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("open %s: %w", path, ErrNotRegular)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
 // Exists says whether the name is taken, by whatever kind of file.
 func (d *Dir) Exists(name string) (bool, error) {
 	if err := checkName(name); err != nil {

@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"net/url"
 	"strings"
@@ -147,3 +148,16 @@ func BenchmarkWriter(b *testing.B) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+func TestSet_KnowsTheShortestSecret(t *testing.T) {
+	t.Parallel()
+	long := "k/y+&d7x9q2w"[:MinSecret]
+	for _, form := range []string{long, url.QueryEscape(long), hex.EncodeToString([]byte(long))} {
+		if got := NewSet([]string{long}).String("a " + form + " b"); got != "a "+Text+" b" {
+			t.Errorf("%q is shown as %q", form, got)
+		}
+	}
+	if got := NewSet([]string{long[1:]}).String(long); got != long {
+		t.Errorf("what is too short for a secret blots out text: %q", got)
+	}
+}

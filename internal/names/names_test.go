@@ -36,6 +36,15 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestWholeUnit_CompletesAServiceAlone(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]string{"web": "web.service", "web.service": "web.service", "web.timer": "web.timer", "a.b": "a.b.service", "": ".service"} {
+		if got := WholeUnit(s); got != want {
+			t.Errorf("WholeUnit(%q) is %q", s, got)
+		}
+	}
+}
+
 // TestNames_AreWhatPatternsSay compares with patterns, which are shorter to read and, with
 // their counts, too large to be compiled by every start.
 func TestNames_AreWhatPatternsSay(t *testing.T) {
