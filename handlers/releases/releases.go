@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,7 +120,7 @@ func (r *release) within(s handlers.Step) handlers.Step {
 	run := s.Run
 	s.Run = func(ctx context.Context, env handlers.Env) error {
 		if s.Name == names.StepFetch {
-			if err := r.prepare(env); err != nil {
+			if err := r.prepare(ctx, env); err != nil {
 				return err
 			}
 		}
@@ -134,13 +135,14 @@ func (r *release) within(s handlers.Step) handlers.Step {
 }
 
 // prepare looks at what is there of the release, and removes what is not whole.
-func (r *release) prepare(env handlers.Env) error {
+func (r *release) prepare(ctx context.Context, env handlers.Env) error {
 	if info, err := os.Lstat(r.current()); err == nil && info.Mode()&fs.ModeSymlink == 0 {
 		return fmt.Errorf("%s is not the link to a release; move it away", r.current())
 	}
 	if _, err := os.Lstat(filepath.Join(r.Path, ".git")); err == nil {
 		env.Say("%s is a working tree from before it had releases: nothing is deployed into that any more", r.Path)
 	}
+	r.prune(ctx, env, math.MaxInt) // half ones would fill the disk, and then no push succeeds
 	build := r.Config.whole(r.job.Commit)
 	r.whole = build == r.Build && build != ""
 	if r.whole {
@@ -267,16 +269,20 @@ func (p pruned) Plan(ctx context.Context, job handlers.Job) (handlers.Plan, erro
 	plan.Steps = append(plan.Steps[:len(plan.Steps):len(plan.Steps)], handlers.Step{
 		Name: names.StepPrune, Describe: fmt.Sprintf("keep the last %d releases, and those in use", p.cfg.Keep),
 		Run: func(ctx context.Context, env handlers.Env) error {
-			p.cfg.prune(ctx, env)
+			p.cfg.prune(ctx, env, p.cfg.Keep)
 			return nil
 		},
 	})
 	return plan, nil
 }
 
-func (c Config) prune(ctx context.Context, env handlers.Env) {
+// prune removes what is not whole, and of what is all but the live release and those
+// that were live last.
+func (c Config) prune(ctx context.Context, env handlers.Env, keep int) {
 	found, err := os.ReadDir(c.dir(""))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	} else if err != nil {
 		env.Say("%v", err)
 		return
 	}
@@ -301,7 +307,7 @@ func (c Config) prune(ctx context.Context, env handlers.Env) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case i < c.Keep-1 && !o.last.IsZero():
+		case i < keep-1 && !o.last.IsZero():
 		case inUse(c.dir(o.commit)):
 			env.Say("%s is kept: a process runs there", c.dir(o.commit))
 		default:

@@ -156,6 +156,19 @@ func TestReleases_ABuildThatFailsLeavesWhatIsLive(t *testing.T) {
 	s.deploy(s.commits[1]) // nothing of the half is left
 }
 
+// Builds that fail one after another do not fill the disk.
+func TestReleases_HalfOnesDoNotStay(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 4)
+	s.deploy(s.commits[0])
+	for _, commit := range s.commits[1:] {
+		if r := s.run(s.plan(commit, "exit 3")); r.FailedStep != "build" {
+			t.Fatalf("result %+v", r)
+		}
+		s.has(s.commits[0], commit)
+	}
+}
+
 // A run that ends after any step, as when the deployer is killed, leaves a whole release
 // live, and is completed by the next.
 func TestReleases_ARunThatIsCutShortLeavesAWholeRelease(t *testing.T) {
