@@ -56,12 +56,9 @@ func (r *run) daemon(ctx context.Context, env handlers.Env) error {
 	if !filepath.IsAbs(home) || len(socket) > maxSocket {
 		return fmt.Errorf("%s is no absolute path of at most %d bytes, which is what pm2 can use; set pm2_home", socket, maxSocket)
 	}
-	if err := os.MkdirAll(home, 0o755); err != nil { //nolint:gosec // as pm2 makes it
-		return err
-	}
-	file, err := os.OpenFile(filepath.Join(home, "durhack-deployer.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := lockFile(home)
 	if err != nil {
-		return err
+		return fmt.Errorf("use pm2's home: %w; make it a directory that the user who deploys can write to, or set pm2_home", err)
 	}
 	if held, err := flock.Try(file, flock.Exclusive); err != nil || !held {
 		env.Say("another deployment works with pm2 in %s: waiting for it", home)
@@ -95,6 +92,13 @@ func (r *run) daemon(ctx context.Context, env handlers.Env) error {
 		}
 	}
 	return nil
+}
+
+func lockFile(home string) (*os.File, error) {
+	if err := os.MkdirAll(home, 0o755); err != nil { //nolint:gosec // as pm2 makes it
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(home, "durhack-deployer.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 }
 
 // whole makes sure that pm2's daemon runs with the apps of its last save, as far as

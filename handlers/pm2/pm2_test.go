@@ -172,6 +172,15 @@ func TestOwns_KnowsAppsAgain(t *testing.T) {
 	}
 }
 
+func TestDaemon_SaysWhatToDoAboutAHomeThatIsNone(t *testing.T) {
+	t.Parallel()
+	r := sample(t)
+	r.Home = filepath.Join(r.Path, "main.js")
+	if err := r.daemon(t.Context(), handlers.Env{}); err == nil || !strings.Contains(err.Error(), "set pm2_home") {
+		t.Error(err)
+	}
+}
+
 // The file that a deploy wrote tells the names, and that of a deployer before it, too.
 func TestNamesIn_SaysWhoseTheyAre(t *testing.T) {
 	t.Parallel()
