@@ -140,7 +140,7 @@ func (s state) limitFor(site string, hosts []string, now time.Time) *limit {
 func (s *state) remember(l limit, now time.Time) {
 	kept := []limit{l}
 	for _, old := range s.Limits {
-		if old.Site != l.Site && now.Before(old.Until) {
+		if (old.Site != l.Site || !slices.Equal(old.Names, l.Names)) && now.Before(old.Until) {
 			kept = append(kept, old)
 		}
 	}

@@ -71,4 +71,10 @@ func TestState_RemembersWhatStillHolds(t *testing.T) {
 		s.limitFor("a.test", names, now.Add(4*time.Hour)) != nil || s.limitFor("a.test", []string{"a.test", "b.test"}, now) != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
+	// Names that come and go: what was refused of them holds.
+	s.remember(limit{Site: "a.test", Until: now.Add(time.Hour), Names: []string{"a.test", "b.test"}}, now)
+	s.remember(limit{Site: "a.test", Until: now.Add(2 * time.Hour), Why: "newer", Names: names}, now)
+	if a := s.limitFor("a.test", names, now); len(s.Limits) != 3 || a == nil || a.Why != "newer" || s.limitFor("a.test", []string{"a.test", "b.test"}, now) == nil {
+		t.Errorf("%+v", s)
+	}
 }
