@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -200,6 +201,52 @@ func TestAPI_AnswersAsDescribed(t *testing.T) {
 	}
 	if code, body := w.get(Prefix + "openapi.yaml"); code != http.StatusOK || string(body) != string(docs.OpenAPI) {
 		t.Errorf("the description is answered %d", code)
+	}
+}
+
+// A field that no answer of the tests has could be left out of the description, and so
+// could one that an answer no longer has be left in it.
+func TestOpenAPI_DescribesEveryField(t *testing.T) {
+	t.Parallel()
+	d := describe(t)
+	d.fields("problem", reflect.TypeFor[problem](), d.doc.Components.Responses["Problem"].Value.Content["application/json"].Schema.Value)
+	for path, of := range map[string]reflect.Type{
+		"/deployments/{slug}": reflect.TypeFor[answer.StatusRow](), "/deployments/{slug}/attempts": reflect.TypeFor[attemptsAnswer](),
+		"/deliveries/{id}": reflect.TypeFor[deliveryAnswer](), "/events": reflect.TypeFor[eventsAnswer](),
+	} {
+		d.fields(path, of, d.doc.Paths.Value(path).Get.Responses.Value("200").Value.Content["application/json"].Schema.Value)
+	}
+}
+
+// fields compares the fields of a type, and of those in it, with the properties of a schema.
+func (d description) fields(at string, of reflect.Type, schema *openapi3.Schema) {
+	d.t.Helper()
+	for ; of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice && schema.Items != nil; of = of.Elem() {
+		if of.Kind() == reflect.Slice {
+			schema = schema.Items.Value
+		}
+	}
+	if of.Kind() != reflect.Struct || of == reflect.TypeFor[time.Time]() {
+		return
+	}
+	described := openapi3.Schemas{}
+	for _, part := range append(openapi3.SchemaRefs{schema.NewRef()}, schema.AllOf...) {
+		maps.Copy(described, part.Value.Properties)
+	}
+	for _, f := range reflect.VisibleFields(of) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous || name == "" || name == "-" {
+			continue
+		}
+		if property := described[name]; property == nil {
+			d.t.Errorf("%s: %s is not described", at, name)
+		} else {
+			d.fields(at+" "+name, f.Type, property.Value)
+		}
+		delete(described, name)
+	}
+	for name := range described {
+		d.t.Errorf("%s: %s is described, and no answer has it", at, name)
 	}
 }
 
