@@ -311,6 +311,13 @@ func (c *Client) refusal(resp *http.Response, content []byte, needs string) Erro
 		if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && after > 0 {
 			e.RetryAt = c.o.Now().Add(seconds(after))
 		}
+	case resp.StatusCode == http.StatusUnauthorized && c.o.Token == nil:
+		// What the App signs has the time in it.
+		if theirs, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			if ahead := c.o.Now().Sub(theirs).Round(time.Second); ahead.Abs() > jwtSince {
+				e.ClockAhead = ahead
+			}
+		}
 	case resp.StatusCode == http.StatusForbidden, resp.StatusCode == http.StatusNotFound:
 		if said := resp.Header.Get("X-Accepted-GitHub-Permissions"); said != "" {
 			needs = said

@@ -524,6 +524,24 @@ func TestClient_AppRenewsItsTokens(t *testing.T) {
 	}
 }
 
+func TestClient_NamesAClockThatIsWrong(t *testing.T) {
+	t.Parallel()
+	key := testKey(t)
+	for ahead, want := range map[time.Duration]string{
+		3 * time.Minute: "clock is 3m0s ahead of GitHub's", -time.Hour: "clock is 1h0m0s behind GitHub's", 30 * time.Second: "revoked",
+	} {
+		s, c, clock := start(t, func(_ *githubtest.Server, o *github.Options) {
+			o.Token, o.AppID, o.Key = nil, githubtest.AppID, func() (*rsa.PrivateKey, error) { return key, nil }
+		})
+		now := clock.now().Truncate(time.Second)
+		clock.advance(now.Sub(clock.now()))
+		s.Fail(githubtest.Failure{Status: 401, Body: `{"message":"'Issued at' claim ('iat') must be an Integer"}`, Header: map[string]string{"Date": now.Add(-ahead).UTC().Format(http.TimeFormat)}})
+		if e := refused(t, c.CreateStatus(t.Context(), repository, commit, pending)); e.Temporary || !strings.Contains(e.Error(), want) {
+			t.Errorf("%s: %v", ahead, e)
+		}
+	}
+}
+
 func TestError_IsOneLineWhateverGitHubSays(t *testing.T) {
 	t.Parallel()
 	body, _ := json.Marshal(map[string]any{"message": "a\nb\x1b[2J\u202e" + strings.Repeat("é", 400), "errors": []any{map[string]string{"message": "x\ty"}, "plain", 3}})

@@ -24,6 +24,9 @@ type Error struct {
 	// Needs is the permission that is missing, or may be, in the words of GitHub's pages;
 	// empty where none is to blame.
 	Needs string
+	// ClockAhead is how far this machine's clock is ahead of GitHub's, where that may be
+	// why the App was refused.
+	ClockAhead time.Duration
 	// Err is what kept the question from being asked or answered.
 	Err error
 }
@@ -54,6 +57,10 @@ func (e *Error) Advice() string {
 	switch {
 	case e.Temporary:
 		return ""
+	case e.ClockAhead > 0:
+		return fmt.Sprintf("this machine's clock is %s ahead of GitHub's: set it (timedatectl)", e.ClockAhead)
+	case e.ClockAhead < 0:
+		return fmt.Sprintf("this machine's clock is %s behind GitHub's: set it (timedatectl)", -e.ClockAhead)
 	case e.Status == http.StatusUnauthorized:
 		return "the credentials are wrong, expired or revoked: put good ones into the files of [github]"
 	case e.Status == http.StatusForbidden && e.Needs != "":
