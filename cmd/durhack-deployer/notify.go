@@ -55,7 +55,7 @@ database, and is not tried again. What is secret of the URL is not shown.`,
 				tested.Refused, tested.Error = sender.Refused(err), err.Error()
 				next := "it may pass: messages are tried again for a day"
 				if tested.Refused {
-					next = "fix the url of the entry, or its right at the service; what a service refuses like this is not tried again"
+					next = "fix the url of the entry, or its right at the service; what is owed to it is told by itself within the hour then"
 				}
 				err = &hintedError{fmt.Errorf("%s was not told by %s: %w", args[0], tested.Service, err), next}
 			}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,6 +104,13 @@ func Check(raw string) error {
 	u, err := parse(raw)
 	if err != nil {
 		return err
+	}
+	// The library finds out when it sends.
+	if port, _ := strconv.Atoi(u.Port()); port > 65535 {
+		return errors.New("its port is larger than 65535")
+	}
+	if (kind(u) == "generic" || kind(u) == "smtp") && u.Hostname() == "" {
+		return errors.New("it names no host")
 	}
 	if kind(u) == "matrix" { // would log in
 		password, _ := u.User.Password()

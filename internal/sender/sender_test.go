@@ -312,6 +312,17 @@ func TestSend_AServiceThatHangsIsNotAskedForEver(t *testing.T) {
 }
 
 // No URL makes a panic of the library ours, asks a service, or shows itself.
+func TestCheck_RefusesWhatCannotBeReached(t *testing.T) {
+	for address, want := range map[string]string{
+		"generic://": "no host", "generic+https:///hook": "no host", "smtp://user:password@:25/?from=a@b.c&to=d@e.f": "no host",
+		"smtp://user:password@mail.example.com:99999/?from=a@b.c&to=d@e.f": "port", "generic+https://example.com:65536/hook": "port",
+	} {
+		if err := Check(address); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "password") {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
 func FuzzCheck(f *testing.F) {
 	for _, address := range []string{"matrix://:token@h/?rooms=", "generic+", "generic+http://h", "discord://t@1", "smtp://h", "teams://a@b/c/d/e", "slack://a:b-c-d@e"} {
 		f.Add(address)
