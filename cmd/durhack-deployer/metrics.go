@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,8 +64,8 @@ collects, so that the graphs go on without a break.`,
 				return usagef("--step %s makes more than %d samples of each series from --since to --until: make it longer", s.Step, mostSamples)
 			}
 			for name := range o.labels {
-				if !labelName.MatchString(name) {
-					return usagef("--label: %q is not the name of a label: letters, digits and underscores, the first not a digit", name)
+				if !labelName.MatchString(name) || strings.HasPrefix(name, "__") { // which Prometheus keeps for itself
+					return usagef("--label: %q is not the name of a label: letters, digits and underscores, beginning with neither a digit nor two underscores", name)
 				}
 				if slices.Contains(metrics.LabelNames, name) {
 					return usagef("--label: the metrics have a label %s already", name)
