@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -126,9 +127,15 @@ func Eval[T any](t *Tab, script string) (T, error) {
 // Press presses a key, or types a text.
 func (t *Tab) Press(keys string) error { return chromedp.Do(t.ctx, chromedp.KeyEvent(keys)) }
 
-// Click clicks what a CSS selector finds, once it is there.
+// Click clicks what a CSS selector finds, once it is there. The page's script may put
+// another in its place before it is clicked, which is then clicked instead.
 func (t *Tab) Click(selector string) error {
-	return chromedp.Do(t.ctx, chromedp.Click(chromedp.CSS(selector)))
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		err := chromedp.Do(t.ctx, chromedp.Click(chromedp.CSS(selector)))
+		if err == nil || !strings.Contains(err.Error(), "find node with given id") || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // Dark makes the pages think that the reader prefers dark colours.
