@@ -282,6 +282,9 @@ func (c *Client) note(as int64, resp *http.Response, content []byte) *Error {
 		// By this clock the hour may be over already; then there are more.
 		if spent = remaining == 0 && q.Reset.After(now); spent {
 			q.until, q.why = q.Reset, fmt.Sprintf("all %d requests of this hour are used up", limit)
+			if hour := now.Add(time.Hour); hour.Before(q.until) { // by a clock that is behind
+				q.until = hour
+			}
 		}
 	}
 	if resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusTooManyRequests {
