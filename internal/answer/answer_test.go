@@ -92,7 +92,16 @@ func TestStory_SaysWhatBecameOfTheDelivery(t *testing.T) {
 		"disabled": {[]eventlog.Data{came, forwarded, eventlog.Voided{Reason: eventlog.ReasonDeploymentDisabled, Detail: "x", Commit: commit(1)}}, nil, nil,
 			"Delivery d1 did not deploy " + short(1) + " to web (deployment_disabled).", []string{"replay d1"}},
 		"pinned": {[]eventlog.Data{came, forwarded, eventlog.Voided{Reason: eventlog.ReasonPinned, Detail: "x", Commit: commit(1)}}, nil, nil,
-			"Delivery d1 did not deploy " + short(1) + " to web (pinned).", nil},
+			"Delivery d1 did not deploy " + short(1) + " to web (pinned).", []string{"deploy web --ref " + commit(1)}},
+		"pinned still": {[]eventlog.Data{came, forwarded, eventlog.Voided{Reason: eventlog.ReasonPinned, Detail: "x", Commit: commit(1)}},
+			map[string]projections.Deployment{"web": {Slug: "web", Pinned: &projections.Hold{}}}, nil,
+			"Delivery d1 did not deploy " + short(1) + " to web (pinned).", []string{"unpin web --deploy --reason", "deploy web --ref " + commit(1) + " --override --reason"}},
+		"frozen": {[]eventlog.Data{came, forwarded}, map[string]projections.Deployment{"web": {Slug: "web", Frozen: &projections.Hold{}}}, nil,
+			"Delivery d1 waits to deploy " + short(1) + " to web, behind others.", []string{"thaw web --reason", "deploy web --ref " + commit(1) + " --override --reason", "queue list"}},
+		"frozen with all": {[]eventlog.Data{came, forwarded}, map[string]projections.Deployment{"web": {Slug: "web", Frozen: &projections.Hold{}, FrozenWithAll: true}}, nil,
+			"Delivery d1 waits to deploy " + short(1) + " to web, behind others.", []string{"thaw --reason", "deploy web --ref " + commit(1) + " --override --reason", "queue list"}},
+		"being canceled": {[]eventlog.Data{came, forwarded, started, eventlog.Canceled{Reason: "why"}}, nil, nil,
+			"Delivery d1 is deploying " + short(1) + " to web now, and is being ended: canceled by ada: why.", []string{"logs d1"}},
 	} {
 		y, err := NewStory("d1", history(t, c.events...), c.known)
 		if err != nil {
