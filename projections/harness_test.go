@@ -182,15 +182,6 @@ func catchUp(t testing.TB, p *Projector, events []eventlog.Event, next func(left
 	}
 }
 
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 // running runs projectors until stop, which waits for them.
 func running(t testing.TB, projectors ...*Projector) (stop func()) {
 	t.Helper()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestProjector_LiveRebuiltAndFoldedAreTheSame(t *testing.T) {
@@ -254,7 +255,7 @@ func TestProjector_TwoAndRebuildsWhileConnectionsDie(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "the projectors catch up", func() bool { return behind(t, a) == 0 })
+	testkit.Wait(t, "the projectors catch up", func() bool { return behind(t, a) == 0 })
 	stop()
 	check := open(t, killers)
 	sameAsFold(t, check, foldAll(t, w.events))
@@ -275,14 +276,14 @@ func TestProjector_SitsOutTheDeathOfPostgres(t *testing.T) {
 	r.received("prod", "d1", 1)
 	r.add("prod", "d1", "web", 1, "octocat", forwarded(1))
 	put(t, pool, r.events)
-	eventually(t, "it catches up", func() bool { return behind(t, p) == 0 })
+	testkit.Wait(t, "it catches up", func() bool { return behind(t, p) == 0 })
 	server.Kill(t)
 	server.Start(t)
-	eventually(t, "the pool is back", func() bool { return pool.Ping(t.Context()) == nil })
+	testkit.Wait(t, "the pool is back", func() bool { return pool.Ping(t.Context()) == nil })
 	n := len(r.events)
 	r.add("prod", "d1", "web", 1, "worker", started(1))
 	put(t, pool, r.events[n:])
-	eventually(t, "it goes on", func() bool { return behind(t, p) == 0 })
+	testkit.Wait(t, "it goes on", func() bool { return behind(t, p) == 0 })
 	sameAsFold(t, p, foldAll(t, r.events))
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 // openVersion is a projector as a binary with another version would have it.
@@ -81,7 +82,7 @@ func TestVersion_IsBuiltBesideTheOldOne(t *testing.T) {
 	one := openVersion(t, pgtest.Pool(t, dsn), 1)
 	stopOne := running(t, one)
 	defer stopOne()
-	eventually(t, "the old version is there", func() bool { return behind(t, one) == 0 })
+	testkit.Wait(t, "the old version is there", func() bool { return behind(t, one) == 0 })
 
 	two := openVersion(t, pgtest.Pool(t, dsn), 2)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -107,13 +108,13 @@ func TestVersion_IsBuiltBesideTheOldOne(t *testing.T) {
 	stopTwo := running(t, two)
 	defer stopTwo()
 	finished(t, pool, &r, 300, 100)
-	eventually(t, "the new version serves", func() bool {
+	testkit.Wait(t, "the new version serves", func() bool {
 		lag, err := two.Lag(t.Context())
 		return err == nil && lag.Version == 2 && lag.Events == 0
 	})
 	// The older binary goes on with its own.
 	finished(t, pool, &r, 400, 20)
-	eventually(t, "both catch up", func() bool { return behind(t, one) == 0 && behind(t, two) == 0 })
+	testkit.Wait(t, "both catch up", func() bool { return behind(t, one) == 0 && behind(t, two) == 0 })
 	cancel()
 	readers.Wait()
 	if a, b := dumpVersion(t, pool, 1), dumpVersion(t, pool, 2); !slices.Equal(a, b) {
@@ -139,7 +140,7 @@ func TestVersion_IsBuiltBesideTheOldOne(t *testing.T) {
 	finished(t, pool, &r, 420, 5)
 	stopTwo = running(t, two)
 	defer stopTwo()
-	eventually(t, "the older binary goes on", func() bool { return behind(t, two) == 0 })
+	testkit.Wait(t, "the older binary goes on", func() bool { return behind(t, two) == 0 })
 	sameAsFold(t, two, foldAll(t, r.events))
 }
 
@@ -154,7 +155,7 @@ func TestVersion_OneOfTwoBuilds(t *testing.T) {
 	stop := running(t, a, b)
 	defer stop()
 	finished(t, pool, &r, 50, 20)
-	eventually(t, "it is built", func() bool {
+	testkit.Wait(t, "it is built", func() bool {
 		lag, err := a.Lag(t.Context())
 		return err == nil && lag.Version == 2 && lag.Events == 0
 	})

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/pgtest"
+	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.MainNoLeaks(m)) }
@@ -114,7 +115,7 @@ func (w *world) run(t rapid.TB) (stop func()) {
 	ended := make(chan error, 1)
 	b := w.outbox()
 	go func() { ended <- b.Run(ctx) }()
-	eventually(t, "the outbox is taken", func() bool {
+	testkit.Wait(t, "the outbox is taken", func() bool {
 		return w.count(t, "select count(*) from outbox_positions where instance = '"+w.instance+"' and held_until > clock_timestamp()") == 1
 	})
 	var once sync.Once
@@ -167,22 +168,13 @@ func (w *world) append(t rapid.TB, instance string, keys ...string) (last int64)
 	return events[len(events)-1].Position
 }
 
-func eventually(t rapid.TB, what string, is func() bool) {
-	t.Helper()
-	for until := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("it never came that %s", what)
-		}
-	}
-}
-
 func (w *world) hears(t rapid.TB, want ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprint("the outside hears ", want), func() bool { return len(w.heard()) >= len(want) })
+	testkit.Wait(t, fmt.Sprint("the outside hears ", want), func() bool { return len(w.heard()) >= len(want) })
 	if got := w.heard(); !slices.Equal(got, want) {
 		t.Fatalf("the outside heard %v, want %v", got, want)
 	}
-	eventually(t, "nothing is owed", func() bool { return w.count(t, "select count(*) from outbox where state = 'owed'") == 0 })
+	testkit.Wait(t, "nothing is owed", func() bool { return w.count(t, "select count(*) from outbox where state = 'owed'") == 0 })
 }
 
 func TestOutbox_BeginsAtTheHeadAndTellsOfItsInstanceAlone(t *testing.T) {
@@ -222,7 +214,7 @@ func TestOutbox_SaysTheNewestOfWhatWaits(t *testing.T) {
 
 func (w *world) hearsSome(t rapid.TB, want ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprint("the outside hears ", want), func() bool { return slices.Equal(w.heard(), want) })
+	testkit.Wait(t, fmt.Sprint("the outside hears ", want), func() bool { return slices.Equal(w.heard(), want) })
 }
 
 func TestOutbox_TriesAgainAndNeverAnOlderAfterANewer(t *testing.T) {
@@ -236,7 +228,7 @@ func TestOutbox_TriesAgainAndNeverAnOlderAfterANewer(t *testing.T) {
 	})
 	defer w.run(t)()
 	w.append(t, "here", "web")
-	eventually(t, "it failed", func() bool { return w.count(t, "select count(*) from outbox where tries > 0 and error = '503'") == 1 })
+	testkit.Wait(t, "it failed", func() bool { return w.count(t, "select count(*) from outbox where tries > 0 and error = '503'") == 1 })
 	w.append(t, "here", "web")
 	w.hears(t, "web=2")
 }
@@ -247,7 +239,7 @@ func TestOutbox_WaitsAsLongAsItIsTold(t *testing.T) {
 	w.set(func(context.Context, Item) error { return After(time.Hour, errors.New("secondary limit")) })
 	defer w.run(t)()
 	w.append(t, "here", "web")
-	eventually(t, "it waits for about an hour", func() bool {
+	testkit.Wait(t, "it waits for about an hour", func() bool {
 		return w.count(t, "select count(*) from outbox where next_at between clock_timestamp() + interval '59 min' and clock_timestamp() + interval '60 min'") == 1
 	})
 }
@@ -281,8 +273,8 @@ func TestOutbox_SaysOnceWhatWasRefusedAndTriesItAgainWhenItsScopeIsTaken(t *test
 	w.set(func(context.Context, Item) error { return Refused(errors.New("403: the token lacks statuses:write")) })
 	defer w.run(t)()
 	w.append(t, "here", "web", "docs", "wiki")
-	eventually(t, "all are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 3 })
-	eventually(t, "it is told", func() bool { return w.out.count("the outside refused") > 0 })
+	testkit.Wait(t, "all are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 3 })
+	testkit.Wait(t, "it is told", func() bool { return w.out.count("the outside refused") > 0 })
 	if n := w.out.count("the outside refused"); n != 1 {
 		t.Errorf("it was told %d times, want once", n)
 	}
@@ -296,7 +288,7 @@ func TestOutbox_SaysOnceWhatWasRefusedAndTriesItAgainWhenItsScopeIsTaken(t *test
 	}
 	w.set(nil)
 	w.append(t, "here", "other")
-	eventually(t, "all are said", func() bool { return len(w.heard()) == 4 })
+	testkit.Wait(t, "all are said", func() bool { return len(w.heard()) == 4 })
 	w.hears(t, w.heard()...)
 }
 
@@ -308,7 +300,7 @@ func TestOutbox_TriesTheNewestOfWhatWasRefusedNowAndThen(t *testing.T) {
 	w.set(refuse)
 	defer w.run(t)()
 	w.append(t, "here", "web", "docs", "wiki")
-	eventually(t, "all are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 3 })
+	testkit.Wait(t, "all are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 3 })
 	var mu sync.Mutex
 	var probed []string
 	answers := []error{Refused(errors.New("403")), errors.New("502"), Refused(errors.New("403"))}
@@ -323,7 +315,7 @@ func TestOutbox_TriesTheNewestOfWhatWasRefusedNowAndThen(t *testing.T) {
 		probed = append(probed, i.Key)
 		return answers[len(probed)%len(answers)]
 	})
-	eventually(t, "it is tried again and again", func() bool { mu.Lock(); defer mu.Unlock(); return len(probed) > 2*chances })
+	testkit.Wait(t, "it is tried again and again", func() bool { mu.Lock(); defer mu.Unlock(); return len(probed) > 2*chances })
 	w.set(refuse)
 	mu.Lock()
 	if rest := slices.DeleteFunc(slices.Clone(probed), func(key string) bool { return key == "wiki" }); len(rest) > 0 {
@@ -334,7 +326,7 @@ func TestOutbox_TriesTheNewestOfWhatWasRefusedNowAndThen(t *testing.T) {
 		t.Errorf("it was told %d times, want once", n)
 	}
 	w.set(nil)
-	eventually(t, "all are said", func() bool { return len(w.heard()) == 3 })
+	testkit.Wait(t, "all are said", func() bool { return len(w.heard()) == 3 })
 	if got := w.heard(); got[0] != "wiki=3" {
 		t.Errorf("the outside heard %v", got)
 	}
@@ -347,7 +339,7 @@ func TestOutbox_TurnThatIsWaitedForIsNoTrouble(t *testing.T) {
 	w.set(func(context.Context, Item) error { return fmt.Errorf("web: %w", ErrTurn) })
 	defer w.run(t)()
 	w.append(t, "here", "web")
-	eventually(t, "it waits", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
+	testkit.Wait(t, "it waits", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
 	troubles, err := Troubles(t.Context(), w.pool, "here")
 	backlogs, also := Backlogs(t.Context(), w.pool, "here")
 	if err != nil || also != nil || len(troubles) > 0 || len(backlogs) != 1 || backlogs[0].Owed != 1 {
@@ -364,7 +356,7 @@ func TestOutbox_LeavesWhatWasRefusedADayAgo(t *testing.T) {
 	w.set(func(context.Context, Item) error { return Refused(errors.New("403")) })
 	stop := w.run(t)
 	w.append(t, "here", "web", "docs")
-	eventually(t, "both are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 2 })
+	testkit.Wait(t, "both are refused", func() bool { return w.count(t, "select count(*) from outbox where state = 'refused'") == 2 })
 	stop()
 	w.exec(t, "update outbox set next_at = clock_timestamp(), at = at - case key when 'docs' then interval '24 hours' else '0' end")
 	w.set(nil)
@@ -380,12 +372,12 @@ func TestOutbox_GivesUpAfterADay(t *testing.T) {
 	w.set(func(context.Context, Item) error { return errors.New("502") })
 	stop := w.run(t)
 	w.append(t, "here", "web", "docs")
-	eventually(t, "both were tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 2 })
+	testkit.Wait(t, "both were tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 2 })
 	stop()
 	w.exec(t, "update outbox set at = at - interval '24 hours', next_at = clock_timestamp()")
 	w.set(func(_ context.Context, i Item) error { return fmt.Errorf("%s was tried after a day", i.Key) })
 	defer w.run(t)()
-	eventually(t, "both are given up", func() bool {
+	testkit.Wait(t, "both are given up", func() bool {
 		return w.count(t, "select count(*) from outbox where state = 'given_up' and error = '502'") == 2
 	})
 	if n := w.out.count("is given up"); n != 1 {
@@ -412,7 +404,7 @@ func TestOutbox_SendsWhatWaitsOnceItsScopeWorks(t *testing.T) {
 	w.set(func(context.Context, Item) error { return After(time.Hour, errors.New("away")) })
 	defer w.run(t)()
 	w.append(t, "here", "web")
-	eventually(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries = 1") == 1 })
+	testkit.Wait(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries = 1") == 1 })
 	w.set(nil)
 	w.append(t, "here", "docs")
 	w.hears(t, "docs=2", "web=1")
@@ -425,7 +417,7 @@ func TestForget_LeavesWhatIsConfiguredOrHeld(t *testing.T) {
 	stop := w.run(t)
 	defer stop()
 	w.append(t, "here", "web")
-	eventually(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
+	testkit.Wait(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
 	forget := func(channels ...string) int {
 		t.Helper()
 		if err := Forget(t.Context(), w.pool, "here", append([]string{}, channels...)); err != nil {
@@ -451,7 +443,7 @@ func TestOutbox_OfALogThatIsGoneBeginsAtTheHead(t *testing.T) {
 	w.set(func(context.Context, Item) error { return errors.New("502") })
 	stop := w.run(t)
 	w.append(t, "here", "web")
-	eventually(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
+	testkit.Wait(t, "it was tried", func() bool { return w.count(t, "select count(*) from outbox where tries > 0") == 1 })
 	stop()
 	w.set(nil)
 	// As in a log that was restored from a copy of before.
@@ -535,7 +527,7 @@ func TestOutbox_AgainstAModel(t *testing.T) {
 			}
 		}
 		defer func() { stop() }()
-		eventually(t, "all is said", func() bool {
+		testkit.Wait(t, "all is said", func() bool {
 			return w.count(t, "select (select count(*) from outbox) + (select h.position - p.position from log_head h, outbox_positions p)") == 0
 		})
 		latest := map[string]int64{}
