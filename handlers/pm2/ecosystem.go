@@ -83,7 +83,7 @@ func (r *run) evaluate(ctx context.Context, env handlers.Env) error {
 func (r *run) exported(ctx context.Context, env handlers.Env, at string) ([]byte, error) {
 	file := filepath.Join(at, r.Ecosystem)
 	if err := os.MkdirAll(filepath.Dir(r.Definition), 0o700); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("keep what it says: %w; the user who deploys must be able to write there (with user, in pm2_home)", err)
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(r.Definition), ".evaluate-*")
 	if err != nil {
