@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -128,12 +129,11 @@ func (p *Person) wasLive(ctx context.Context, d projections.Deployment, slug, to
 		}
 		return before, err
 	}
-	runs, err := deployed(ctx, p.Models, p.Config.Instance, slug)
-	if err != nil {
-		return "", err
-	}
 	found := map[string]string{} // a line for each commit
-	for _, a := range runs {
+	for a, err := range deployed(ctx, p.Models, p.Config.Instance, slug) {
+		if err != nil {
+			return "", err
+		}
 		if a.DeliveryID == to || a.Commit == strings.ToLower(to) {
 			return a.Commit, nil
 		}
@@ -152,21 +152,34 @@ func (p *Person) wasLive(ctx context.Context, d projections.Deployment, slug, to
 	return "", &Error{Err: fmt.Errorf("%q was never live at %s", to, slug), Hint: history + "; deploy --ref deploys any commit"}
 }
 
-// deployed are the runs that ever put something live, the newest first.
-func deployed(ctx context.Context, models *projections.Projector, instance, slug string) ([]projections.Attempt, error) {
-	return models.Attempts(ctx, projections.AttemptFilter{
-		Instance: instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeDeployed},
-	})
+// deployed are the runs that ever put something live, the newest first. They are read as far
+// as they are asked for: a page asks, and there may be many.
+func deployed(ctx context.Context, models *projections.Projector, instance, slug string) iter.Seq2[projections.Attempt, error] {
+	return func(yield func(projections.Attempt, error) bool) {
+		f := projections.AttemptFilter{Instance: instance, Deployment: slug, Outcomes: []projections.Outcome{projections.OutcomeDeployed}, Limit: 100}
+		for {
+			runs, err := models.Attempts(ctx, f)
+			if err != nil {
+				yield(projections.Attempt{}, err)
+				return
+			}
+			for _, a := range runs {
+				if !yield(a, nil) {
+					return
+				}
+				f.Before = projections.Place{Position: a.AssignedPosition, Attempt: a.Attempt}
+			}
+			if len(runs) < f.Limit {
+				return
+			}
+		}
+	}
 }
 
 // Before is the commit that was live before the one that is; "" where there is none. Where
 // that was put back by a rollback, it is what was live before it was first put there:
 // what somebody went back from is no way back.
 func Before(ctx context.Context, log *eventlog.Log, models *projections.Projector, instance, slug string, live projections.Mark) (string, error) {
-	runs, err := deployed(ctx, models, instance, slug)
-	if err != nil {
-		return "", err
-	}
 	back := map[string]bool{} // the deliveries of rollbacks: each is that of its pin, too
 	for e, err := range log.Find(ctx, eventlog.Filter{Instance: instance, Deployment: slug, Types: []eventlog.Type{eventlog.TypePinned}}) {
 		if err != nil {
@@ -175,13 +188,21 @@ func Before(ctx context.Context, log *eventlog.Log, models *projections.Projecto
 		back[e.DeliveryID] = true
 	}
 	since := live.Position
-	for _, a := range runs {
-		if back[live.DeliveryID] && a.Commit == live.Commit && !back[a.DeliveryID] {
-			since = a.EndedPosition
-			break
+	if back[live.DeliveryID] {
+		for a, err := range deployed(ctx, models, instance, slug) {
+			if err != nil {
+				return "", err
+			}
+			if a.Commit == live.Commit && !back[a.DeliveryID] {
+				since = a.EndedPosition
+				break
+			}
 		}
 	}
-	for _, a := range runs {
+	for a, err := range deployed(ctx, models, instance, slug) {
+		if err != nil {
+			return "", err
+		}
 		if a.EndedPosition < since && a.Commit != live.Commit {
 			return a.Commit, nil
 		}

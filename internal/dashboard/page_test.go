@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/net/html/atom"
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
+	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
@@ -375,6 +377,47 @@ func TestChart_ScaleIsRound(t *testing.T) {
 	}
 	if crowd.First != "1 Jan 1970" || crowd.Last != "12 Jan 1970" {
 		t.Errorf("the chart is of %q to %q", crowd.First, crowd.Last)
+	}
+}
+
+// What was live before is found however many runs there were, a page of them at a time.
+func TestBefore_AmongManyRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run := func(id, commit string) []eventlog.Transition {
+		digest := hash(id) + hash(id)[:24]
+		return []eventlog.Transition{
+			of(id, "", 1, eventlog.Received{Event: "push", Ref: "refs/heads/main", Repository: "octo/web", Commit: commit, ReceivedAt: time.Now(), PayloadDigest: digest, Source: eventlog.SourceGitHub, Entry: "01J" + strings.ToUpper(digest[:23])}),
+			of(id, "web", 1, eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: commit, Rule: "r", ConfigDigest: hash("c")}}),
+			of(id, "web", 1, eventlog.Started{Commit: commit, Host: "h", Plan: []string{"fetch"}}),
+			of(id, "web", 1, eventlog.Deployed{Commit: commit, Steps: twoSteps, DurationMS: 3800}),
+		}
+	}
+	before := func() string {
+		w.project()
+		models := projections.New(w.pool, w.log, slog.New(slog.DiscardHandler))
+		known, err := models.Deployments(t.Context(), "www1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit, err := act.Before(t.Context(), w.log, models, "www1", "web", *known[0].Live)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return commit
+	}
+	const runs = 230
+	var all []eventlog.Transition
+	for i := range runs {
+		all = append(all, run(fmt.Sprintf("run-%03d", i), hash(fmt.Sprintf("run-%03d", i)))...)
+	}
+	w.append(nil, all...)
+	if got := before(); got != hash("run-228") {
+		t.Errorf("before the newest it was %s", got)
+	}
+	w.append(nil, append([]eventlog.Transition{of("back", "web", 1, eventlog.Pinned{Commit: hash("run-005"), Reason: "x"})}, run("back", hash("run-005"))...)...)
+	if got := before(); got != hash("run-004") {
+		t.Errorf("before what was gone back to it was %s", got)
 	}
 }
 
