@@ -32,7 +32,7 @@ func (r *Repo) patiently(ctx context.Context, passing func(error) bool, ask func
 	var since time.Time
 	for tries := 1; ; tries++ {
 		err := ask()
-		if err == nil || r.patience == 0 || ctx.Err() != nil || !passing(err) {
+		if err == nil || r.patience == 0 || !passing(err) {
 			return err
 		}
 		if since.IsZero() {
@@ -43,7 +43,9 @@ func (r *Repo) patiently(ctx context.Context, passing func(error) bool, ask func
 			return fmt.Errorf("%w (asked %d times within %s)", err, tries, waited.Round(time.Second))
 		}
 		pause = min(pause, r.patience-waited)
-		r.tell(fmt.Sprintf("%v; asking again in %s", err, pause.Round(time.Millisecond)))
+		if ctx.Err() == nil {
+			r.tell(fmt.Sprintf("%v; asking again in %s", err, pause.Round(time.Millisecond)))
+		}
 		if !retry.Sleep(ctx, pause) {
 			// Only as text: that git failed is not why this ends.
 			return fmt.Errorf("%w, while the remote was asked again: %s", context.Cause(ctx), err.Error())

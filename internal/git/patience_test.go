@@ -232,6 +232,21 @@ func TestPatienceEnds(t *testing.T) {
 	}
 }
 
+// Where the time is up while the remote answers, that is why it is not asked again.
+func TestPatience_IsCutShortWhileTheRemoteAnswers(t *testing.T) {
+	t.Parallel()
+	repo, said := newWorld(t).patient("https://h/x.git", time.Hour)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	errUp := errors.New("the time is up")
+	err := repo.patiently(ctx, func(error) bool { return true }, func() error {
+		cancel(errUp)
+		return errors.New("503")
+	})
+	if !errors.Is(err, errUp) || !strings.Contains(err.Error(), "503") || len(said.lines) > 0 {
+		t.Errorf("%v; said %q", err, said.lines)
+	}
+}
+
 func TestLowSpeedLimitsOnlyWhereGitHasNone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
