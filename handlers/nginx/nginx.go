@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/handlers/source"
+	"github.com/ducompsoc/durhack-deployer/internal/flock"
 	"github.com/ducompsoc/durhack-deployer/internal/git"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 )
@@ -41,7 +43,9 @@ type Config struct {
 	Certificates Certificates
 	// AllowDirectives, IncludePaths and LogPaths say what site files may do: see rules.
 	AllowDirectives, IncludePaths, LogPaths []string
-	// StateFile remembers which tree is known to serve, and what the CA refused.
+	// StateFile remembers which tree is known to serve, and what the CA refused. The
+	// deployments of a host keep theirs in one directory, which is locked while one works
+	// with nginx.
 	StateFile string
 	// ReloadWithin is how long a reload may take (default 10 s).
 	ReloadWithin time.Duration
@@ -90,6 +94,7 @@ func New(cfg Config) *Handler {
 type run struct {
 	*Handler
 	job    handlers.Job
+	lock   *os.File
 	wanted []file
 	says   map[string]inspected // by the name of the site
 	tree   string               // that is staged, or already serves
@@ -112,7 +117,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 	add := func(name, describe string, do func(context.Context, handlers.Env) error, root ...[]string) {
 		steps = append(steps, handlers.Step{Name: name, Describe: describe, Root: root, Run: do})
 	}
-	add("select", fmt.Sprintf("compare the sites and snippets that commit %.12s wants with what stands in %s and %s", job.Commit, h.cfg.ConfDir, h.cfg.SnippetsDir), r.choose)
+	add("select", fmt.Sprintf("take the lock of nginx; compare the sites and snippets that commit %.12s wants with what stands in %s and %s", job.Commit, h.cfg.ConfDir, h.cfg.SnippetsDir), r.choose)
 	add("inspect", "read each file as nginx does, and refuse what would let it write files or load code as root", r.inspect)
 	add("certificates", h.cfg.Certificates.describe(), r.unlessSame(r.certificates), h.cfg.Certificates.verbs()...)
 	add("stage", fmt.Sprintf("write the files to %s", filepath.Join(h.layout.live, treePrefix+job.Commit)), r.unlessSame(r.stage))
@@ -121,7 +126,7 @@ func (h *Handler) Plan(_ context.Context, job handlers.Job) (handlers.Plan, erro
 	add("reload", fmt.Sprintf("have root reload %s, and see new workers of the same master; on failure the old tree is put back", h.cfg.Unit), r.unlessDone(r.reload),
 		[]string{names.VerbNginxReload}, []string{names.VerbNginxErrors})
 	add("finish", fmt.Sprintf("remove all but the last %d trees; fail where a site had to be left as it was", keptTrees), r.finish)
-	return handlers.Plan{Steps: steps, Undo: r.undo}, nil
+	return handlers.Plan{Steps: steps, Undo: r.undo, Finally: r.unlock}, nil
 }
 
 func (r *run) unlessSame(do func(context.Context, handlers.Env) error) func(context.Context, handlers.Env) error {
@@ -152,6 +157,9 @@ func (r *run) choose(ctx context.Context, env handlers.Env) (err error) {
 	if len(tracked) > 0 {
 		return fmt.Errorf("%q is in the commit, and %s is where the deployer keeps what is live: remove it from the repository", tracked[0].Path, r.cfg.LocalLive)
 	}
+	if err := r.takeLock(ctx, env); err != nil {
+		return err
+	}
 	r.chosen = true
 	if err := r.recover(ctx, env); err != nil {
 		return err
@@ -167,6 +175,33 @@ func (r *run) choose(ctx context.Context, env handlers.Env) (err error) {
 		return err
 	}
 	return r.compare(env)
+}
+
+// takeLock keeps the host's other deployments away from nginx, which tests and reloads
+// the trees of all of them.
+func (r *run) takeLock(ctx context.Context, env handlers.Env) error {
+	dir := filepath.Dir(r.cfg.StateFile)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("lock nginx: %w", err)
+	}
+	file, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("lock nginx: %w", err)
+	}
+	waits := func() { env.Say("another deployment works with nginx: waiting for it") }
+	if err := flock.Await(ctx, file, flock.Exclusive, waits); err != nil {
+		_ = file.Close()
+		return fmt.Errorf("lock nginx: %w", err)
+	}
+	r.lock = file
+	return nil
+}
+
+func (r *run) unlock() {
+	if r.lock != nil {
+		_ = flock.Release(r.lock)
+		r.lock = nil
+	}
 }
 
 // compare looks what of the wanted set stands.

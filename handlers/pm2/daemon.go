@@ -60,12 +60,10 @@ func (r *run) daemon(ctx context.Context, env handlers.Env) error {
 	if err != nil {
 		return fmt.Errorf("use pm2's home: %w; make it a directory that the user who deploys can write to, or set pm2_home", err)
 	}
-	if held, err := flock.Try(file, flock.Exclusive); err != nil || !held {
-		env.Say("another deployment works with pm2 in %s: waiting for it", home)
-		if err := flock.Lock(ctx, file, flock.Exclusive); err != nil {
-			_ = file.Close()
-			return err
-		}
+	waits := func() { env.Say("another deployment works with pm2 in %s: waiting for it", home) }
+	if err := flock.Await(ctx, file, flock.Exclusive, waits); err != nil {
+		_ = file.Close()
+		return err
 	}
 	r.lock = file
 	procs, err := r.whole(ctx, env)

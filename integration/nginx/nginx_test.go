@@ -3,11 +3,13 @@
 package nginx_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/ducompsoc/durhack-deployer/handlers"
 	"github.com/ducompsoc/durhack-deployer/internal/process"
 	"github.com/ducompsoc/durhack-deployer/internal/testkit"
 )
@@ -67,6 +69,46 @@ func TestDeploy_BrokenSiteLeavesTheOldTreeAndItsFixGoesLive(t *testing.T) {
 	}
 	s.mustDeploy(s.push(map[string]string{"production/[b.test].nginxconf": s.server("b.test", "b")}))
 	s.expect("a.test", "a2")
+	s.expect("b.test", "b")
+}
+
+// pauser holds a run up when a step has ended.
+type pauser struct {
+	after     string
+	at, until chan struct{}
+}
+
+func (p pauser) StepStarted(string) {}
+func (p pauser) StepEnded(r handlers.StepResult) {
+	if r.Name == p.after {
+		close(p.at) // once: no step ends twice
+		<-p.until
+	}
+}
+
+// nginx -t reads the trees of all deployments.
+func TestDeploy_WaitsForAnotherDeploymentOfTheHost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.mustDeploy(s.push(map[string]string{"production/[a.test].nginxconf": s.server("a.test", "a1")}))
+	broken := s.deployer(s.push(map[string]string{"production/[a.test].nginxconf": "server { nonsense on; }\n"}))
+	other := *s
+	other.live = filepath.Join(s.dir, "other")
+	other.cfg.Path, other.cfg.StateFile = other.live, filepath.Join(s.dir, "state/nginx/other.json")
+	good := other.deployer(s.push(map[string]string{"production/[a.test].nginxconf": "", "production/[b.test].nginxconf": s.server("b.test", "b")}))
+
+	at, until := make(chan struct{}), make(chan struct{})
+	ends := make(chan handlers.Result, 2)
+	go func() { ends <- broken.deploy(t.Context(), io.Discard, pauser{"switch", at, until}) }()
+	<-at
+	var out testkit.Buffer
+	go func() { ends <- good.deploy(t.Context(), &out, nil) }()
+	testkit.Wait(t, "the other deployment waits", func() bool { return strings.Contains(out.String(), "waiting for it") })
+	close(until)
+	if first, second := <-ends, <-ends; first.FailedStep != "test" || second.Err != nil {
+		t.Errorf("the broken one: %+v; the other: %+v\n%s", first, second, out.String())
+	}
+	s.expect("a.test", "a1")
 	s.expect("b.test", "b")
 }
 

@@ -52,6 +52,15 @@ func Lock(ctx context.Context, f *os.File, kind Kind) error {
 	}
 }
 
+// Await is Lock, and calls waits first where somebody else holds it.
+func Await(ctx context.Context, f *os.File, kind Kind, waits func()) error {
+	if locked, err := Try(f, kind); locked || err != nil {
+		return err
+	}
+	waits()
+	return Lock(ctx, f, kind)
+}
+
 // Pause is the time between two tries, for a caller that tries more than a lock; false
 // where ctx ended first.
 func Pause(ctx context.Context) bool { return retry.Sleep(ctx, poll) }
