@@ -95,7 +95,7 @@ func run(ctx context.Context, dir string) (err error) {
 	for _, p := range []picture{
 		{"deployments", "/", 1280, false}, {"deployments-dark", "/", 1280, true}, {"deployments-phone", "/", 360, false},
 		{"delivery", failed, 1280, false}, {"delivery-phone", failed, 360, true},
-		{"log", "/log", 1280, false}, {"at", "/at", 1280, false}, {"proof", "/proof", 1280, false},
+		{"at", "/at", 1280, false}, {"proof", "/proof", 1280, false},
 	} {
 		if err := take(b, base, dir, p); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
