@@ -92,7 +92,8 @@ func flock(f *os.File, how int) error {
 	return err
 }
 
-// Holder names the process that holds the lock of a file.
+// Holder names the process that holds the lock of a file; "" where none is known to, as
+// by now, or in this container.
 func Holder(path string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -101,7 +102,7 @@ func Holder(path string) (string, error) {
 	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
 	locks, err := os.Open("/proc/locks")
 	if err != nil {
-		return "another process", nil
+		return "", nil
 	}
 	defer locks.Close()
 	for lines := bufio.NewScanner(locks); lines.Scan(); {
@@ -110,7 +111,7 @@ func Holder(path string) (string, error) {
 			return processName(f[4]), nil
 		}
 	}
-	return "another process", nil // of another container, say
+	return "", nil
 }
 
 func processName(pid string) string {

@@ -12,15 +12,24 @@ import (
 )
 
 // Holder names the process that holds name; "" where nobody does.
-func (l *Flock) Holder(_ context.Context, name string) (string, error) {
-	if held, err := l.Held(name); err != nil || !held {
-		return "", err
+func (l *Flock) Holder(ctx context.Context, name string) (string, error) {
+	const looks = 5 // a holder may let go before it is looked for, again and again
+	for look := range looks {
+		if look > 0 && !flock.Pause(ctx) {
+			return "", context.Cause(ctx)
+		}
+		if held, err := l.Held(name); err != nil || !held {
+			return "", err
+		}
+		who, err := flock.Holder(l.Path(name))
+		if err != nil {
+			return "", fmt.Errorf("look at the lock of %s: %w", name, err)
+		}
+		if who != "" {
+			return who, nil
+		}
 	}
-	who, err := flock.Holder(l.Path(name))
-	if err != nil {
-		return "", fmt.Errorf("look at the lock of %s: %w", name, err)
-	}
-	return who, nil
+	return "another process", nil // of another container, say
 }
 
 // whoAmI is what a holder writes of itself behind its token.

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,30 @@ import (
 func TestHolder_OfAFreeLockIsNobody(t *testing.T) {
 	if holder, err := NewFlock(t.TempDir()).Holder(within(t), "web"); holder != "" || err != nil {
 		t.Errorf("got %q, %v", holder, err)
+	}
+}
+
+// A worker takes the lock for a moment where a deployment is frozen.
+func TestHolder_IsNobodyOrNamedWhereTheLockIsHeldForMoments(t *testing.T) {
+	l := NewFlock(t.TempDir())
+	var done atomic.Bool
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer done.Store(true)
+	others.Go(func() {
+		for !done.Load() {
+			if _, release, err := l.Acquire(within(t), "web"); err != nil || release() != nil {
+				t.Errorf("acquire: %v", err)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+
+	for range 2000 {
+		if holder, err := l.Holder(within(t), "web"); err != nil || holder != "" && !strings.HasPrefix(holder, fmt.Sprintf("process %d (", os.Getpid())) {
+			t.Fatalf("got %q, %v", holder, err)
+		}
 	}
 }
 
