@@ -21,6 +21,10 @@ canceled: "freeze" and "pin" hold it.`,
 		Example: `  durhack-deployer cancel web --reason "the wrong branch"`,
 		Args:    takes("SLUG"), ValidArgsFunction: c.completeSlug,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			why, err := act.Reason(why)
+			if err != nil {
+				return err
+			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				return c.cancel(cmd.Context(), cfg, store, args[0], why)
 			})
@@ -31,7 +35,7 @@ canceled: "freeze" and "pin" hold it.`,
 }
 
 func (c *cli) cancel(ctx context.Context, cfg *config.Config, store *daemon.Store, slug, why string) error {
-	run, err := c.person(cfg, store).Cancel(ctx, slug, act.Reason(why), act.Run{})
+	run, err := c.person(cfg, store).Cancel(ctx, slug, why, act.Run{})
 	if err != nil {
 		return err
 	}

@@ -133,10 +133,11 @@ func reasonFlag(cmd *cobra.Command, to *string) {
 
 // reason checks the text of --reason.
 func reason(text string) (string, error) {
-	if text = act.Reason(text); text == "" {
-		return "", usagef("missing --reason TEXT: it goes into the log with your name")
+	text, err := act.Reason(text)
+	if err == nil && text == "" {
+		err = usagef("missing --reason TEXT: it goes into the log with your name")
 	}
-	return text, nil
+	return text, err
 }
 
 // untilForms is what the end of something may look like.

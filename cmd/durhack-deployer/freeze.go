@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,10 +39,7 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
 				if err := c.person(cfg, store).Freeze(cmd.Context(), "", slug, end, why); err != nil {
 					return err
 				}
-				thaw := "durhack-deployer thaw"
-				if slug != "" {
-					thaw += " " + slug
-				}
+				thaw := "`" + c.command(slices.Concat([]string{"thaw"}, args, []string{"--reason", "..."})...) + "`"
 				if !end.IsZero() {
 					thaw = clock(end) + ", or " + thaw
 				}

@@ -42,7 +42,7 @@ earlier commit back and pins it.`,
 }
 
 func (c *cli) tellPinned(slug, commit string) error {
-	_, err := fmt.Fprintf(c.out, "pinned: %s to %s, until durhack-deployer unpin %s\n", slug, shortCommit(commit), slug)
+	_, err := fmt.Fprintf(c.out, "pinned: %s to %s, until `%s`\n", slug, shortCommit(commit), c.command("unpin", slug, "--reason", "..."))
 	return err
 }
 

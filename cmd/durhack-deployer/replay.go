@@ -115,8 +115,8 @@ what the log says was decided, with both reasons. Exit code 3 if there is any,
 	return cmd
 }
 
-// check refuses wrong calls; the filter chooses the deliveries of the window.
-func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filter, err error) {
+// check refuses wrong calls, and trims the reason; the filter chooses the deliveries of the window.
+func (o *replayOptions) check(args []string, now time.Time) (filter eventlog.Filter, err error) {
 	window := o.failed || o.since != "" || o.until != ""
 	switch {
 	case o.simulate && len(o.withConfig) == 0:
@@ -134,8 +134,10 @@ func (o replayOptions) check(args []string, now time.Time) (filter eventlog.Filt
 		return filter, usagef("name deliveries, or choose them with --failed, --since or --until")
 	case len(args) > 0 && window:
 		return filter, usagef("name deliveries or choose them with --failed, --since or --until, not both")
-	case strings.TrimSpace(o.reason) == "" && !o.dryRun:
-		return filter, usagef("missing --reason TEXT: it goes into the log with your name")
+	case !o.dryRun:
+		if o.reason, err = reason(o.reason); err != nil {
+			return filter, err
+		}
 	}
 	filter.Types = []eventlog.Type{eventlog.TypeReceived}
 	return filter, parseTimes(now, timeFlag{"since", o.since, &filter.Since}, timeFlag{"until", o.until, &filter.Until})
@@ -293,7 +295,7 @@ func (c *cli) dryRun(plans []act.Replay, o replayOptions) error {
 
 // replay plans again, since others may have replayed meanwhile, and appends.
 func (c *cli) replay(ctx context.Context, person *act.Person, id string, o replayOptions) (act.Replay, error) {
-	p, err := person.Replay(ctx, id, o.parts(), act.Reason(o.reason))
+	p, err := person.Replay(ctx, id, o.parts(), o.reason)
 	switch {
 	case err != nil && p.Why == nil:
 		return p, err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 
@@ -57,9 +58,17 @@ func NewID(now time.Time) string {
 	return ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()
 }
 
-// Reason is the text of a reason. The log's text columns cannot hold a NUL.
-func Reason(text string) string {
-	return strings.TrimSpace(strings.ReplaceAll(text, "\x00", ""))
+// MaxReason is how long a reason may be, in characters.
+const MaxReason = 500
+
+// Reason is the text of a reason, or an error where it is too long: many lines show it
+// whole. The log's text columns cannot hold a NUL.
+func Reason(text string) (string, error) {
+	text = strings.TrimSpace(strings.ReplaceAll(text, "\x00", ""))
+	if n := utf8.RuneCountInString(text); n > MaxReason {
+		return "", wrongf("the reason has %d characters, and may have at most %d: say it shorter", n, MaxReason)
+	}
+	return text, nil
 }
 
 // state is one configured deployment as the log has it. The daemon gets a moment to

@@ -465,7 +465,14 @@ func TestReplay_OfADeployByHand(t *testing.T) {
 
 func TestReason_HoldsWhatTheLogCan(t *testing.T) {
 	t.Parallel()
-	if got := Reason(" a\x00b \n"); got != "ab" {
-		t.Errorf("%q", got)
+	if got, err := Reason(" a\x00b \n"); got != "ab" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	long := strings.Repeat("é", MaxReason)
+	if got, err := Reason(long + "\n"); got != long || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := Reason(long + "e"); err == nil || !strings.Contains(err.Error(), "has 501 characters, and may have at most 500") {
+		t.Errorf("%v", err)
 	}
 }

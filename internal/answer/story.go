@@ -54,7 +54,7 @@ func Summary(e eventlog.Event) string {
 	case eventlog.Thawed:
 		return fmt.Sprintf("%s, by %s: %s", WhichOf(e.DeploymentSlug()), e.Actor, d.Reason)
 	case eventlog.Canceled:
-		return fmt.Sprintf("by %s: %s", e.Actor, d.Reason)
+		return strings.TrimPrefix(words.Canceled(e.Actor, d.Reason), "canceled ")
 	}
 	return ""
 }

@@ -33,10 +33,9 @@ const (
 	// actWithin bounds an act, which goes on when its browser has left: a second click
 	// ends the request of the first.
 	actWithin = 25 * time.Second
-	// formMax bounds a form, in bytes; reasonMax and nameMax what is in it, in characters.
-	formMax   = 16 << 10
-	reasonMax = 500
-	nameMax   = 100
+	// formMax bounds a form, in bytes; nameMax a name in it, in characters.
+	formMax = 16 << 10
+	nameMax = 100
 	// actsAMinute is how often one person may act.
 	actsAMinute = 30
 	// actsKept is of how many acts it is known that they were done, so that a second click
@@ -350,7 +349,7 @@ func (d *Desk) form(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, formMax)
 	err = r.ParseForm()
 	if errors.As(err, new(*http.MaxBytesError)) {
-		return &refusal{http.StatusRequestEntityTooLarge, "This is too long", fmt.Sprintf("A reason has at most %d characters.", reasonMax)}
+		return &refusal{http.StatusRequestEntityTooLarge, "This is too long", fmt.Sprintf("A reason has at most %d characters.", act.MaxReason)}
 	}
 	if err != nil {
 		return &refusal{http.StatusBadRequest, "This form cannot be read", "Go back to the page, load it again, and use its button."}
@@ -425,7 +424,11 @@ func errandOf(r *http.Request, verb string) (errand, error) {
 	if _, err := ulid.ParseStrict(o.id); err != nil {
 		o.id = ""
 	}
-	o.reason = act.Reason(strings.ToValidUTF8(r.PostForm.Get("reason"), "\uFFFD"))
+	var err error
+	o.reason, err = act.Reason(strings.ToValidUTF8(r.PostForm.Get("reason"), "\uFFFD"))
+	if err != nil {
+		return o, &refusal{http.StatusBadRequest, "The reason is too long", fmt.Sprintf("Use at most %d characters.", act.MaxReason)}
+	}
 	if lasts := r.PostForm.Get("for"); !slices.Contains(freezes, lasts) {
 		return o, &refusal{http.StatusBadRequest, "That is no time to freeze for", "Choose one that the form offers; `durhack-deployer freeze --until` takes any."}
 	} else if lasts != "" {
@@ -433,10 +436,7 @@ func errandOf(r *http.Request, verb string) (errand, error) {
 		o.until = time.Now().UTC().Truncate(time.Second).Add(d)
 	}
 	needed := verb != "cancel" && (verb != "deploy" || o.form.Has("override"))
-	switch {
-	case utf8.RuneCountInString(o.reason) > reasonMax:
-		return o, &refusal{http.StatusBadRequest, "The reason is too long", fmt.Sprintf("Use at most %d characters.", reasonMax)}
-	case o.reason == "" && needed:
+	if o.reason == "" && needed {
 		return o, &refusal{http.StatusBadRequest, "The reason is missing", "Say in a few words why: it goes into the log with your name."}
 	}
 	return o, nil
