@@ -38,7 +38,7 @@ type Options struct {
 	About map[string]string
 	// Checks are run in order, each time that somebody asks.
 	Checks []Check
-	// Hosts are the names that the server is reached by, beside addresses and localhost.
+	// Hosts are the names, in lower case, that the server is reached by, beside addresses and localhost.
 	Hosts []string
 	// Pages answers every other path; nil where there is nothing else.
 	Pages http.Handler
@@ -104,8 +104,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
+		host = strings.ToLower(host)
 		if host != "localhost" && !slices.Contains(s.o.Hosts, host) && net.ParseIP(strings.Trim(host, "[]")) == nil {
-			answer(w, http.StatusMisdirectedRequest, map[string]any{"status": "error", "message": "ask for this host by its address"})
+			answer(w, http.StatusMisdirectedRequest, map[string]any{"status": "error", "message": "ask for this host by its address, as localhost, or by the name in origin or in url of [admin]"})
 			return
 		}
 		next.ServeHTTP(w, r)

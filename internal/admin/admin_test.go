@@ -115,7 +115,7 @@ func TestAdmin_Refuses(t *testing.T) {
 		{"a name that leads here", get("/readyz", "evil.example"), 421},
 		{"a name that leads here, with a port", get("/healthz", "evil.example:80"), 421},
 		{"no name", "GET /readyz HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n", 421},
-		{"localhost", get("/readyz", "localhost:3401"), 200},
+		{"localhost", get("/readyz", "LocalHost:3401"), 200},
 		{"the configured name", get("/readyz", "deploy.internal:3401"), 200},
 		{"the name at the proxy", get("/readyz", "deploys.example.com"), 200},
 		{"an address", get("/readyz", "10.1.2.3"), 200},

@@ -14,7 +14,7 @@ import (
 
 // adminHosts are the names by which browsers may ask for the admin pages.
 func adminHosts(cfg *config.Config) []string {
-	hosts := []string{cfg.Admin.Host}
+	hosts := []string{strings.ToLower(cfg.Admin.Host)}
 	for _, text := range []string{cfg.Admin.URL, cfg.Origin} {
 		if u, err := url.Parse(text); err == nil && u.Host != "" {
 			hosts = append(hosts, strings.ToLower(u.Hostname()))
