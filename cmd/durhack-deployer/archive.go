@@ -25,6 +25,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/durable"
 	"github.com/ducompsoc/durhack-deployer/internal/signer"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -79,7 +80,7 @@ replayed. The file is readable by you alone.`,
 				if asJSON {
 					return writeJSON(c.out, newArchiveRow(args[0], s))
 				}
-				_, err = fmt.Fprintf(c.out, "exported %s and %s to %s\n", counted(s.Events, "event", "events"), counted(s.Bodies, "body", "bodies"), printable(args[0]))
+				_, err = fmt.Fprintf(c.out, "exported %s and %s to %s\n", words.Counted(s.Events, "event", "events"), words.Counted(s.Bodies, "body", "bodies"), printable(args[0]))
 				return err
 			})
 		},
@@ -237,14 +238,14 @@ func (c *cli) importLog(ctx context.Context, cfg *config.Config, store *daemon.S
 	if asJSON {
 		err = writeJSON(c.out, newArchiveRow(name, s))
 	} else {
-		_, err = fmt.Fprintf(c.out, "imported %s and %s of %s\n", counted(s.Events, "event", "events"),
-			counted(s.Bodies, "body", "bodies"), printable(orDash(strings.Join(s.Instances, ", "))))
+		_, err = fmt.Fprintf(c.out, "imported %s and %s of %s\n", words.Counted(s.Events, "event", "events"),
+			words.Counted(s.Bodies, "body", "bodies"), printable(orDash(strings.Join(s.Instances, ", "))))
 	}
 	if err != nil {
 		return err
 	}
 	if o.Checkpoint != nil && s.Signed < s.Events {
-		fmt.Fprintf(c.err, "note: the signature covers the first %s, and not the %d after them\n", counted(s.Signed, "event", "events"), s.Events-s.Signed)
+		fmt.Fprintf(c.err, "note: the signature covers the first %s, and not the %d after them\n", words.Counted(s.Signed, "event", "events"), s.Events-s.Signed)
 	}
 	if s.Events > 0 && !slices.Contains(s.Instances, cfg.Instance) {
 		fmt.Fprintf(c.err, "hint: it has no events of this configuration's instance, %s, and commands show no other\n", printable(cfg.Instance))
@@ -271,7 +272,7 @@ func (c *cli) warnOfPending(ctx context.Context, cfg *config.Config, store *daem
 		}
 	}
 	if pending > 0 {
-		fmt.Fprintf(c.err, "warning: %s when it was exported: a daemon of this instance would run them\n", counted(int64(pending), "deploy had not ended", "deploys had not ended"))
+		fmt.Fprintf(c.err, "warning: %s when it was exported: a daemon of this instance would run them\n", words.Counted(int64(pending), "deploy had not ended", "deploys had not ended"))
 	}
 	return nil
 }
@@ -306,8 +307,8 @@ not in the log yet.`,
 				if asJSON {
 					return writeJSON(c.out, newArchiveRow(name, s))
 				}
-				_, err = fmt.Fprintf(c.out, "backed up %s and %s to %s, the last of %s\n", counted(s.Events, "event", "events"),
-					counted(s.Bodies, "body", "bodies"), printable(name), clock(s.Last))
+				_, err = fmt.Fprintf(c.out, "backed up %s and %s to %s, the last of %s\n", words.Counted(s.Events, "event", "events"),
+					words.Counted(s.Bodies, "body", "bodies"), printable(name), words.Clock(s.Last))
 				return err
 			})
 		},
@@ -387,10 +388,10 @@ func (c *cli) restored(ctx context.Context, cfg *config.Config, store *daemon.St
 	tell(c.err, "breach", v.Breaches)
 	if len(v.Breaches) > 0 {
 		return &hintedError{
-			fmt.Errorf("the backup was restored, but verify finds %s", counted(int64(len(v.Breaches)), "breach", "breaches")),
+			fmt.Errorf("the backup was restored, but verify finds %s", words.Counted(int64(len(v.Breaches)), "breach", "breaches")),
 			"where the log ends before the checkpoint that was signed last, move " + signer.Path(cfg.StateDir) + " away (and keep it); see Back up and restore in docs/operations.md",
 		}
 	}
-	fmt.Fprintf(c.err, "verified: the log ends at event %d, of %s (%s); what came later is not in it\n", s.Events, clock(s.Last), ago(time.Since(s.Last)))
+	fmt.Fprintf(c.err, "verified: the log ends at event %d, of %s (%s); what came later is not in it\n", s.Events, words.Clock(s.Last), ago(time.Since(s.Last)))
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) cancelCommand() *cobra.Command {
@@ -39,6 +40,6 @@ func (c *cli) cancel(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.out, "canceled: %s at %s, delivery %s, attempt %d\n", slug, shortCommit(run.Commit), printable(run.DeliveryID), run.Attempt)
+	_, err = fmt.Fprintf(c.out, "canceled: %s at %s, delivery %s, attempt %d\n", slug, words.ShortCommit(run.Commit), printable(run.DeliveryID), run.Attempt)
 	return err
 }

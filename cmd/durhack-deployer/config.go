@@ -9,6 +9,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) configCommand() *cobra.Command {
@@ -53,7 +54,7 @@ With --json each error and each warning is an object on standard output.`,
 					enabled++
 				}
 			}
-			_, err = fmt.Fprintf(c.out, "ok: instance %s, %s, %d enabled\n", cfg.Instance, counted(int64(len(cfg.Deployments)), "deployment", "deployments"), enabled)
+			_, err = fmt.Fprintf(c.out, "ok: instance %s, %s, %d enabled\n", cfg.Instance, words.Counted(int64(len(cfg.Deployments)), "deployment", "deployments"), enabled)
 			return err
 		},
 	}

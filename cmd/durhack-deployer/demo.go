@@ -29,6 +29,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/localpg"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -198,7 +199,7 @@ func (d *demo) tryNext(s *sample, url, deliveryID string) {
 		{"act in the dashboard, by a link", []string{"login"}},
 		{"why it was deployed", []string{"why", deliveryID}},
 		{"why that one failed", []string{"logs", "api"}},
-		{"go back to the commit before, on purpose", []string{"deploy", "hello", "--ref", shortCommit(s.last().before), "--wait"}},
+		{"go back to the commit before, on purpose", []string{"deploy", "hello", "--ref", words.ShortCommit(s.last().before), "--wait"}},
 		{"watch the log", []string{"log", "--follow"}},
 		{"compare the log, the read models and the queues", []string{"verify"}},
 	} {

@@ -15,6 +15,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -52,7 +53,7 @@ run though the deployment is frozen or pinned, which stays so.`,
 			if asJSON {
 				err = writeJSON(c.out, map[string]string{"delivery_id": id, "deployment": args[0], "commit": commit})
 			} else {
-				_, err = fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", printable(args[0]), shortCommit(commit), id)
+				_, err = fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", printable(args[0]), words.ShortCommit(commit), id)
 			}
 			if err != nil && !errors.Is(err, errReaderLeft) {
 				return err

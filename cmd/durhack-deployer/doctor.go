@@ -10,6 +10,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) doctorCommand() *cobra.Command {
@@ -42,7 +43,7 @@ the daemon runs as.`,
 				}
 				for _, program := range []string{"serve", "work", "listen"} {
 					if _, at, err := config.LoadKept(program, c.configPaths, c.paths(), os.Getenv); err == nil {
-						if err := tell(check.Finding{Check: "configuration", Level: check.Warn, Text: fmt.Sprintf("until then %q starts with the last good one, of %s", program, clock(at))}); err != nil {
+						if err := tell(check.Finding{Check: "configuration", Level: check.Warn, Text: fmt.Sprintf("until then %q starts with the last good one, of %s", program, words.Clock(at))}); err != nil {
 							return err
 						}
 					}
@@ -69,7 +70,7 @@ func failures(n int) error {
 	if n == 0 {
 		return nil
 	}
-	return &hintedError{errors.New(counted(int64(n), "check fails", "checks fail")), "each FAIL says what to do; then run it again"}
+	return &hintedError{errors.New(words.Counted(int64(n), "check fails", "checks fail")), "each FAIL says what to do; then run it again"}
 }
 
 func (c *cli) printFinding(f check.Finding, asJSON bool) error {

@@ -162,7 +162,7 @@ func parseUntil(s string, now time.Time) (time.Time, error) {
 		}
 	}
 	if !t.After(now) {
-		return t, usagef("--until: %s is over already; write a time that is still to come", clock(t))
+		return t, usagef("--until: %s is over already; write a time that is still to come", words.Clock(t))
 	}
 	return t, nil
 }

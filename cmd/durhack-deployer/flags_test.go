@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func TestParseTime(t *testing.T) {
@@ -36,7 +38,7 @@ func TestParseTime(t *testing.T) {
 		"15:00":                     time.Date(2026, 3, 30, 15, 0, 0, 0, zone), // it is not 15:00 yet today
 		"2026-01-31 15:04:05-05:00": time.Date(2026, 1, 31, 20, 4, 5, 0, time.UTC),
 		"2026-01-31 15:04+00:00":    time.Date(2026, 1, 31, 15, 4, 0, 0, time.UTC),
-		clock(now):                  now,
+		words.Clock(now):            now,
 	} {
 		got, err := parseTime(text, now)
 		if err != nil || !got.Equal(want) {

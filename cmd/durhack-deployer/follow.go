@@ -14,6 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/retry"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -173,7 +174,7 @@ func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id s
 				return slug + " is " + answer.HoldNotes(d, time.Now())[0]
 			}
 			if d.Slug == slug && d.Running != nil && d.Running.DeliveryID != id {
-				return fmt.Sprintf("%s is busy with %s of delivery %s", slug, shortCommit(d.Running.Commit), d.Running.DeliveryID)
+				return fmt.Sprintf("%s is busy with %s of delivery %s", slug, words.ShortCommit(d.Running.Commit), d.Running.DeliveryID)
 			}
 		}
 		if why := daemon.Obstacle(ctx, cfg, slug); why != "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) freezeCommand() *cobra.Command {
@@ -41,7 +42,7 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
 				}
 				thaw := "`" + c.command(slices.Concat([]string{"thaw"}, args, []string{"--reason", "..."})...) + "`"
 				if !end.IsZero() {
-					thaw = clock(end) + ", or " + thaw
+					thaw = words.Clock(end) + ", or " + thaw
 				}
 				_, err := fmt.Fprintf(c.out, "frozen: %s, until %s\n", answer.WhichOf(slug), thaw)
 				return err

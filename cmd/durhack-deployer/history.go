@@ -8,6 +8,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -51,7 +52,7 @@ func (c *cli) tellHistory(rows []answer.AttemptRow, slug string, limit int, asJS
 	t := c.newTable(column{name: "ORDERED"}, column{name: "DELIVERY", id: true}, column{name: "BY", drop: 2}, column{name: "FROM", id: true, drop: 3},
 		column{name: "TO", id: true}, column{name: "WAITED", drop: 4}, column{name: "TOOK", drop: 1}, column{name: "RESULT", text: true})
 	for _, r := range rows {
-		t.paintedRow(7, outcomeColour(r.Result), clock(r.OrderedAt), r.DeliveryID+attemptTail(r.Attempt), r.Actor,
+		t.paintedRow(7, outcomeColour(r.Result), words.Clock(r.OrderedAt), r.DeliveryID+attemptTail(r.Attempt), r.Actor,
 			orDash(r.PreviousCommit), orDash(r.Commit), orMillis(r.QueueWaitMS), orMillis(r.DurationMS), r.Ended())
 	}
 	if err := t.flush(); err != nil || len(rows) < limit {

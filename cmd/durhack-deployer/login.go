@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/dashboard"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) loginCommand() *cobra.Command {
@@ -45,7 +46,7 @@ host. From your own machine, reach that by a tunnel:
 				if _, err := fmt.Fprintf(c.out, "%s/login?token=%s\n", base, token); err != nil {
 					return err
 				}
-				fmt.Fprintf(c.err, "note: it works once, until %s, and makes whoever opens it %s for a day\n", clock(time.Now().Add(dashboard.TokenLasts)), printable(actor()))
+				fmt.Fprintf(c.err, "note: it works once, until %s, and makes whoever opens it %s for a day\n", words.Clock(time.Now().Add(dashboard.TokenLasts)), printable(actor()))
 				if runs, err := daemon.WorkerRuns(cfg); err == nil && !runs {
 					fmt.Fprintf(c.err, "warning: nothing answers there: no worker runs on %s: start `durhack-deployer serve` or `work`\n", printable(cfg.StateDir))
 				}

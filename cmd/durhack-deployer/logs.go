@@ -23,6 +23,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -243,7 +244,7 @@ func (c *cli) untilRouted(ctx context.Context, cfg *config.Config, store *daemon
 	if err != nil || len(waiting) == 0 {
 		return false, err
 	}
-	fmt.Fprintf(c.err, "%s in the main queue to be routed: %s\n", counted(int64(len(waiting)), "delivery waits", "deliveries wait"), printable(source.NotRouted(ctx)))
+	fmt.Fprintf(c.err, "%s in the main queue to be routed: %s\n", words.Counted(int64(len(waiting)), "delivery waits", "deliveries wait"), printable(source.NotRouted(ctx)))
 	_, err = await(ctx, store, head, func(e eventlog.Event) bool {
 		delete(waiting, e.DeliveryID)
 		return len(waiting) == 0
@@ -310,9 +311,9 @@ func (c *cli) printRun(ctx context.Context, cfg *config.Config, store *daemon.St
 	slug := run.DeploymentSlug()
 	name := fmt.Sprintf("the run log of %s, delivery %s, attempt %d", slug, run.DeliveryID, run.Attempt)
 	dir, file := filepath.Join(cfg.StateDir, "runs"), filepath.Join(slug, handlers.RunLogName(run.DeliveryID, run.Attempt))
-	state := "running since " + clock(run.RecordedAt)
+	state := "running since " + words.Clock(run.RecordedAt)
 	if end != nil {
-		state = fmt.Sprintf("%s at %s", end.Type, clock(end.RecordedAt))
+		state = fmt.Sprintf("%s at %s", end.Type, words.Clock(end.RecordedAt))
 	}
 	fmt.Fprintf(c.err, "%s (%s): %s\n", printable(name), state, printable(filepath.Join(dir, file)))
 
@@ -373,7 +374,7 @@ func inDays(d time.Duration) string {
 	if d%day != 0 {
 		return d.String()
 	}
-	return counted(int64(d/day), "day", "days")
+	return words.Counted(int64(d/day), "day", "days")
 }
 
 // printFile prints the lines of a file below dir until ended is closed and all of

@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/metrics"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -57,7 +58,7 @@ collects, so that the graphs go on without a break.`,
 			}
 			switch {
 			case !s.Since.Before(s.Until):
-				return usagef("--since %s is not before --until %s", clock(s.Since), clock(s.Until))
+				return usagef("--since %s is not before --until %s", words.Clock(s.Since), words.Clock(s.Until))
 			case s.Step < time.Second:
 				return usagef("--step %s is less than a second", s.Step)
 			case s.Until.Sub(s.Since)/s.Step > mostSamples:

@@ -9,6 +9,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/act"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) pinCommand() *cobra.Command {
@@ -31,7 +32,7 @@ earlier commit back and pins it.`,
 					return err
 				}
 				if running != nil {
-					fmt.Fprintf(c.err, "note: the run of %s goes on, and goes live all the same; `%s` ends it\n", shortCommit(running.Commit), c.command("cancel", args[0]))
+					fmt.Fprintf(c.err, "note: the run of %s goes on, and goes live all the same; `%s` ends it\n", words.ShortCommit(running.Commit), c.command("cancel", args[0]))
 				}
 				return c.tellPinned(args[0], live.Commit)
 			})
@@ -42,7 +43,7 @@ earlier commit back and pins it.`,
 }
 
 func (c *cli) tellPinned(slug, commit string) error {
-	_, err := fmt.Fprintf(c.out, "pinned: %s to %s, until `%s`\n", slug, shortCommit(commit), c.command("unpin", slug, "--reason", "..."))
+	_, err := fmt.Fprintf(c.out, "pinned: %s to %s, until `%s`\n", slug, words.ShortCommit(commit), c.command("unpin", slug, "--reason", "..."))
 	return err
 }
 
@@ -82,13 +83,13 @@ func (c *cli) unpin(ctx context.Context, cfg *config.Config, store *daemon.Store
 		fmt.Fprintln(c.err, "note: nothing newer than what is live came while it was pinned, so there is nothing to deploy")
 	case missed == nil:
 	case !deploy:
-		fmt.Fprintf(c.err, "hint: the newest push that it missed is %s, by %s: `%s`\n", shortCommit(missed.Commit), printable(missed.Actor), c.command("deploy", slug, "--ref", missed.Commit))
+		fmt.Fprintf(c.err, "hint: the newest push that it missed is %s, by %s: `%s`\n", words.ShortCommit(missed.Commit), printable(missed.Actor), c.command("deploy", slug, "--ref", missed.Commit))
 	default:
 		id, commit, err := person.Deploy(ctx, slug, act.Deploy{Ref: missed.Commit, IfNewer: true})
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", slug, shortCommit(commit), id)
+		fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", slug, words.ShortCommit(commit), id)
 		c.warnOfObstacles(ctx, cfg, slug)
 	}
 	return nil

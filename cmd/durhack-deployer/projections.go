@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/check"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -35,7 +36,7 @@ func (c *cli) projectionsRebuildCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(c.out, "rebuilt from %s in %s\n", counted(last, "event", "events"), time.Since(begin).Round(time.Millisecond))
+				_, err = fmt.Fprintf(c.out, "rebuilt from %s in %s\n", words.Counted(last, "event", "events"), time.Since(begin).Round(time.Millisecond))
 				return err
 			})
 		},
@@ -65,7 +66,7 @@ in seconds. ERROR says why it stopped, if it did: it is never behind in silence.
 				}
 				t := c.newTable(column{name: "PROJECTION"}, column{name: "VERSION", drop: 1}, column{name: "POSITION"}, column{name: "HEAD"},
 					column{name: "LAG"}, column{name: "ERROR", text: true})
-				t.row(row.Name, version, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
+				t.row(row.Name, version, fmt.Sprint(row.Position), fmt.Sprint(row.Head), fmt.Sprintf("%s, %.1f s", words.Counted(row.Events, "event", "events"), row.Seconds), orDash(row.Error))
 				return t.flush()
 			})
 		},
@@ -119,7 +120,7 @@ func (c *cli) printAudited(a audited, asJSON bool) error {
 	}
 	if n := len(a.Breaches); n > 0 {
 		return &hintedError{
-			errors.New(counted(int64(n), "breach", "breaches")),
+			errors.New(words.Counted(int64(n), "breach", "breaches")),
 			"`projections rebuild` fixes read models; a deploy fixes a directory: `deploy SLUG --ref COMMIT`",
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) queueCommand() *cobra.Command {
@@ -76,7 +77,7 @@ func (c *cli) printQueues(rows []answer.QueueRow, asJSON bool) error {
 		if r.Reason != "" {
 			state = "quarantined: " + r.Reason
 		}
-		t.row(r.Queue, orDash(r.DeliveryID), clock(r.Since), state)
+		t.row(r.Queue, orDash(r.DeliveryID), words.Clock(r.Since), state)
 	}
 	return t.flush()
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	recovery "github.com/ducompsoc/durhack-deployer/internal/recover"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) recoverCommand() *cobra.Command {
@@ -160,10 +161,10 @@ func (c *cli) printRecovered(out io.Writer, rows []recovered, failed, asJSON boo
 		sent := "-"
 		var what []string
 		if r.Missed != nil {
-			what = append(what, fmt.Sprintf("the tip of %s %s, commit %s, for %s", r.Repository, r.Branch, shortCommit(r.Commit), strings.Join(r.Deployments, ", ")))
+			what = append(what, fmt.Sprintf("the tip of %s %s, commit %s, for %s", r.Repository, r.Branch, words.ShortCommit(r.Commit), strings.Join(r.Deployments, ", ")))
 		}
 		if r.Lost != nil {
-			sent = clock(r.SentAt)
+			sent = words.Clock(r.SentAt)
 			what = append(what, fmt.Sprintf("%s could not deliver it: %s", r.Hook, r.Answer))
 		}
 		t.row(orDash(r.DeliveryID), sent, strings.Join(what, "; "), r.Done)

@@ -11,6 +11,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) redactCommand() *cobra.Command {
@@ -61,7 +62,7 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 			return err
 		}
 		if redacted != nil {
-			_, err := fmt.Fprintf(c.out, "%s was redacted already, at %s: %s\n", printable(id), clock(redacted.RecordedAt), printable(answer.Summary(*redacted)))
+			_, err := fmt.Fprintf(c.out, "%s was redacted already, at %s: %s\n", printable(id), words.Clock(redacted.RecordedAt), printable(answer.Summary(*redacted)))
 			return err
 		}
 		if !yes {
@@ -86,7 +87,7 @@ func (c *cli) redact(ctx context.Context, cfg *config.Config, store *daemon.Stor
 		if err != nil {
 			return fmt.Errorf("redact %s: %w", id, err)
 		}
-		_, err = fmt.Fprintf(c.out, "redacted: %s deleted of %s\n", counted(int64(len(digests)), "body was", "bodies were"), printable(id))
+		_, err = fmt.Fprintf(c.out, "redacted: %s deleted of %s\n", words.Counted(int64(len(digests)), "body was", "bodies were"), printable(id))
 		return errors.Join(err, c.signAppended(ctx, cfg, store))
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 type replayOptions struct {
@@ -230,7 +231,7 @@ func (c *cli) replayAll(ctx context.Context, cfg *config.Config, store *daemon.S
 		}
 	}
 	if count > maxUnasked && !o.yes {
-		question := fmt.Sprintf("replay %s?", counted(count, "delivery", "deliveries"))
+		question := fmt.Sprintf("replay %s?", words.Counted(count, "delivery", "deliveries"))
 		answer, err := c.ask(question+" [y/N] ", question+" stdin is not a terminal; pass --yes to confirm, or look first with --dry-run")
 		if err != nil {
 			return err
@@ -280,7 +281,7 @@ func (c *cli) dryRun(plans []act.Replay, o replayOptions) error {
 		column{name: "COMMIT", id: true, drop: 1}, column{name: "WOULD RUN", text: true})
 	for _, p := range plans {
 		if p.Why != nil {
-			t.paintedRow(4, yellow, p.DeliveryID, "-", "-", "-", "no: "+shorten(p.Why.Error(), answer.MaxSummary))
+			t.paintedRow(4, yellow, p.DeliveryID, "-", "-", "-", "no: "+words.Shorten(p.Why.Error(), answer.MaxSummary))
 		}
 		for _, a := range p.Runs {
 			t.row(p.DeliveryID, a.Deployment, fmt.Sprint(a.Attempt), a.Commit, "yes, by "+a.Rule)

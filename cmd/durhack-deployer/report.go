@@ -15,6 +15,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/figures"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -71,7 +72,7 @@ of them do not exceed. The line of all together is of all runs, not of the lines
 				return err
 			}
 			if !p.Until.IsZero() && !p.Since.Before(p.Until) {
-				return usagef("--since %s is not before --until %s", clock(p.Since), clock(p.Until))
+				return usagef("--since %s is not before --until %s", words.Clock(p.Since), words.Clock(p.Until))
 			}
 			return c.withStore(cmd.Context(), func(cfg *config.Config, store *daemon.Store) error {
 				slugs := cfg.Slugs()
@@ -207,9 +208,9 @@ func (c *cli) printReport(lines []figures.Line, p figures.Period, format string)
 	}
 	until := "now"
 	if !p.Until.IsZero() {
-		until = clock(p.Until)
+		until = words.Clock(p.Until)
 	}
-	if _, err := fmt.Fprintf(c.out, "from %s to %s:\n", clock(p.Since), until); err != nil {
+	if _, err := fmt.Fprintf(c.out, "from %s to %s:\n", words.Clock(p.Since), until); err != nil {
 		return err
 	}
 	t := c.newTable(column{name: "DEPLOYMENT"}, column{name: "DEPLOYS"}, column{name: "FAILURES"}, column{name: "RATE"}, column{name: "VOIDED", drop: 3},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) rollbackCommand() *cobra.Command {
@@ -48,7 +49,7 @@ func (c *cli) rollback(ctx context.Context, cfg *config.Config, store *daemon.St
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", slug, shortCommit(r.Commit), r.DeliveryID)
+	fmt.Fprintf(c.out, "queued: %s at %s, delivery %s\n", slug, words.ShortCommit(r.Commit), r.DeliveryID)
 	if wait {
 		return c.awaitLive(ctx, cfg, store, r.DeliveryID, 0, false)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/delivery"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
 	"github.com/ducompsoc/durhack-deployer/internal/simulate"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // simulatedRow is a line of `replay --simulate --json`.
@@ -73,7 +74,7 @@ func (c *cli) simulate(ctx context.Context, deliveries []string, o replayOptions
 			return err
 		}
 		if !o.json {
-			text := fmt.Sprintf("%s of %s would change", counted(int64(result.Changed), "decision", "decisions"), counted(int64(result.Decided), "delivery", "deliveries"))
+			text := fmt.Sprintf("%s of %s would change", words.Counted(int64(result.Changed), "decision", "decisions"), words.Counted(int64(result.Decided), "delivery", "deliveries"))
 			if result.Unknown > 0 {
 				text += fmt.Sprintf("; of %d more nothing can be said", result.Unknown)
 			}
@@ -105,9 +106,9 @@ func (c *cli) tellSimulated(p painter, s simulate.Outcome) error {
 		what += " " + strings.TrimPrefix(s.Ref, "refs/heads/")
 	}
 	if s.Commit != "" {
-		what += ", commit " + shortCommit(s.Commit)
+		what += ", commit " + words.ShortCommit(s.Commit)
 	}
-	head := fmt.Sprintf("%s  delivery %s, %s, by %s", clock(s.ReceivedAt), s.DeliveryID, orDash(strings.TrimSpace(what)), s.Actor)
+	head := fmt.Sprintf("%s  delivery %s, %s, by %s", words.Clock(s.ReceivedAt), s.DeliveryID, orDash(strings.TrimSpace(what)), s.Actor)
 	if _, err := fmt.Fprintln(c.out, p.paint(bold, printable(head))); err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (c *cli) tellSimulated(p painter, s simulate.Outcome) error {
 		_, err := fmt.Fprintf(c.out, "    %s  %s\n", p.paint(yellow, "cannot say"), printable(s.Unknown))
 		return err
 	}
-	_, err := fmt.Fprintf(c.out, "    %s  %s\n    %s  %s\n", p.paint(red, "was"), shorten(printable(s.Was.String()), maxTold),
-		p.paint(green, "now"), shorten(printable(s.Now.String()), maxTold))
+	_, err := fmt.Fprintf(c.out, "    %s  %s\n    %s  %s\n", p.paint(red, "was"), words.Shorten(printable(s.Was.String()), maxTold),
+		p.paint(green, "now"), words.Shorten(printable(s.Now.String()), maxTold))
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
 	"github.com/ducompsoc/durhack-deployer/internal/names"
 	"github.com/ducompsoc/durhack-deployer/internal/outbox"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 	"github.com/ducompsoc/durhack-deployer/queue"
 )
@@ -130,7 +131,7 @@ func (c *cli) printStatus(rows []answer.StatusRow, o statusOptions, empty bool) 
 	for _, row := range rows {
 		live, since, by, id := "-", "-", "-", "-"
 		if row.Commit != nil && row.Held == nil {
-			live, since, by, id = *row.Commit, clock(*row.Since), *row.Actor, *row.DeliveryID
+			live, since, by, id = *row.Commit, words.Clock(*row.Since), *row.Actor, *row.DeliveryID
 		}
 		if row.DeliveryID != nil { // also where only a note names it
 			ids = append(ids, *row.DeliveryID)
@@ -182,7 +183,7 @@ func (c *cli) orphanNotes(cfg *config.Config, known map[string]projections.Deplo
 			open = append(open, fmt.Sprintf("the run of delivery %s has not ended", d.Running.DeliveryID))
 		}
 		if d.Pending > 0 {
-			open = append(open, counted(int64(d.Pending), "delivery waits", "deliveries wait"))
+			open = append(open, words.Counted(int64(d.Pending), "delivery waits", "deliveries wait"))
 		}
 		fmt.Fprintf(w, "%s is not in the configuration, but %s: put it back; with enabled = false what waits is voided\n",
 			printable(slug), strings.Join(open, ", and "))
@@ -205,7 +206,7 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	main, err := queue.List(cfg.QueueDir(names.MainQueue))
 	if err == nil && len(main) > 0 {
 		fmt.Fprintf(w, "%s in the main queue, not routed yet: %s\n",
-			counted(int64(len(main)), "delivery is", "deliveries are"), printable(answers.NotRouted(ctx)))
+			words.Counted(int64(len(main)), "delivery is", "deliveries are"), printable(answers.NotRouted(ctx)))
 	}
 	lag, err := projections.New(store.Pool, store.Log, discard()).Lag(ctx)
 	if err != nil {
@@ -215,10 +216,10 @@ func (c *cli) statusNotes(ctx context.Context, cfg *config.Config, store *daemon
 	case lag.Err != nil:
 		fmt.Fprintf(w, "this is as of position %d of %d, and stays so: %s\n", lag.Position, lag.Head, printable(daemon.ProjectionTrouble(lag)))
 	case lag.Version != lag.Wanted && lag.Version > 0 && lag.Events > 0:
-		fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", counted(lag.Events, "event", "events"))
+		fmt.Fprintf(w, "this is %s behind the log, until the read models of this version are built (see `projections status`)\n", words.Counted(lag.Events, "event", "events"))
 	case lag.Events > 0:
 		fmt.Fprintf(w, "this is %s behind the log: %s (see `projections status`)\n",
-			counted(lag.Events, "event", "events"), printable(answers.NotRouted(ctx)))
+			words.Counted(lag.Events, "event", "events"), printable(answers.NotRouted(ctx)))
 	}
 	return nil
 }
@@ -230,14 +231,14 @@ func outboxNotes(ctx context.Context, cfg *config.Config, store *daemon.Store, w
 		return err
 	}
 	for _, b := range backlogs {
-		fmt.Fprintf(w, "%s: %d owed, %d refused, %d given up, %s behind the log\n", b.Channel, b.Owed, b.Refused, b.GivenUp, counted(b.Behind, "event", "events"))
+		fmt.Fprintf(w, "%s: %d owed, %d refused, %d given up, %s behind the log\n", b.Channel, b.Owed, b.Refused, b.GivenUp, words.Counted(b.Behind, "event", "events"))
 	}
 	troubles, err := outbox.Troubles(ctx, store.Pool, cfg.Instance)
 	if err != nil {
 		return err
 	}
 	for _, t := range troubles {
-		fmt.Fprintf(w, "%s: %s: %s (%d, last %s): %s\n", t.Channel, t.Scope, strings.ReplaceAll(t.State, "_", " "), t.Count, clock(t.Last), printable(t.Error))
+		fmt.Fprintf(w, "%s: %s: %s (%d, last %s): %s\n", t.Channel, t.Scope, strings.ReplaceAll(t.State, "_", " "), t.Count, words.Clock(t.Last), printable(t.Error))
 	}
 	return nil
 }

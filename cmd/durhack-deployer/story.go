@@ -5,6 +5,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // typeColour is the colour of an event type on a terminal.
@@ -62,22 +63,22 @@ func (s story) ofInstances(names []string) story {
 }
 
 func (s story) line(e eventlog.Event) string {
-	where := pad(shorten(printable(orDash(e.DeploymentSlug())), maxName), s.slugWidth)
+	where := pad(words.Shorten(printable(orDash(e.DeploymentSlug())), maxName), s.slugWidth)
 	if s.instanceWidth > 0 {
-		where = pad(shorten(printable(e.Instance), maxName), s.instanceWidth) + "  " + where
+		where = pad(words.Shorten(printable(e.Instance), maxName), s.instanceWidth) + "  " + where
 	}
 	tail := ""
 	if e.Attempt > 1 {
 		tail = fmt.Sprintf(" #%d", e.Attempt)
 	}
 	if !s.one {
-		tail = "  " + s.p.paint(grey, "["+shorten(printable(e.DeliveryID), maxName)+tail+"]")
+		tail = "  " + s.p.paint(grey, "["+words.Shorten(printable(e.DeliveryID), maxName)+tail+"]")
 	} else if tail != "" {
 		tail = "  " + s.p.paint(grey, "["+tail[1:]+"]")
 	}
-	return fmt.Sprintf("%6d  %s  %s  %s  %s%s", e.Position, clock(e.RecordedAt),
-		s.p.paint(typeColour(e.Type), pad(shorten(printable(string(e.Type)), maxName), typeWidth)),
-		where, shorten(printable(answer.Summary(e)), answer.MaxSummary), tail)
+	return fmt.Sprintf("%6d  %s  %s  %s  %s%s", e.Position, words.Clock(e.RecordedAt),
+		s.p.paint(typeColour(e.Type), pad(words.Shorten(printable(string(e.Type)), maxName), typeWidth)),
+		where, words.Shorten(printable(answer.Summary(e)), answer.MaxSummary), tail)
 }
 
 // eventPrinter prints events as JSON lines or as the story's.

@@ -83,14 +83,6 @@ func (p painter) paint(c colour, s string) string {
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-// The words of package words, which are used everywhere here.
-
-func shortCommit(commit string) string         { return words.ShortCommit(commit) }
-func counted(n int64, one, more string) string { return words.Counted(n, one, more) }
-func clock(t time.Time) string                 { return words.Clock(t) }
-func span(d time.Duration) string              { return words.Span(d) }
-func shorten(s string, runes int) string       { return words.Shorten(s, runes) }
-
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -384,7 +376,7 @@ func orMillis(ms *int64) string {
 	if ms == nil {
 		return "-"
 	}
-	return span(time.Duration(*ms) * time.Millisecond)
+	return words.Span(time.Duration(*ms) * time.Millisecond)
 }
 
 // tell prints texts as lines of one kind.

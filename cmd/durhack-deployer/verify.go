@@ -12,6 +12,7 @@ import (
 	"github.com/ducompsoc/durhack-deployer/internal/checkpoint"
 	"github.com/ducompsoc/durhack-deployer/internal/config"
 	"github.com/ducompsoc/durhack-deployer/internal/daemon"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 // verifyOptions are the flags of `verify`.
@@ -97,11 +98,11 @@ func (c *cli) verified(v check.Verified, o verifyOptions) error {
 		deliveries := "deliveries not counted, since the log does not fold"
 		if v.Folded {
 			deliveries = fmt.Sprintf("%s received = %d voided + %d finished + %d pending",
-				counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
+				words.Counted(int64(a.Received), "delivery", "deliveries"), a.Voided, a.Finished, a.Pending)
 		}
-		fmt.Fprintf(c.out, "%s; %s\n", counted(v.Events, "event", "events"), deliveries)
-		_, err := fmt.Fprintf(c.out, "root %s of %s; %s, %d redacted; %s\n", v.Tree.Hash, counted(v.Tree.N, "event", "events"),
-			counted(v.Bodies, "body", "bodies"), v.Redacted, counted(int64(len(v.Contained)), "checkpoint contained", "checkpoints contained"))
+		fmt.Fprintf(c.out, "%s; %s\n", words.Counted(v.Events, "event", "events"), deliveries)
+		_, err := fmt.Fprintf(c.out, "root %s of %s; %s, %d redacted; %s\n", v.Tree.Hash, words.Counted(v.Tree.N, "event", "events"),
+			words.Counted(v.Bodies, "body", "bodies"), v.Redacted, words.Counted(int64(len(v.Contained)), "checkpoint contained", "checkpoints contained"))
 		if err != nil {
 			return err
 		}
@@ -109,7 +110,7 @@ func (c *cli) verified(v check.Verified, o verifyOptions) error {
 	}
 	if len(v.Breaches) > 0 {
 		return &hintedError{
-			errors.New(counted(int64(len(v.Breaches)), "breach", "breaches")),
+			errors.New(words.Counted(int64(len(v.Breaches)), "breach", "breaches")),
 			"`projections rebuild` fixes read models, `queue rebuild` fixes queues; nothing fixes a breach of the log itself: see docs/operations.md",
 		}
 	}
@@ -151,6 +152,6 @@ func (c *cli) verifyProof(o verifyOptions) error {
 		return writeJSON(c.out, e)
 	}
 	fmt.Fprintln(c.out, newStory(painterFor(c.out), nil, false).line(e))
-	_, err = fmt.Fprintf(c.out, "ok: this event is in the log that %s has signed at %s\n", printable(at.Origin), counted(at.N, "event", "events"))
+	_, err = fmt.Fprintf(c.out, "ok: this event is in the log that %s has signed at %s\n", printable(at.Origin), words.Counted(at.N, "event", "events"))
 	return err
 }

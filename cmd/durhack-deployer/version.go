@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/migrations"
 )
 
@@ -55,7 +56,7 @@ func version() versionInfo {
 func (v versionInfo) String() string {
 	built := "built without version control"
 	if v.Revision != "" {
-		built = "commit " + shortCommit(v.Revision)
+		built = "commit " + words.ShortCommit(v.Revision)
 		if v.Modified {
 			built += " with changes"
 		}

@@ -125,8 +125,8 @@ func (a explanation) tell(story *answer.Story, command func(args ...string) stri
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.w, "%s  %8s  %s  %s\n", clock(e.RecordedAt), "+"+sinceStart(e.RecordedAt.Sub(begin)),
-			a.p.paint(typeColour(e.Type), pad(printable(string(e.Type)), typeWidth)), shorten(printable(answer.Explain(e, data)), maxTold))
+		fmt.Fprintf(a.w, "%s  %8s  %s  %s\n", words.Clock(e.RecordedAt), "+"+sinceStart(e.RecordedAt.Sub(begin)),
+			a.p.paint(typeColour(e.Type), pad(printable(string(e.Type)), typeWidth)), words.Shorten(printable(answer.Explain(e, data)), maxTold))
 		switch d := data.(type) {
 		case eventlog.Deployed:
 			a.steps(d.Steps)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
 	"github.com/ducompsoc/durhack-deployer/internal/router"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 	"github.com/ducompsoc/durhack-deployer/projections"
 )
 
@@ -26,7 +27,7 @@ func (c *cli) tellCommit(rows []answer.DeliveryRow, known map[string]projections
 				n++
 			}
 		}
-		verdict := fmt.Sprintf("Commit %s came with %s and %s.", commit, counted(int64(n), "delivery", "deliveries"), whereLive(commit, known))
+		verdict := fmt.Sprintf("Commit %s came with %s and %s.", commit, words.Counted(int64(n), "delivery", "deliveries"), whereLive(commit, known))
 		if _, err := fmt.Fprintln(c.out, p.paint(bold, printable(verdict))); err != nil {
 			return err
 		}
@@ -36,13 +37,13 @@ func (c *cli) tellCommit(rows []answer.DeliveryRow, known map[string]projections
 		column{name: "BY", drop: 1}, column{name: "DEPLOYMENT"}, column{name: "OUTCOME", text: true})
 	for _, row := range rows {
 		branch := strings.TrimPrefix(row.Ref, "refs/heads/")
-		cells := []string{clock(row.ReceivedAt), row.DeliveryID, row.Commit, shorten(orDash(branch), 40), row.Actor}
+		cells := []string{words.Clock(row.ReceivedAt), row.DeliveryID, row.Commit, words.Shorten(orDash(branch), 40), row.Actor}
 		if len(row.Parts) == 0 {
 			what := "not decided yet"
 			if row.Reason != "" {
 				what = fmt.Sprintf("%s: %s", row.Reason, row.Detail)
 			}
-			t.row(append(cells, "-", shorten(what, answer.MaxSummary))...)
+			t.row(append(cells, "-", words.Shorten(what, answer.MaxSummary))...)
 		}
 		for _, part := range row.Parts {
 			t.row(append(slices.Clone(cells), part.Deployment, became(part))...)
@@ -56,7 +57,7 @@ func whereLive(commit string, known map[string]projections.Deployment) string {
 	var at []string
 	for slug, d := range known {
 		if d.Live != nil && d.Live.Commit == commit {
-			at = append(at, fmt.Sprintf("%s (since %s, by delivery %s)", slug, clock(d.Live.Since), d.Live.DeliveryID))
+			at = append(at, fmt.Sprintf("%s (since %s, by delivery %s)", slug, words.Clock(d.Live.Since), d.Live.DeliveryID))
 		}
 	}
 	if len(at) == 0 {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ducompsoc/durhack-deployer/eventlog"
 	"github.com/ducompsoc/durhack-deployer/internal/answer"
+	"github.com/ducompsoc/durhack-deployer/internal/words"
 )
 
 func (c *cli) tellDeployment(a *answer.DeploymentStory, enabled bool) error {
@@ -22,11 +23,11 @@ func (c *cli) tellDeployment(a *answer.DeploymentStory, enabled bool) error {
 		if a.Held != nil {
 			form = "%s was deployed last to %s, at %s, %s%s, through delivery %s%s."
 		}
-		verdict = fmt.Sprintf(form, shortCommit(l.Commit), a.Slug, clock(l.Since), how, l.Actor, l.DeliveryID, attemptTail(l.Attempt))
+		verdict = fmt.Sprintf(form, words.ShortCommit(l.Commit), a.Slug, words.Clock(l.Since), how, l.Actor, l.DeliveryID, attemptTail(l.Attempt))
 		switch l.PreviousCommit {
 		case "", l.Commit:
 		default:
-			verdict += fmt.Sprintf(" Before it was %s.", shortCommit(l.PreviousCommit))
+			verdict += fmt.Sprintf(" Before it was %s.", words.ShortCommit(l.PreviousCommit))
 		}
 	}
 	if _, err := fmt.Fprintln(c.out, p.paint(bold, printable(verdict))); err != nil {
@@ -45,7 +46,7 @@ func (c *cli) tellDeployment(a *answer.DeploymentStory, enabled bool) error {
 		fmt.Fprintf(c.out, "The deployment is disabled: nothing newer goes live until enabled = true.\n")
 	}
 	if a.Unrouted > 0 {
-		fmt.Fprintf(c.out, "%s in the main queue, not routed yet.\n", counted(int64(a.Unrouted), "delivery is", "deliveries are"))
+		fmt.Fprintf(c.out, "%s in the main queue, not routed yet.\n", words.Counted(int64(a.Unrouted), "delivery is", "deliveries are"))
 	}
 	if a.WaitsFor != "" {
 		fmt.Fprintf(c.out, "Waiting deploys do not start: %s\n", printable(a.WaitsFor))
@@ -57,8 +58,8 @@ func (c *cli) tellDeployment(a *answer.DeploymentStory, enabled bool) error {
 		t := c.newTable(column{name: "ORDERED"}, column{name: "DELIVERY", id: true}, column{name: "COMMIT", id: true, drop: 1}, column{name: "BY", drop: 2},
 			column{name: "OUTCOME"}, column{name: "WHY IT IS NOT LIVE", text: true})
 		for _, r := range a.Newer {
-			t.paintedRow(4, outcomeColour(r.Outcome), clock(r.At), r.DeliveryID+attemptTail(r.Attempt), orDash(r.Commit), r.Actor,
-				r.Outcome, shorten(r.Why, answer.MaxSummary))
+			t.paintedRow(4, outcomeColour(r.Outcome), words.Clock(r.At), r.DeliveryID+attemptTail(r.Attempt), orDash(r.Commit), r.Actor,
+				r.Outcome, words.Shorten(r.Why, answer.MaxSummary))
 		}
 		if err := t.flush(); err != nil {
 			return err
@@ -67,7 +68,7 @@ func (c *cli) tellDeployment(a *answer.DeploymentStory, enabled bool) error {
 	if n := len(a.Elsewhere); n > 0 {
 		last := a.Elsewhere[n-1]
 		fmt.Fprintf(c.out, "\n%s to other branches of %s since, the last to %s by %s: %s deploys from %s.\n",
-			counted(int64(n), "push went", "pushes went"), printable(a.Repository),
+			words.Counted(int64(n), "push went", "pushes went"), printable(a.Repository),
 			printable(strings.TrimPrefix(last.Ref, "refs/heads/")), printable(last.Actor), printable(a.Slug), printable(a.Branch))
 	}
 	return c.nextOf(a)
