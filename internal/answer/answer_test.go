@@ -257,6 +257,11 @@ func TestHeldElse_OnlyAfterARunThatDidNotEndWell(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: %q, and not %q", name, got, c.want)
 		}
+		for _, handler := range []string{config.HandlerNginx, config.HandlerSelf} {
+			if h := s.HeldElse(t.Context(), &config.Deployment{Path: "/srv/web", Handler: handler}, c.now); h != nil {
+				t.Errorf("%s, to %s: %s", name, handler, h)
+			}
+		}
 	}
 }
 

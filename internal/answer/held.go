@@ -47,8 +47,13 @@ type Tree interface {
 
 // HeldElse looks at what the path of a deployment holds where a run since the last
 // deploy did not come to its end, and returns nil where that is what was deployed
-// last. Then, and only then, what was deployed last is what visitors get.
+// last. Then, and only then, what was deployed last is what visitors get. To nginx and to
+// the deployer itself the path is only where files come from: a run that fails leaves
+// them with what they had.
 func (s Source) HeldElse(ctx context.Context, d *config.Deployment, now projections.Deployment) *Held {
+	if d.Handler == config.HandlerNginx || d.Handler == config.HandlerSelf {
+		return nil
+	}
 	if now.Running != nil || now.Failure == nil && now.LastType != eventlog.TypeInterrupted {
 		return nil
 	}
