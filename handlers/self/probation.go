@@ -141,8 +141,12 @@ func (h *Handler) makeWay(ctx context.Context, p probation, why string) error {
 	return context.Cause(ctx)
 }
 
-// keep is how many releases stay beside the one that runs.
-const keep = 3
+const (
+	// keep is how many releases stay beside the one that runs.
+	keep = 3
+	// halfMade begins the names of those that are being built.
+	halfMade = ".new-"
+)
 
 // Settle implements handlers.Resumer: the probation is over, and old releases go.
 func (h *Handler) Settle() {
@@ -153,6 +157,11 @@ func (h *Handler) Settle() {
 		return
 	}
 	_ = os.Remove(h.startsFile())
+	h.prune()
+}
+
+// prune removes old releases, and those that are half made.
+func (h *Handler) prune() {
 	old, _ := os.ReadDir(h.releases())
 	age := func(e fs.DirEntry) int64 {
 		if info, err := e.Info(); err == nil {
@@ -162,7 +171,13 @@ func (h *Handler) Settle() {
 	}
 	old = slices.DeleteFunc(old, func(e fs.DirEntry) bool { return e.Name() == h.running() })
 	slices.SortFunc(old, func(a, b fs.DirEntry) int { return cmp.Compare(age(b), age(a)) })
-	for _, e := range old[min(keep, len(old)):] {
-		_ = os.RemoveAll(filepath.Join(h.releases(), e.Name()))
+	whole := 0
+	for _, e := range old {
+		if !strings.HasPrefix(e.Name(), halfMade) {
+			whole++
+		}
+		if strings.HasPrefix(e.Name(), halfMade) || whole > keep {
+			_ = os.RemoveAll(h.release(e.Name()))
+		}
 	}
 }

@@ -141,8 +141,9 @@ func (h *Handler) build(ctx context.Context, env handlers.Env, to string) error 
 		env.Say("it was built before")
 		return nil
 	}
-	fresh := h.release(".new-" + to)
-	if err := errors.Join(os.RemoveAll(fresh), os.MkdirAll(fresh, 0o755)); err != nil { //nolint:gosec // others run it, as the listener
+	h.prune() // builds that failed leave theirs, and the disk is to have room for this one
+	fresh := h.release(halfMade + to)
+	if err := os.MkdirAll(fresh, 0o755); err != nil { //nolint:gosec // others run it, as the listener
 		return fmt.Errorf("make a directory for the release: %w", err)
 	}
 	err := h.cfg.Source.Run(ctx, env, h.cfg.Source.Path, []string{"CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOTOOLCHAIN=local"},

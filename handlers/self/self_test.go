@@ -240,6 +240,25 @@ func TestSelf_VersionThatWouldNotWorkIsNotPutInPlace(t *testing.T) {
 	}
 }
 
+// Otherwise builds that fail, one push after another, would fill the disk.
+func TestSelf_WhatFailedBuildsLeftIsRemovedBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, schema, `fmt.Println("unknown key"); os.Exit(1)`, "")
+	for i := range 6 {
+		s.putRelease(fmt.Sprintf("failed-%d", i))
+	}
+	s.putRelease(halfMade + "a")
+	h := s.start()
+	if r := s.deploy(h, 0); r.FailedStep != "check" {
+		t.Errorf("result %+v\n%s", r, &s.out)
+	}
+	left, err := os.ReadDir(h.releases())
+	must(t, err)
+	if len(left) != keep+2 || strings.HasPrefix(left[0].Name(), halfMade) { // the one that runs, and the new one
+		t.Errorf("left are %v", left)
+	}
+}
+
 func (s *site) commitAgain() {
 	testkit.Git(s.t, s.remote, "commit", "--quiet", "-a", "-m", "again")
 	s.commit = testkit.Git(s.t, s.remote, "rev-parse", "HEAD")
