@@ -30,8 +30,8 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
 			}
 			var end time.Time
 			if until != "" {
-				if end, err = parseUntil(until, time.Now()); err != nil {
-					return err
+				if end, err = words.ParseUntil(until, time.Now()); err != nil {
+					return usagef("--until: %w", err)
 				}
 				end = end.UTC().Add(time.Second - 1).Truncate(time.Second) // never before what was asked for
 			}
@@ -49,7 +49,7 @@ A run that has started goes on. "deploy --override" runs a commit all the same.`
 			})
 		},
 	}
-	cmd.Flags().StringVar(&until, "until", "", "when it ends by itself, `TIME`: "+untilForms)
+	cmd.Flags().StringVar(&until, "until", "", "when it ends by itself, `TIME`: "+words.UntilForms)
 	reasonFlag(cmd, &why)
 	return cmd
 }

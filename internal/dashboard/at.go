@@ -56,9 +56,9 @@ func atPage(ctx context.Context, r *request) (view, error) {
 		text = time.UnixMilli(from).Add(time.Duration(minutes) * time.Minute).UTC().Format(time.RFC3339)
 	}
 	if text != "" {
-		at, err := moments(text)
+		at, err := r.moments(text)
 		if err != nil {
-			return view{}, badRequest("That is no time", "Write it as 2026-01-31 15:04, in UTC.")
+			return view{}, err
 		}
 		if v.ToCome = at.After(r.now); !v.ToCome {
 			v.At = at

@@ -204,15 +204,16 @@ func (r *request) logFilter(q url.Values, instances []string) (f eventlog.Filter
 		}
 	}
 	for _, one := range []struct {
-		text string
+		text *string
 		into *time.Time
-	}{{form.Since, &f.Since}, {form.Until, &f.Until}} {
-		if one.text == "" {
+	}{{&form.Since, &f.Since}, {&form.Until, &f.Until}} {
+		if *one.text == "" {
 			continue
 		}
-		if *one.into, err = moments(one.text); err != nil {
-			return f, form, badRequest("That is no time", "Write it as 2026-01-31 15:04, in UTC.")
+		if *one.into, err = r.moments(*one.text); err != nil {
+			return f, form, err
 		}
+		*one.text = one.into.Format(time.DateTime) // "2d" would mean another time on the next page
 	}
 	return f, form, nil
 }
@@ -234,14 +235,13 @@ func listed[T ~string](names []T) string {
 	return strings.Join(all, ", ")
 }
 
-// moments reads a time as forms and links have it; without a zone it is of UTC.
-func moments(text string) (t time.Time, err error) {
-	for _, layout := range []string{"2006-01-02T15:04", "2006-01-02T15:04:05", time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02"} {
-		if t, err = time.Parse(layout, text); err == nil {
-			return t.UTC(), nil
-		}
+// moments reads a time as forms, links and people have it; without a zone it is of UTC.
+func (r *request) moments(text string) (time.Time, error) {
+	t, err := words.ParseTime(text, r.now.UTC())
+	if err != nil {
+		return t, badRequest("That is no time", "Write "+words.TimeForms+"; in UTC.")
 	}
-	return t, err
+	return t.UTC(), nil
 }
 
 func (r *request) logLine(e eventlog.Event) logLine {

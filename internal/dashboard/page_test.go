@@ -187,7 +187,7 @@ func TestPages_AreWhole(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
 	seen := map[string]bool{}
-	next := []string{"/", "/log?type=deployed&type=failed&deployment=web", "/log?after=3", "/log?before=30", "/at?time=2026-01-31T15:04", "/at?from=1700000000000&minutes=30", "/log?delivery=web-bad&since=2026-01-31"}
+	next := []string{"/", "/log?type=deployed&type=failed&deployment=web", "/log?after=3", "/log?before=30", "/at?time=2026-01-31T15:04", "/at?from=1700000000000&minutes=30", "/log?delivery=web-bad&since=2026-01-31", "/log?since=2w&until=now", "/at?time=yesterday"}
 	for len(next) > 0 {
 		path := next[0]
 		next = next[1:]
