@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,12 +61,17 @@ type Poll struct {
 // remote is what is remembered of one.
 type remote struct {
 	Remote
-	branches map[string]*branch
+	// branches are what is followed, a branch once for each repository that it stands for:
+	// the deployments of one are told by its pushes alone.
+	branches map[followed]*branch
 	// next is when it is asked again; failures counts those in a row.
 	next     time.Time
 	failures int
 	outage   *retry.Outage
 }
+
+// followed is a branch as a repository's pushes name it.
+type followed struct{ repository, branch string }
 
 // branch is what was seen of one.
 type branch struct {
@@ -82,14 +89,15 @@ func NewPoll(o PollOptions) *Poll {
 	p := &Poll{o: o}
 	for _, r := range o.Remotes {
 		known := &remote{
-			Remote: r, branches: map[string]*branch{}, next: o.Now().Add(rand.N(spread)),
+			Remote: r, branches: map[followed]*branch{}, next: o.Now().Add(rand.N(spread)),
 			outage: retry.New(o.Logger.With("remote", r.Name), slog.LevelWarn, "the remote cannot be asked for pushes that did not come"),
 		}
 		for _, b := range r.Branches {
-			if known.branches[b.Branch] == nil {
-				known.branches[b.Branch] = &branch{}
+			key := followed{strings.ToLower(b.Repository), b.Branch}
+			if known.branches[key] == nil {
+				known.branches[key] = &branch{}
 			}
-			known.branches[b.Branch].followers = append(known.branches[b.Branch].followers, b)
+			known.branches[key].followers = append(known.branches[key].followers, b)
 		}
 		p.remotes = append(p.remotes, known)
 	}
@@ -159,8 +167,8 @@ func (p *Poll) look(ctx context.Context, r *remote) error {
 	}
 	r.outage.Over()
 	r.failures, r.next = 0, now.Add(jitter(p.o.Every))
-	for name, b := range r.branches {
-		due, err := p.decide(ctx, r, name, b, tips[name])
+	for of, b := range r.branches {
+		due, err := p.decide(ctx, r, of.branch, b, tips[of.branch])
 		if err != nil {
 			return err
 		}
@@ -176,8 +184,10 @@ func (r *remote) tips(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, tipsWithin, fmt.Errorf("no answer within %s", tipsWithin))
 	defer cancel()
 	var names []string
-	for name := range r.branches {
-		names = append(names, name)
+	for of := range r.branches {
+		if !slices.Contains(names, of.branch) {
+			names = append(names, of.branch)
+		}
 	}
 	return r.Tips(ctx, names)
 }
@@ -229,12 +239,13 @@ func (p *Poll) Look(ctx context.Context) (all []Missed, failed []error, err erro
 			failed = append(failed, fmt.Errorf("%s: %w", r.Name, err))
 			continue
 		}
-		for name, b := range r.branches {
-			if tips[name] == "" {
-				p.o.Logger.Warn(noBranch, "remote", r.Name, "branch", name, "deployments", slugs(b.followers))
+		for of, b := range r.branches {
+			tip := tips[of.branch]
+			if tip == "" {
+				p.o.Logger.Warn(noBranch, "remote", r.Name, "branch", of.branch, "deployments", slugs(b.followers))
 				continue
 			}
-			m, err := missed(ctx, p.o.Options, b.followers, tips[name])
+			m, err := missed(ctx, p.o.Options, b.followers, tip)
 			if err != nil {
 				return nil, nil, err
 			}

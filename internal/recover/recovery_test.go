@@ -71,7 +71,11 @@ func (w *world) poll(slugs ...string) *Poll {
 		if !found {
 			branch = "main"
 		}
-		follow = append(follow, Branch{slug, "octo/web", branch})
+		repository := "octo/web"
+		if strings.HasPrefix(slug, "fork-") {
+			repository = "octo/fork"
+		}
+		follow = append(follow, Branch{slug, repository, branch})
 	}
 	ids := 0
 	return NewPoll(PollOptions{
@@ -257,6 +261,27 @@ func TestPoll_LeavesAloneWhatIsNotMissed(t *testing.T) {
 				t.Errorf("found %q, want for %q", got, test.want)
 			}
 		})
+	}
+}
+
+// A push tells only the deployments of the repository that it names, whatever remote they share.
+func TestPoll_FindsATipForEachRepositoryOfARemote(t *testing.T) {
+	w := newWorld(t, openLog(t), "one")
+	w.deployed("a", "web", commit(1))
+	w.deployed("a", "fork-web", commit(1))
+	w.received("b", commit(2), eventlog.SourceGitHub, "7", "web")
+	w.tips["main"] = commit(2)
+	p := w.poll("web", "fork-web")
+	for range 3 {
+		w.round(p)
+	}
+	want := fmt.Sprintf(`{"after":%q,"deployments":["fork-web"],"ref":"refs/heads/main","repository":{"full_name":"octo/fork"}}`, commit(2))
+	if got := w.found(); !slices.Equal(got, []string{want}) || w.asked != 3 {
+		t.Errorf("asked %d times, found %q, want %q", w.asked, got, want)
+	}
+	tips, _, err := p.Look(t.Context())
+	if err != nil || len(tips) != 1 || tips[0].Repository != "octo/fork" {
+		t.Errorf("%+v, %v", tips, err)
 	}
 }
 
