@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -315,7 +316,11 @@ func (d *Deliveries) Ask(ctx context.Context, lost []Lost) (failed []error, err 
 		}
 		if err := d.o.GitHub.Redeliver(ctx, l.hook, l.id); err != nil {
 			d.note(l.GUID, l.Asked)
-			return append(failed, err), nil // a limit, or a permission: the others would fare no better
+			failed = append(failed, err)
+			if e, ok := errors.AsType[*github.Error](err); ok && (e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity) {
+				continue // it is this one that GitHub does not send
+			}
+			return failed, nil // a limit, or a permission: the others would fare no better
 		}
 		d.again.Add(1)
 		d.o.Logger.Info("GitHub could not deliver a push, and was asked to send it again", "delivery", l.GUID, "answer", l.Answer, "sent_at", l.SentAt.UTC().Format(time.RFC3339), "asked", l.Asked+1)

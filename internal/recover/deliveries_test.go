@@ -184,6 +184,27 @@ func TestDeliveries_AreKeptWhileNobodyTakesThem(t *testing.T) {
 	}
 }
 
+// One that GitHub does not send again keeps no other from being sent.
+func TestDeliveries_GoOnAfterOneThatGitHubRefuses(t *testing.T) {
+	s := newSite(t, "one")
+	s.push(1)
+	s.down()
+	for n := range 3 {
+		s.push(2 + n)
+	}
+	s.up()
+	s.came = nil
+	d := s.deliveries()
+	lost, _, err := d.Look(t.Context(), time.Time{})
+	if err != nil || len(lost) != 3 {
+		t.Fatalf("%+v, %v", lost, err)
+	}
+	s.hub.Fail(githubtest.Failure{Path: fmt.Sprintf("/%d/attempts$", lost[0].id), Status: http.StatusUnprocessableEntity, Body: `{"message":"Validation Failed"}`})
+	if failed := s.look(d); len(failed) != 1 || !strings.Contains(failed[0], "Validation Failed") || !slices.Equal(s.came, []string{commit(3), commit(4)}) {
+		t.Errorf("%q; came %q", failed, s.came)
+	}
+}
+
 func TestDeliveries_OlderThanGitHubKeepsThemAreGone(t *testing.T) {
 	s := newSite(t, "one")
 	s.push(1)
