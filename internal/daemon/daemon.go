@@ -202,6 +202,7 @@ func newListener(ctx context.Context, o Options, main *queue.Queue, state *condi
 		secrets = append(secrets, []byte(s.Reveal()))
 	}
 	refused := openRefusals(o.Config, o.Logger)
+	state.tallying.answers.Begin(webhook.Statuses()...)
 	handler, err := webhook.NewHandler(webhook.Options{
 		Answered: func(status int, reason string) {
 			state.tallying.answers.Count(status)

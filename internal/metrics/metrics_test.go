@@ -185,6 +185,28 @@ func TestTally_CountsFromATime(t *testing.T) {
 	}
 }
 
+// rate() does not see the first event of a series that begins with it.
+func TestCounters_BeginAtZero(t *testing.T) {
+	t.Parallel()
+	h := &history{t: t}
+	for _, r := range []eventlog.Reason{eventlog.ReasonDeploymentDisabled, eventlog.ReasonSuperseded, eventlog.ReasonStale, eventlog.ReasonPinned} {
+		h.add("d-web-"+string(r), "web", 1, eventlog.Voided{Reason: r})
+	}
+	for _, r := range eventlog.Reasons() {
+		h.add("d-"+string(r), "", 1, eventlog.Voided{Reason: r})
+	}
+	before, after := tally(t, &history{t: t}, time.Time{}), tally(t, h, time.Time{})
+	if b, a := testutil.CollectAndCount(before), testutil.CollectAndCount(after); a != b {
+		t.Errorf("%d series at first, %d after each has happened", b, a)
+	}
+	answers := NewAnswers()
+	answers.Begin(202, 401)
+	answers.Count(202)
+	if n := testutil.CollectAndCount(answers); n != 2 {
+		t.Errorf("%d series of answers, want 2", n)
+	}
+}
+
 // What another instance does counts there.
 func TestTally_CountsOneInstance(t *testing.T) {
 	t.Parallel()

@@ -32,6 +32,9 @@ const (
 // LabelNames are those of the tally's series.
 var LabelNames = []string{"source", "action", "deployment", "reason", "result", "le"}
 
+// ofOrders are the reasons for which the worker voids what was ordered of a deployment.
+var ofOrders = []eventlog.Reason{eventlog.ReasonDeploymentDisabled, eventlog.ReasonSuperseded, eventlog.ReasonStale, eventlog.ReasonPinned}
+
 // seconds are the bounds of durations: of a switch that takes a second, and of a
 // build that takes half an hour.
 var seconds = []float64{0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600}
@@ -89,6 +92,9 @@ func NewTally(instance string, slugs []string, state *projections.State, since t
 		for _, result := range []string{resultDeployed, resultFailed, resultCanceled} {
 			t.ended.WithLabelValues(slug, result)
 			t.duration.WithLabelValues(slug, result)
+		}
+		for _, r := range ofOrders {
+			t.voided.WithLabelValues(slug, string(r))
 		}
 		t.interrupted.WithLabelValues(slug)
 		t.wait.WithLabelValues(slug)
@@ -225,6 +231,13 @@ func NewAnswers() *Answers {
 	return &Answers{prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Name: "webhook_answers_total", Help: "Answers to webhooks by the listener in this process, by their HTTP status.",
 	}, []string{"code"})}
+}
+
+// Begin shows statuses that were not answered yet.
+func (a *Answers) Begin(statuses ...int) {
+	for _, status := range statuses {
+		a.WithLabelValues(strconv.Itoa(status))
+	}
 }
 
 // Count counts an answer.

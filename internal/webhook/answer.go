@@ -3,7 +3,9 @@ package webhook
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -47,6 +49,11 @@ var kinds = map[int]string{
 	http.StatusRequestEntityTooLarge: "too_large",
 	http.StatusUnsupportedMediaType:  "unsupported_media_type",
 	http.StatusServiceUnavailable:    "unavailable",
+}
+
+// Statuses are those of the answers to webhooks.
+func Statuses() []int {
+	return append(slices.Sorted(maps.Keys(kinds)), http.StatusAccepted)
 }
 
 func refuse(status int, reason, message string) answer {
