@@ -95,6 +95,11 @@ func (l layout) undo(j journal) error {
 			}
 		}
 	}
+	for _, dir := range []string{l.live, l.dirs[sites], l.dirs[snippets]} { // one that was about to take its place
+		if err := l.disk.Remove(filepath.Join(dir, tempLink)); err != nil {
+			return err
+		}
+	}
 	if err := l.sync(); err != nil {
 		return err
 	}

@@ -281,7 +281,12 @@ func TestSwitch_KilledAtEachOperation(t *testing.T) {
 			left, err := l.left()
 			must(t, err)
 			if left != nil {
+				temp := filepath.Join(l.dirs[sites], tempLink)
+				must(t, os.Symlink("anywhere", temp)) // as a kill in the middle of an operation leaves it
 				must(t, l.undo(*left))
+				if _, err := os.Lstat(temp); err == nil {
+					t.Errorf("killed at operation %d: %s is still there", at, tempLink)
+				}
 			}
 			got, want := l.picture(t), l.want(killedSet, map[string]string{})
 			if !maps.Equal(got, before) && (left != nil || !maps.Equal(got, want)) {
