@@ -95,7 +95,7 @@ func moduleRoot(ctx context.Context) (string, error) {
 // test runs go test in its own process group, so that a Ctrl-C reaches it
 // once and through here.
 func test(ctx context.Context, root, temp string, s servers, args []string) error {
-	argv := slices.Concat([]string{"test", "-count=1", "-tags=integration"}, args, []string{"./integration/..."})
+	argv := slices.Concat([]string{"test", "-count=1", "-timeout=20m", "-tags=integration"}, args, []string{"./integration/..."})
 	fmt.Fprintln(os.Stderr, "go", strings.Join(argv, " "))
 	cmd := exec.CommandContext(ctx, "go", argv...)
 	cmd.Dir = root
