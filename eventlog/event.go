@@ -160,6 +160,9 @@ type Order struct {
 	Restores bool `json:"restores,omitempty"`
 }
 
+// PassesHolds says that it runs though the deployment is frozen or pinned.
+func (o Order) PassesHolds() bool { return o.Override || o.Restores }
+
 // Assignment is the decision that one deployment is to run one commit. It is
 // what becomes a file of the deployment's queue.
 type Assignment struct {

@@ -170,7 +170,7 @@ func waitsFor(ctx context.Context, cfg *config.Config, store *daemon.Store, id s
 			return "the database does not answer: " + err.Error()
 		}
 		for _, d := range list {
-			if d.Slug == slug && d.Frozen.Active(time.Now()) && !part.Assignment.Override {
+			if d.Slug == slug && d.Frozen.Active(time.Now()) && !part.Assignment.PassesHolds() {
 				return slug + " is " + answer.HoldNotes(d, time.Now())[0]
 			}
 			if d.Slug == slug && d.Running != nil && d.Running.DeliveryID != id {

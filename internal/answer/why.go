@@ -51,7 +51,13 @@ func (s Source) Why(ctx context.Context, id string) (*Story, error) {
 		return nil, err
 	}
 	y.held = s.Held(ctx, known)
-	y.ahead = func(slug string) string { return s.Ahead(ctx, id, slug, known[slug]) }
+	y.ahead = func(slug string) string {
+		d := known[slug]
+		if y.State.Parts[slug].Assignment.PassesHolds() {
+			d.Frozen = nil
+		}
+		return s.Ahead(ctx, id, slug, d)
+	}
 	return y, nil
 }
 
@@ -103,7 +109,7 @@ func (s Source) Ahead(ctx context.Context, id, slug string, d projections.Deploy
 
 // frozen says that a part waits for the end of a freeze.
 func (y *Story) frozen(part router.Part) bool {
-	return y.known[part.Assignment.Deployment].Frozen.Active(y.now) && !part.Assignment.Override
+	return y.known[part.Assignment.Deployment].Frozen.Active(y.now) && !part.Assignment.PassesHolds()
 }
 
 // Story is what there is to say about one delivery: the outcome, how it came about,

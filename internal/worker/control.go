@@ -32,7 +32,7 @@ func (w *Worker) holds() (frozen, pinned *projections.Hold, known bool) {
 }
 
 // thawed waits while the deployment is frozen, and returns the entry to go on with:
-// e, or one that was ordered to run all the same.
+// e, or one that runs all the same.
 func (w *Worker) thawed(ctx context.Context, e queue.Entry) (queue.Entry, error) {
 	told := false
 	for {
@@ -53,7 +53,7 @@ func (w *Worker) thawed(ctx context.Context, e queue.Entry) (queue.Entry, error)
 		}
 		if known {
 			for _, waiting := range w.o.Queue.Pending() {
-				if job, err := w.read(waiting); err == nil && job.Override {
+				if job, err := w.read(waiting); err == nil && job.PassesHolds() {
 					if waiting.Name == w.overriding && !retry.Sleep(ctx, lookEach) { // it rests
 						return e, ctx.Err()
 					}
@@ -87,7 +87,7 @@ func (w *Worker) latestOnly(job mirror.Entry) (bool, string) {
 		return true, `pending = "latest"; with pending = "every" this one would have run`
 	}
 	frozen, _, _ := w.holds()
-	if frozen == nil || job.Override {
+	if frozen == nil || job.PassesHolds() {
 		return false, ""
 	}
 	waited := job.Position < frozen.Ended
@@ -101,7 +101,7 @@ func (w *Worker) latestOnly(job mirror.Entry) (bool, string) {
 // pinned voids what would take a pinned deployment elsewhere.
 func (w *Worker) pinned(job mirror.Entry) *eventlog.Voided {
 	_, pin, _ := w.holds()
-	if pin == nil || pin.Ended != 0 || job.Override || job.Restores || job.Commit == pin.Commit {
+	if pin == nil || pin.Ended != 0 || job.PassesHolds() || job.Commit == pin.Commit {
 		return nil
 	}
 	return &eventlog.Voided{

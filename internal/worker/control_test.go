@@ -208,6 +208,25 @@ func TestRestore_PutsBackWhatWasLive(t *testing.T) {
 	}
 }
 
+// A freeze keeps pushes from going live, and not what was live from coming back.
+func TestRestore_PassesAFreeze(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	first := s.push("echo first >> $DIR/ran")
+	s.order("a", first, false)
+	s.run()
+	c := &control{frozen: &projections.Hold{Position: 1, Reason: "the finals", Actor: "sam"}}
+	s.order("b", s.push("echo pushed >> $DIR/ran"), false)
+	events := s.append(eventlog.Transition{DeliveryID: "a", Attempt: 2, Actor: restorer, Data: eventlog.Replayed{
+		Reason: "r", Deployments: []eventlog.Assignment{{Deployment: slug, Attempt: 2, Order: eventlog.Order{Branch: "main", Commit: first, Restores: true}}},
+	}})
+	s.enqueue(events[0])
+	stop := s.start(c.of)
+	s.wait("what was live runs again", func() bool { return s.read("ran") == "first\nfirst\n" })
+	stop()
+	s.expect("b", "forwarded 1")
+}
+
 // Where something else has gone live meanwhile, nothing is put back over it.
 func TestRestore_GivesWayToWhatWentLive(t *testing.T) {
 	t.Parallel()
