@@ -89,7 +89,11 @@ func (c *cli) status(ctx context.Context, cfg *config.Config, store *daemon.Stor
 	if o.json {
 		err = writeJSONLines(c.out, rows)
 	} else {
-		err = c.printStatus(rows, o, len(known) == 0)
+		empty := true
+		for _, d := range known {
+			empty = empty && d.Last == nil && d.Frozen == nil && d.Pinned == nil
+		}
+		err = c.printStatus(rows, o, empty)
 	}
 	if err != nil {
 		return err

@@ -92,7 +92,7 @@ func (s Source) Deployments(ctx context.Context, at Moment) (map[string]projecti
 		if err != nil {
 			return nil, err
 		}
-		list = state.Deployments(s.Config.Instance)
+		list = state.Deployments(s.Config.Instance, Keys(s.Config)...)
 	} else {
 		models, err := s.Models(ctx)
 		if err != nil {

@@ -432,6 +432,27 @@ func TestMoment_CountsWhatWasBefore(t *testing.T) {
 	}
 }
 
+func TestMoment_HasTheFreezeOfAllWhereNothingWasDeployed(t *testing.T) {
+	t.Parallel()
+	s := newSource(t)
+	group := eventlog.Group{Transitions: []eventlog.Transition{{Instance: "test", DeliveryID: "f1", Attempt: 1, Actor: "ada", Data: eventlog.Frozen{Reason: "the finals"}}}}
+	if _, err := s.Log.Append(t.Context(), group); err != nil {
+		t.Fatal(err)
+	}
+	at := Moment{Position: 1, Set: true}
+	known, err := s.Deployments(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.Status(t.Context(), []string{"web"}, known, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 1 || rows[0].Status != "disabled" || len(rows[0].Holds) != 1 || !strings.Contains(rows[0].Holds[0], "by ada: the finals") {
+		t.Errorf("it was %+v", rows)
+	}
+}
+
 func TestQueueEntries_AlsoOfTheQuarantine(t *testing.T) {
 	t.Parallel()
 	cfg := &config.Config{StateDir: t.TempDir()}
