@@ -3,6 +3,7 @@ package answer
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -55,6 +56,8 @@ type StatusMark struct {
 	Attempt    int           `json:"attempt"`
 	At         time.Time     `json:"at"`
 	Actor      string        `json:"actor"`
+	// Canceled says by whom a run was canceled that has not ended yet, and why.
+	Canceled string `json:"canceled,omitempty"`
 }
 
 // Status is a row for each of the deployments, of which known is what the log says, as
@@ -77,6 +80,11 @@ func (s Source) Status(ctx context.Context, slugs []string, known map[string]pro
 				if row.Progress, err = s.progress(ctx, slug, *now.Running); err != nil {
 					return nil, err
 				}
+				run, err := attemptOf(ctx, projections.New(s.Pool, s.Log, slog.New(slog.DiscardHandler)), s.Config.Instance, slug, *now.Running)
+				if err != nil {
+					return nil, err
+				}
+				row.Running.Canceled = Canceled(run)
 			}
 		}
 		rows = append(rows, row)
@@ -107,10 +115,10 @@ func NewStatusRow(d *config.Deployment, p projections.Deployment, at time.Time) 
 		row.Commit, row.DeliveryID, row.Attempt, row.Since, row.Actor = &m.Commit, &m.DeliveryID, &m.Attempt, &m.Since, &m.Actor
 	}
 	if m := p.Running; m != nil {
-		row.Running = &StatusMark{eventlog.TypeStarted, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
+		row.Running = &StatusMark{eventlog.TypeStarted, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor, ""}
 	}
 	if m := p.Last; m != nil {
-		row.Last = &StatusMark{p.LastType, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor}
+		row.Last = &StatusMark{p.LastType, m.Commit, m.DeliveryID, m.Attempt, m.Since, m.Actor, ""}
 	}
 	return row
 }
@@ -122,6 +130,9 @@ func (r StatusRow) Note(short func(id string) string) string {
 		s := fmt.Sprintf("%s since %s: why %s", words.ShortCommit(r.Running.Commit), words.Clock(r.Running.At), short(r.Running.DeliveryID))
 		if r.Progress != nil {
 			s += "; " + r.Progress.String()
+		}
+		if r.Running.Canceled != "" {
+			s += "; it is being ended: " + r.Running.Canceled
 		}
 		return s
 	case r.Status == string(projections.StatusFailed) && r.Failure != nil:

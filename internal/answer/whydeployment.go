@@ -89,7 +89,7 @@ func (s Source) WhyDeployment(ctx context.Context, slug string) (*DeploymentStor
 	models := projections.New(s.Pool, s.Log, slog.New(slog.DiscardHandler))
 	after := int64(0)
 	if now.Live != nil {
-		live, err := liveAttempt(ctx, models, s.Config.Instance, slug, *now.Live)
+		live, err := attemptOf(ctx, models, s.Config.Instance, slug, *now.Live)
 		if err != nil {
 			return nil, err
 		}
@@ -121,18 +121,18 @@ func (s Source) WhyDeployment(ctx context.Context, slug string) (*DeploymentStor
 	return a, nil
 }
 
-// liveAttempt is the run that put live what is live.
-func liveAttempt(ctx context.Context, models *projections.Projector, instance, slug string, live projections.Mark) (projections.Attempt, error) {
-	attempts, err := models.Attempts(ctx, projections.AttemptFilter{Instance: instance, Deployment: slug, DeliveryID: live.DeliveryID})
+// attemptOf is the run that a mark is of.
+func attemptOf(ctx context.Context, models *projections.Projector, instance, slug string, m projections.Mark) (projections.Attempt, error) {
+	attempts, err := models.Attempts(ctx, projections.AttemptFilter{Instance: instance, Deployment: slug, DeliveryID: m.DeliveryID})
 	if err != nil {
 		return projections.Attempt{}, err
 	}
 	for _, at := range attempts {
-		if at.Attempt == live.Attempt {
+		if at.Attempt == m.Attempt {
 			return at, nil
 		}
 	}
-	return projections.Attempt{AssignedPosition: live.Position}, nil
+	return projections.Attempt{AssignedPosition: m.Position}, nil
 }
 
 func newerAttempt(at projections.Attempt, d projections.Deployment) NewerRow {
@@ -142,9 +142,10 @@ func newerAttempt(at projections.Attempt, d projections.Deployment) NewerRow {
 	}
 }
 
-// Canceled says by whom a run was ended that failed for it, and why; "" of any other.
+// Canceled says by whom a run was canceled, and why; "" of any other, and where it had been
+// deployed by then.
 func Canceled(at projections.Attempt) string {
-	if at.Outcome != projections.OutcomeFailed || at.CanceledBy == "" {
+	if at.Outcome != projections.OutcomeFailed && at.Outcome != projections.OutcomeRunning || at.CanceledBy == "" {
 		return ""
 	}
 	return words.Canceled(at.CanceledBy, at.CanceledReason)
@@ -160,6 +161,9 @@ func WhyNotLive(at projections.Attempt, d projections.Deployment) (why string) {
 		}
 	case projections.OutcomeRunning:
 		why = "it has been running since " + words.Clock(at.StartedAt)
+		if canceled := Canceled(at); canceled != "" {
+			why += ", and is being ended: " + canceled
+		}
 	case projections.OutcomeFailed:
 		if canceled := Canceled(at); canceled != "" {
 			return "it was " + canceled

@@ -225,7 +225,7 @@ func (r *request) tellParts(ctx context.Context, v *deliveryView) error {
 		a := p.attempt
 		d := r.configured(v.Instance, p.Deployment)
 		hashes = append(hashes, wanted{a.Commit, d}, wanted{a.PreviousCommit, d})
-		for _, position := range []int64{a.StartedPosition, a.EndedPosition} {
+		for _, position := range []int64{a.AssignedPosition, a.StartedPosition, a.EndedPosition} {
 			if position > 0 {
 				positions = append(positions, position)
 			}
@@ -253,6 +253,12 @@ func (r *request) tellParts(ctx context.Context, v *deliveryView) error {
 		site := r.site(v.Instance, p.Deployment)
 		if j := slices.IndexFunc(known, func(d projections.Deployment) bool { return d.Slug == p.Deployment }); j >= 0 {
 			p.now = known[j]
+		}
+		orders, _ := events[p.attempt.AssignedPosition].Assignments() // what cannot be decoded passes nothing
+		for _, o := range orders {
+			if o.Deployment == p.Deployment && o.PassesHolds() {
+				p.now.Frozen = nil
+			}
 		}
 		if p.now.Live != nil {
 			live := r.h.commits.of(site, p.now.Live.Commit)
@@ -358,7 +364,11 @@ func (p *part) text(ctx context.Context, r *request) string {
 	case projections.OutcomeFailed:
 		return strings.TrimSpace(sentenceOf(plain(cmp.Or(answer.Canceled(a), a.Error), 400)) + " " + is)
 	case projections.OutcomeRunning:
-		return strings.TrimSpace("It is going live. " + is)
+		going := "It is going live."
+		if canceled := answer.Canceled(a); canceled != "" {
+			going = sentenceOf(plain("it is being ended: "+canceled, 400))
+		}
+		return strings.TrimSpace(going + " " + is)
 	}
 	why := plain(answer.WhyNotLive(a, p.now), 500)
 	if a.Outcome == projections.OutcomeWaiting && r.own(a.Instance) {

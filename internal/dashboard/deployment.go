@@ -179,6 +179,8 @@ func (v *deploymentView) headline() string {
 		return "disabled, and nothing was ever live"
 	case v.Disabled:
 		return live + " is live; the deployment is disabled"
+	case v.Running != nil && v.Running.Canceled != "":
+		return short(v.Running.Hash) + " was canceled, and is being ended"
 	case v.Running != nil:
 		return short(v.Running.Hash) + " is going live"
 	case v.Failed != nil:

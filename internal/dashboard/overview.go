@@ -74,14 +74,14 @@ type shown struct {
 	Attempt  int
 	// Ended says that it stays for a while and does not run.
 	Previous commit
+	// Canceled says by whom it was ended, or is being ended, and why.
+	Canceled string
 }
 
 // failure is the newest run, where it failed.
 type failure struct {
 	shown
 	Step, Exit, Error string
-	// Canceled says by whom it was ended, and why.
-	Canceled string
 }
 
 // progress is how far a run is.
@@ -205,15 +205,14 @@ func (r *request) state(d projections.Deployment, runs []projections.Attempt) st
 		}
 		a := run(m)
 		return &shown{commit: commit{Hash: m.Commit}, By: plain(m.Actor, maxPerson), Since: m.Since, How: how(a.Cause), Delivery: r.deliveryHref(d.Instance, m.DeliveryID),
-			Attempt: m.Attempt, Previous: commit{Hash: a.PreviousCommit}}
+			Attempt: m.Attempt, Previous: commit{Hash: a.PreviousCommit}, Canceled: plain(answer.Canceled(a), 400)}
 	}
 	s.Live, s.Running = mark(d.Live), mark(d.Running)
 	if d.Failure != nil {
 		s.Failed = &failure{Step: d.Failure.Step, Exit: exit(d.Failure.ExitCode, d.Failure.Signal), Error: plain(d.Failure.Error, 400)}
 		for _, a := range runs {
 			if a.Outcome == projections.OutcomeFailed {
-				s.Failed.Canceled = plain(answer.Canceled(a), 400)
-				s.Failed.shown = shown{commit: commit{Hash: a.Commit}, By: plain(a.Actor, maxPerson), Since: a.EndedAt, Delivery: r.deliveryHref(d.Instance, a.DeliveryID), Attempt: a.Attempt}
+				s.Failed.shown = shown{commit: commit{Hash: a.Commit}, By: plain(a.Actor, maxPerson), Since: a.EndedAt, Delivery: r.deliveryHref(d.Instance, a.DeliveryID), Attempt: a.Attempt, Canceled: plain(answer.Canceled(a), 400)}
 				break
 			}
 		}

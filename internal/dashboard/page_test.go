@@ -575,9 +575,34 @@ func TestCanceled_IsSaidOfARunWithWhoAndWhy(t *testing.T) {
 	canceled := of("stop-1", "web", 1, eventlog.Canceled{Reason: "the wrong one " + hostile})
 	canceled.Actor = "root"
 	w.append(nil, canceled)
-	w.append(nil, of("stop-1", "web", 1, eventlog.Failed{Commit: hash("stop-1"), Step: "build", Signal: "SIGTERM", Error: "canceled", DurationMS: 5}))
 	w.project()
 	const said = "canceled by root: the wrong one"
+	source, err := w.handler.o.Source()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := source.Deployments(t.Context(), answer.Moment{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := source.Status(t.Context(), []string{"web"}, known, answer.Moment{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	story, err := source.WhyDeployment(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, got := range map[string]string{"status": status[0].Note(short), "why --deployment": story.Newer[0].Why} {
+		if !strings.Contains(got, "is being ended: "+said) {
+			t.Errorf("%s says of a run that has not ended: %q", command, got)
+		}
+	}
+	for _, path := range []string{"/", "/deployments/web", "/deliveries/stop-1"} {
+		w.has(path, "It is being ended: "+said)
+	}
+	w.append(nil, of("stop-1", "web", 1, eventlog.Failed{Commit: hash("stop-1"), Step: "build", Signal: "SIGTERM", Error: "canceled", DurationMS: 5}))
+	w.project()
 	for path, want := range map[string][]string{
 		"/": {"was " + said}, "/deployments/web": {"was " + said, "web: " + short(hash("stop-1")) + " was canceled", "it was " + said}, "/deliveries/stop-1": {"Canceled at step build of web", "C" + said[1:]},
 	} {
@@ -588,16 +613,10 @@ func TestCanceled_IsSaidOfARunWithWhoAndWhy(t *testing.T) {
 			t.Errorf("%s tells how the programs ended, too", path)
 		}
 	}
-	source, err := w.handler.o.Source()
-	if err != nil {
+	if known, err = source.Deployments(t.Context(), answer.Moment{}); err != nil {
 		t.Fatal(err)
 	}
-	known, err := source.Deployments(t.Context(), answer.Moment{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	status, err := source.Status(t.Context(), []string{"web", "api"}, known, answer.Moment{})
-	if err != nil {
+	if status, err = source.Status(t.Context(), []string{"web", "api"}, known, answer.Moment{}); err != nil {
 		t.Fatal(err)
 	}
 	history, _, err := source.History(t.Context(), "web", projections.Place{}, 1)
@@ -621,6 +640,34 @@ func TestCanceled_IsSaidOfARunWithWhoAndWhy(t *testing.T) {
 	}
 	if status, err := source.Status(t.Context(), []string{"web"}, known, answer.Moment{}); err != nil || status[0].Canceled != "" {
 		t.Errorf("after a success: %q, %v", status[0].Canceled, err)
+	}
+}
+
+func TestFreeze_IsNotWhatPassesItWaitsFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for id, order := range map[string]eventlog.Order{"pushed": {}, "urgent": {Override: true}, "restored": {Restores: true}} {
+		order.Branch, order.Commit = "main", hash(id)
+		w.append(nil, of(id, "", 1, eventlog.Received{Event: "push", Commit: hash(id), PayloadDigest: strings.Repeat("a", 64), Source: eventlog.SourceCLI, Entry: strings.ToUpper("01J" + hash(id)[:23])}),
+			of(id, "web", 1, eventlog.Forwarded{Order: order}))
+	}
+	w.append(nil, of("freeze-1", "web", 1, eventlog.Frozen{Reason: "the finals"}))
+	w.project()
+	source, err := w.handler.o.Source()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, frozen := range map[string]bool{"pushed": true, "urgent": false, "restored": false} {
+		why, err := source.Why(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := text(parse(t, "/deliveries/"+id, w.get("/deliveries/"+id, http.StatusOK).Body.String()).root)
+		for what, got := range map[string]string{"why": why.Verdict() + strings.Join(why.Next(func(args ...string) string { return strings.Join(args, " ") }), "\n"), "the page": page} {
+			if strings.Contains(got, "frozen") != frozen {
+				t.Errorf("%s of %s says %q", what, id, got)
+			}
+		}
 	}
 }
 
