@@ -183,10 +183,10 @@ func (r *release) link(_ context.Context, env handlers.Env) error {
 	defer root.Close()
 	for _, name := range r.Shared {
 		common := r.shared(name)
-		_, inCommit := root.Lstat(name)
+		committed, inCommit := root.Lstat(name)
 		if _, err := os.Stat(common); errors.Is(err, fs.ErrNotExist) {
 			switch {
-			case filepath.Ext(name) == "":
+			case filepath.Ext(name) == "" && (inCommit != nil || !committed.Mode().IsRegular()):
 				if err := os.MkdirAll(common, 0o755); err != nil {
 					return fmt.Errorf("make what is shared: %w", err)
 				}

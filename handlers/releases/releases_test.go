@@ -235,10 +235,12 @@ func TestReleases_WhatIsSharedIsLinked(t *testing.T) {
 		t.Errorf("it went with the release: %v", err)
 	}
 
-	s.cfg.Shared = []string{"conf.ini"}
-	s.commit(map[string]string{"conf.ini": "of the commit"})
-	if r := s.run(s.plan(s.commits[2], built)); r.FailedStep != "shared" || !strings.Contains(r.Err.Error(), "shared/conf.ini is not there") {
-		t.Errorf("result %+v", r)
+	s.commit(map[string]string{"conf.ini": "of the commit", "secrets": "of the commit"})
+	for _, name := range []string{"conf.ini", "secrets"} {
+		s.cfg.Shared = []string{name}
+		if r := s.run(s.plan(s.commits[2], built)); r.FailedStep != "shared" || !strings.Contains(r.Err.Error(), "shared/"+name+" is not there") {
+			t.Errorf("result %+v", r)
+		}
 	}
 }
 
