@@ -174,6 +174,9 @@ func (r *Repo) run(ctx context.Context, dir string, stdout, out io.Writer, args 
 	if tooOld.MatchString(e.Message) {
 		e.Message, e.lasting = "this git is too old, install 2.39 or newer: "+e.Message, true
 	}
+	if changed := hostChanged(last.b); changed != "" {
+		e.Message = changed
+	}
 	return e
 }
 

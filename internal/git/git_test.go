@@ -410,6 +410,25 @@ func TestManyAtOnce(t *testing.T) {
 	w.assertLive(head)
 }
 
+// A host whose key has changed is named with its new key and the way on; ssh's last words
+// begin with how to trust that.
+func TestMessage_HostKeyHasChanged(t *testing.T) {
+	t.Parallel()
+	for _, remove := range []string{"", "  remove with:\r\n  ssh-keygen -f \"/state/known_hosts\" -R \"[127.0.0.1]:22\"\r\n"} { // Debian's
+		said := "@@@@@\r\nIT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\r\nThe fingerprint for the ED25519 key sent by the remote host is\nSHA256:AKU+x/y.\r\n" +
+			"Please contact your system administrator.\r\nAdd correct host key in /state/known_hosts to get rid of this message.\r\nOffending ED25519 key in /state/known_hosts:2\r\n" +
+			remove + "Host key for [127.0.0.1]:22 has changed and you have requested strict checking.\r\nHost key verification failed.\r\n"
+		want := "Host key verification failed: the key of [127.0.0.1]:22 has changed. If its owner publishes the ED25519 key SHA256:AKU+x/y, " +
+			"run `ssh-keygen -R \"[127.0.0.1]:22\" -f /state/known_hosts` as the owner of that file, and deploy again; if not, somebody else answers in its place"
+		if got := hostChanged([]byte(said)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := hostChanged([]byte("Host key verification failed.\r\n")); got != "" {
+		t.Errorf("an unknown host: %q", got)
+	}
+}
+
 func TestMessage(t *testing.T) {
 	t.Parallel()
 	const noAnswer = "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n"

@@ -1,6 +1,8 @@
 package git
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -70,4 +72,16 @@ func (l *lastBytes) message() string {
 		}
 	}
 	return strings.Join(lines, "; ")
+}
+
+// changedKey is how ssh says that a host shows another key than the one that a file has for it.
+var changedKey = regexp.MustCompile(`(?s)The fingerprint for the (\S+) key sent by the remote host is\s+(\S+?)\.\s.*Offending \S+ key in (\S+):\d+\s.*Host key for (\S+) has changed`)
+
+// hostChanged says in one line what ssh says in twenty; "" where it says something else.
+func hostChanged(said []byte) string {
+	m := changedKey.FindSubmatch(said)
+	if m == nil {
+		return ""
+	}
+	return fmt.Sprintf("Host key verification failed: the key of %[4]s has changed. If its owner publishes the %[1]s key %[2]s, run `ssh-keygen -R %[4]q -f %[3]s` as the owner of that file, and deploy again; if not, somebody else answers in its place", m[1], m[2], m[3], m[4])
 }
