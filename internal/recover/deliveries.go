@@ -160,17 +160,26 @@ func (d *Deliveries) Look(ctx context.Context, since time.Time) (lost []Lost, fa
 	if err != nil {
 		return nil, nil, err
 	}
+	errs, answered := map[hookID]error{}, map[string]bool{} // by repository
 	for _, id := range hooks {
 		found, err := d.ofHook(ctx, id, since)
+		errs[id] = err
+		answered[id.repository] = answered[id.repository] || err == nil
+		lost = append(lost, found...)
+	}
+	for _, id := range hooks {
+		err := errs[id]
 		if e, ok := errors.AsType[*github.Error](err); ok {
 			e.ToWrite() // to have it sent again
+			// One that was replaced: a push goes through every webhook that there is, under the same GUID.
+			if e.Status == http.StatusNotFound && answered[id.repository] {
+				err = nil
+			}
 		}
 		d.set(fmt.Sprintf("webhook %d of %s", id.id, id.repository), err)
 		if err != nil {
 			failed = append(failed, err)
-			continue
 		}
-		lost = append(lost, found...)
 	}
 	lost, err = d.unknown(ctx, lost)
 	slices.SortFunc(lost, func(a, b Lost) int { return cmp.Or(a.SentAt.Compare(b.SentAt), cmp.Compare(a.id, b.id)) })

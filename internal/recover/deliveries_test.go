@@ -270,6 +270,21 @@ func TestDeliveries_SayWhatGitHubRefuses(t *testing.T) {
 	}
 }
 
+// Whoever deletes a webhook and adds another has no trouble as long as the log remembers the first.
+func TestDeliveries_WebhookThatWasReplacedIsNoTrouble(t *testing.T) {
+	s := newSite(t, "one")
+	s.received("by the first", commit(1), eventlog.SourceGitHub, "12345", "web")
+	s.push(2)
+	s.down()
+	s.push(3)
+	s.up()
+	s.came = nil
+	d := s.deliveries()
+	if failed := s.look(d); len(failed) != 0 || len(d.Troubles()) != 0 || !slices.Equal(s.came, []string{commit(3)}) {
+		t.Errorf("%q; %q; came %q", failed, d.Troubles(), s.came)
+	}
+}
+
 // A made-up hook ID, a deploy by hand and a deployment without any push lead to no hook.
 func TestDeliveries_KnowTheWebhooksOfTheLog(t *testing.T) {
 	s := newSite(t, "one")
