@@ -259,6 +259,15 @@ func TestDashboard_IsUsedByKeyboard(t *testing.T) {
 			}
 		}
 	}
+	// The arrow keys move the slider, and Enter goes there.
+	l.visit(d.base + "/at")
+	eval[bool](l, `document.getElementById("minutes").focus() || true`)
+	l.do(l.Press("\u0302\u0302"))
+	if got := eval[string](l, `location.search + (document.activeElement.max - document.activeElement.value)`); got != "10" {
+		t.Errorf("after two steps to the left: %s", got)
+	}
+	l.do(l.Press("\r"))
+	await(t, "the moment to be shown", func() bool { return strings.Contains(eval[string](l, `location.search`), "minutes=") })
 	// The first of them leads past the head of the page; Enter follows a link.
 	l.visit(d.base + "/")
 	l.do(l.Press("\t"))
@@ -286,6 +295,27 @@ func TestDashboard_KeepsTheFocus(t *testing.T) {
 	if at := eval[string](l, `document.activeElement.localName + " of " + document.activeElement.parentElement.id`); at != "summary of act-freeze" {
 		t.Errorf("the focus is at %s", at)
 	}
+}
+
+// A page that stays open has the stylesheet of a new version of the deployer, and does not say
+// that somebody is signed in who is not.
+func TestDashboard_IsNewAroundItsMainPartToo(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.file("gate")
+	l := d.open(1280)
+	d.login(l)
+	l.visit(d.base + "/deployments/web")
+	eval[bool](l, `(document.querySelector("link[rel=stylesheet]").href = "/assets/style.css?v=older") !== ""`)
+	d.ends(d.pushed(0, "One").id)
+	await(t, "the new stylesheet", func() bool {
+		return !strings.Contains(eval[string](l, `document.querySelector("link[rel=stylesheet]")?.href ?? "older"`), "older")
+	})
+	eval[bool](l, `fetch("/logout", { method: "POST" }) && true`)
+	await(t, "the header to name nobody", func() bool {
+		header := l.text("header.top")
+		return header != "" && !strings.Contains(header, "signed in as")
+	})
 }
 
 // What a screen reader needs: one heading of the page, landmarks, a name for

@@ -148,6 +148,9 @@ func deploymentPage(ctx context.Context, r *request) (view, error) {
 		v.ActionView.Actions = r.actions(instance, about)
 	}
 	v.Commands = []string{"durhack-deployer why --deployment " + slug, "durhack-deployer history " + slug, "durhack-deployer logs " + slug + " --follow", "durhack-deployer deploy " + slug}
+	if !v.Configured && r.own(instance) {
+		v.Commands = v.Commands[1:3] // the others are refused
+	}
 	return view{
 		name: "deployment", Title: slug + ": " + v.Headline, Skip: "what is live", Current: "deployments", Watch: "deployment=" + slug, Data: v,
 	}, nil

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -236,7 +238,7 @@ func TestPages_SayWhatIsAsked(t *testing.T) {
 		"25 deployed", "Older", "The last 27 runs")
 	w.has("/deployments/docs", "pinned", "voided")
 	w.has("/deployments/idle", "idle: never deployed", "durhack-deployer deploy idle")
-	w.has("/deployments/far?instance=www2", "it is one of www2")
+	w.has("/deployments/far?instance=www2", "it is one of www2", "These are for the host of www2")
 	w.has("/deliveries/web-bad", "Failed at step build of web", "Attempts at web", "Run log, attempt 2", "The whole text", "replayed", "octo/web")
 	w.has("/deliveries/api-2", "Running at api", "Step 2 of 3, checkout", "it goes on")
 	w.has("/deliveries/api-3", "Waiting at api")
@@ -252,6 +254,61 @@ func TestPages_SayWhatIsAsked(t *testing.T) {
 	w.has("/proof?again", "Nothing is signed yet", "no breach among 12 events, 1 h ago")
 	w.keep(answer.Verified{At: time.Now(), Events: 12, Breaches: []string{hostile}})
 	w.has("/proof?more", "The last verify found 1 breach", "breaches among 12 events")
+}
+
+func TestPages_OfAnotherInstanceOfThisHostSayWhereTheRunLogIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	received := of("near-1", "", 1, eventlog.Received{Event: "push", Ref: "refs/heads/main", Repository: "octo/near", Commit: hash("near"), ReceivedAt: time.Now(), PayloadDigest: hash("n") + hash("n")[:24], Source: eventlog.SourceCLI, Entry: "01J00000000000000000000003"})
+	for _, tr := range []eventlog.Transition{
+		received,
+		of("near-1", "near", 1, eventlog.Forwarded{Order: eventlog.Order{Branch: "main", Commit: hash("near"), Rule: "r", ConfigDigest: hash("c")}}),
+		of("near-1", "near", 1, eventlog.Started{Commit: hash("near"), Host: host, Plan: []string{"fetch"}, RunLog: "/other/near.log"}),
+		of("near-1", "near", 1, eventlog.Deployed{Commit: hash("near"), Steps: twoSteps, DurationMS: 3800}),
+	} {
+		tr.Instance = "www2"
+		w.append(nil, tr)
+	}
+	w.project()
+	w.has("/deliveries/near-1", "The run log is on "+host+": /other/near.log")
+}
+
+// Text from right to left would draw the numbers that follow it before it.
+func TestPages_KeepTheOrderOfWhatStandsBesideOthersText(t *testing.T) {
+	t.Parallel()
+	const word = "שלום"
+	isolated := regexp.MustCompile(`<bdi>[^<]*</bdi>`)
+	w := newWorld(t)
+	deployed := of("gone-1", "gone", 1, eventlog.Deployed{Commit: hash("gone-1"), Steps: twoSteps, DurationMS: 3800})
+	w.receive("gone-1", "gone", word)
+	for _, tr := range []eventlog.Transition{of("gone-1", "gone", 1, eventlog.Started{Commit: hash("gone-1"), Host: "elsewhere", Plan: []string{"fetch"}}), deployed} {
+		tr.Actor = word
+		w.append(nil, tr)
+	}
+	for _, tr := range []eventlog.Transition{of("pin-9", "gone", 1, eventlog.Pinned{Commit: hash("gone-1"), Reason: word}), of("freeze-9", "gone", 1, eventlog.Frozen{Reason: word})} {
+		tr.Actor = word
+		w.append(nil, tr)
+	}
+	w.project()
+	for _, path := range []string{"/", "/deployments/gone"} {
+		_, main, _ := strings.Cut(w.get(path, http.StatusOK).Body.String(), "<main")
+		if !strings.Contains(main, "<bdi>"+word+"</bdi>") {
+			t.Errorf("%s does not show the text", path)
+		}
+		for line := range strings.Lines(isolated.ReplaceAllString(main, "")) {
+			if strings.Contains(line, word) {
+				t.Errorf("%s has it beside other text: %s", path, line)
+			}
+		}
+	}
+	// It is not configured, so that these are refused.
+	if page := w.get("/deployments/gone", http.StatusOK).Body.String(); strings.Contains(page, "deploy gone") || strings.Contains(page, "why --deployment gone") {
+		t.Error("the page gives commands that are refused")
+	}
 }
 
 func TestPages_RefuseWhatIsNone(t *testing.T) {

@@ -93,7 +93,7 @@ func (v *deliveryView) log(_ context.Context, r *request, events []eventlog.Even
 	l.Gone = "There is no run log: it was removed when it was old, or could not be written."
 	for _, e := range events {
 		d, ok := decoded(e).(eventlog.Started)
-		if ok && e.Position == a.StartedPosition && !here(d.Host) {
+		if ok && e.Position == a.StartedPosition && (!here(d.Host) || !r.own(v.Instance)) {
 			l.Gone = fmt.Sprintf("The run log is on %s: %s", plain(d.Host, 100), plain(d.RunLog, 300))
 		}
 		if f, ok := decoded(e).(eventlog.Failed); ok && e.Position == a.EndedPosition && f.OutputTail != "" {

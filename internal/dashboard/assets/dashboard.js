@@ -42,7 +42,11 @@ function forms(root) {
       text.value = at.toISOString().slice(0, 16);
       if (output) output.textContent = exact.format(at);
     });
-    range.addEventListener("change", () => range.form.requestSubmit());
+    // Keys and screen readers move it step by step: with them the button goes there, or Enter.
+    let pointed = false;
+    range.addEventListener("pointerdown", () => { pointed = true; });
+    range.addEventListener("keydown", () => { pointed = false; });
+    range.addEventListener("change", () => { if (pointed) range.form.requestSubmit(); });
   }
 }
 
@@ -64,6 +68,11 @@ const writing = () => {
   return e && main().contains(e) && e.matches("input, select, textarea") || main().querySelector("details.act[open]");
 };
 
+// What is around the main part and may become another: who is signed in, and the stylesheet and
+// the script, which a new version of the deployer may have changed.
+const around = page => [...page.querySelectorAll("head [href^='/assets/'], head [src^='/assets/'], header.top .who b")]
+  .map(e => e.getAttribute("href") || e.getAttribute("src") || e.textContent).join("\n");
+
 let asked = 0, fresh = null, failures = 0;
 async function refresh() {
   if (document.hidden || writing()) { fresh = fresh || setTimeout(() => { fresh = null; refresh(); }, 2000); return; }
@@ -76,6 +85,7 @@ async function refresh() {
     if (answer.ok) failures = 0;
     const page = new DOMParser().parseFromString(text, "text/html"), next = page.getElementById("main");
     if (!next || writing()) return;
+    if (around(page) !== around(document)) { location.reload(); return; }
     const focus = focused(), logs = [...main().querySelectorAll("pre.log")].map(l => [l.scrollTop, l.scrollTop + l.clientHeight > l.scrollHeight - 8]);
     const before = main().querySelector("h1")?.textContent, open = [...main().querySelectorAll("details[open]")].map(d => d.id);
     main().replaceChildren(...next.childNodes);
@@ -153,6 +163,7 @@ function stream() {
 prepare(document);
 ends(document);
 if (watch) {
+  say("refreshed every 5 s", false);
   every(5);
   if (window.EventSource) stream();
   addEventListener("visibilitychange", () => { if (document.hidden) leave(); else { if (window.EventSource) stream(); refresh(); } });
