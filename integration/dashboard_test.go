@@ -4,6 +4,10 @@ package integration
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -316,6 +320,52 @@ func TestDashboard_IsNewAroundItsMainPartToo(t *testing.T) {
 		header := l.text("header.top")
 		return header != "" && !strings.Contains(header, "signed in as")
 	})
+}
+
+// A page is asked for again and again where something between it and the daemon cuts the
+// stream of events, or keeps to itself what comes in it.
+func TestDashboard_IsRefreshedWithoutTheStream(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.file("gate")
+	daemon, err := url.Parse(d.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(daemon) }}
+	between := func(stream http.HandlerFunc) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/api/v1/events" {
+				stream(w, r)
+				return
+			}
+			forward.ServeHTTP(w, r)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL + "/deployments/web"
+	}
+	cuts := between(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	keeps := between(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	tab, err := d.Open(1280, 900) // the browser complains of the stream
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tab.Close)
+	cut, kept := &look{tab, t}, d.open(1280)
+	cut.visit(cuts)
+	kept.visit(keeps)
+	kept.shows("#live", "live")
+	d.ends(d.pushed(0, "One").id)
+	cut.shows("h1", d.tips[0][:8])
+	// Of this one it is seen with the next refresh, which is not waited for.
+	eval[bool](kept, `document.dispatchEvent(new Event("visibilitychange"))`)
+	kept.shows("#live", "refreshed every 5 s")
+	d.ends(d.pushed(1, "Two").id)
+	kept.shows("h1", d.tips[1][:8])
 }
 
 // What a screen reader needs: one heading of the page, landmarks, a name for

@@ -84,6 +84,7 @@ async function refresh() {
     if (answer.status >= 500 && failures++ < 3) return; // what is shown is better than nothing, for a while
     if (answer.ok) failures = 0;
     const page = new DOMParser().parseFromString(text, "text/html"), next = page.getElementById("main");
+    if (+page.body.dataset.after > after) tells(false); // a proxy keeps the stream to itself
     if (!next || writing()) return;
     if (around(page) !== around(document)) { location.reload(); return; }
     const focus = focused(), logs = [...main().querySelectorAll("pre.log")].map(l => [l.scrollTop, l.scrollTop + l.clientHeight > l.scrollHeight - 8]);
@@ -131,10 +132,14 @@ function concerns(event) {
   return key === "delivery" ? event.delivery_id === name : event.deployment === name || event.deployment === null;
 }
 
-let timer = 0, soon = 0;
-const every = seconds => { clearInterval(timer); timer = seconds ? setInterval(refresh, seconds * 1000) : 0; };
-function say(text, on) {
-  document.getElementById("live").textContent = text;
+// Whether the stream tells what happens; where it does not, the page is asked for again and again.
+let timer = 0, soon = 0, live = null;
+function tells(on) {
+  if (on === live) return; // or a stream that fails again and again would put off each refresh
+  live = on;
+  clearInterval(timer);
+  timer = setInterval(refresh, on ? 60000 : 5000);
+  document.getElementById("live").textContent = on ? "live" : "refreshed every 5 s";
   document.querySelector("header.top .who").classList.toggle("on", on);
 }
 // A browser has six connections to a host, for all of its tabs: one that nobody sees gives its own back.
@@ -145,17 +150,17 @@ function stream() {
   source = new EventSource("/api/v1/events?after=" + after);
   const changed = message => {
     after = message.lastEventId || after;
+    tells(true);
     let event = null;
     try { event = JSON.parse(message.data); } catch { return; }
     if (!concerns(event)) return;
     // Not all that look at a page ask for it at the same moment.
     soon = soon || setTimeout(() => { soon = 0; refresh(); }, 100 + Math.random() * 300);
   };
-  source.onopen = () => { say("live", true); every(60); refresh(); };
+  source.onopen = () => { tells(true); refresh(); };
   source.onmessage = changed;
   source.onerror = () => {
-    say("refreshed every 5 s", false);
-    every(5);
+    tells(false);
     if (source?.readyState === EventSource.CLOSED) { leave(); setTimeout(stream, 15000); }
   };
 }
@@ -163,8 +168,7 @@ function stream() {
 prepare(document);
 ends(document);
 if (watch) {
-  say("refreshed every 5 s", false);
-  every(5);
+  tells(false);
   if (window.EventSource) stream();
   addEventListener("visibilitychange", () => { if (document.hidden) leave(); else { if (window.EventSource) stream(); refresh(); } });
   addEventListener("pagehide", leave);
