@@ -503,6 +503,7 @@ func TestDashboard_ActsForAPersonWhoSignedIn(t *testing.T) {
 	if why := data[eventlog.Frozen](d.site, e).Reason; why != "a look at <the> rain" || e.Actor == "" {
 		t.Errorf("frozen by %q: %q", e.Actor, why)
 	}
+	l.shows("main", "a look at <the> rain") // the answer to the form
 	l.visit(d.base + "/")
 	l.shows("#test-web", "a look at <the> rain")
 }

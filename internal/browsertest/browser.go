@@ -107,9 +107,22 @@ func (t *Tab) Problems() []string {
 // Close closes the tab.
 func (t *Tab) Close() { t.close() }
 
-// Visit loads a page.
+// patience is how long something is tried that the page may get in the way of.
+const patience = time.Minute
+
+// again tries what fails with these words, because the page goes on by itself meanwhile.
+func (t *Tab) again(words string, actions ...chromedp.Action[chromedp.Void]) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := chromedp.Do(t.ctx, actions...)
+		if err == nil || !strings.Contains(err.Error(), words) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// Visit loads a page, also while another, as the answer to a form, is about to come.
 func (t *Tab) Visit(url string) error {
-	if err := chromedp.Do(t.ctx, chromedp.Navigate(url)); err != nil {
+	if err := t.again("net::ERR_ABORTED", chromedp.Navigate(url)); err != nil {
 		return fmt.Errorf("visit %s: %w", url, err)
 	}
 	return nil
@@ -130,12 +143,7 @@ func (t *Tab) Press(keys string) error { return chromedp.Do(t.ctx, chromedp.KeyE
 // Click clicks what a CSS selector finds, once it is there. The page's script may put
 // another in its place before it is clicked, which is then clicked instead.
 func (t *Tab) Click(selector string) error {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		err := chromedp.Do(t.ctx, chromedp.Click(chromedp.CSS(selector)))
-		if err == nil || !strings.Contains(err.Error(), "find node with given id") || time.Now().After(deadline) {
-			return err
-		}
-	}
+	return t.again("find node with given id", chromedp.Click(chromedp.CSS(selector)))
 }
 
 // Dark makes the pages think that the reader prefers dark colours.
