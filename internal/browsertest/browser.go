@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
+	"regexp"
 	"sync"
 	"time"
 
@@ -110,19 +110,22 @@ func (t *Tab) Close() { t.close() }
 // patience is how long something is tried that the page may get in the way of.
 const patience = time.Minute
 
-// again tries what fails with these words, because the page goes on by itself meanwhile.
-func (t *Tab) again(words string, actions ...chromedp.Action[chromedp.Void]) error {
+// moved are what the browser says where the page has become another one meanwhile.
+var moved = regexp.MustCompile(`net::ERR_ABORTED|find node with given id|[Ee]xecution context was destroyed|[Cc]annot find context|navigated or closed`)
+
+// again tries what fails because the page goes on by itself meanwhile.
+func again[T any](t *Tab, action chromedp.Action[T]) (T, error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		err := chromedp.Do(t.ctx, actions...)
-		if err == nil || !strings.Contains(err.Error(), words) || time.Now().After(deadline) {
-			return err
+		v, err := chromedp.Run(t.ctx, action)
+		if err == nil || !moved.MatchString(err.Error()) || time.Now().After(deadline) {
+			return v, err
 		}
 	}
 }
 
 // Visit loads a page, also while another, as the answer to a form, is about to come.
 func (t *Tab) Visit(url string) error {
-	if err := t.again("net::ERR_ABORTED", chromedp.Navigate(url)); err != nil {
+	if _, err := again(t, chromedp.Navigate(url)); err != nil {
 		return fmt.Errorf("visit %s: %w", url, err)
 	}
 	return nil
@@ -130,7 +133,7 @@ func (t *Tab) Visit(url string) error {
 
 // Eval runs a script in the page.
 func Eval[T any](t *Tab, script string) (T, error) {
-	v, err := chromedp.Run(t.ctx, chromedp.Evaluate[T](script))
+	v, err := again(t, chromedp.Evaluate[T](script))
 	if err != nil {
 		return v, fmt.Errorf("evaluate %s: %w", script, err)
 	}
@@ -143,7 +146,8 @@ func (t *Tab) Press(keys string) error { return chromedp.Do(t.ctx, chromedp.KeyE
 // Click clicks what a CSS selector finds, once it is there. The page's script may put
 // another in its place before it is clicked, which is then clicked instead.
 func (t *Tab) Click(selector string) error {
-	return t.again("find node with given id", chromedp.Click(chromedp.CSS(selector)))
+	_, err := again(t, chromedp.Click(chromedp.CSS(selector)))
+	return err
 }
 
 // Dark makes the pages think that the reader prefers dark colours.
